@@ -1,0 +1,163 @@
+"""The contract between the planes: the one file that the controller renders and the data plane reads.
+
+The same shape configures both forms of the data plane:
+
+    receiver   one source (kube-apiserver's or the gateway's webhook), one route for each output of a pipeline
+    gateway    one source (kube-apiserver's webhook on 127.0.0.1), one route for each AuditSink
+
+Every path in it is a path inside the Pod. No secret stands in it: credentials are files that it names, read again at
+each use, so that a changed Secret needs no new configuration. A file larger than a Secret should hold may be gzipped
+(`config.json.gz`). Unknown fields are ignored, so that a controller can be newer than its data plane.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+from typing import Annotated, Literal
+
+import msgspec
+
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.policy import Policy, validate
+from auditpipeline.core.spec import Format
+
+VERSION = 1
+MAX_CONFIG = 64 * 2**20
+Plane = Literal["receiver", "gateway"]
+
+
+class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A value of the configuration: camelCase outside."""
+
+
+class Tls(_Value, frozen=True):
+    """PEM files of one listener or one client. `client_ca` is the CA whose client certificates are let in."""
+
+    certificate: str
+    key: str
+    client_ca: str | None = None
+
+
+class Listen(_Value, frozen=True):
+    """Addresses as `host:port`.
+
+    `audit` takes events and demands a client certificate; `ops` serves /healthz, /readyz and /metrics to everybody and
+    /status to holders of a client certificate.
+    """
+
+    audit: str
+    ops: str
+    audit_tls: Tls
+    ops_tls: Tls
+
+
+class Spool(_Value, frozen=True):
+    """The durable queue: an SQLite file, and how many bytes of it may hold events before new ones are refused."""
+
+    path: str
+    max_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 8 * 2**30
+
+
+class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):
+    """JSON lines on standard output."""
+
+
+class FileOutput(_Value, frozen=True, tag="file", tag_field="type"):
+    """JSON lines in a file; `max_bytes` rotates it to `path.1` ... `path.<keep>`."""
+
+    path: str
+    max_bytes: int = 100 * 2**20
+    keep: int = 10
+
+
+class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
+    """POST to `url`.
+
+    Where `address` is given (`host:port`) that is connected to, with no DNS, and the host of the URL is the TLS name.
+    `ca` is PEM text or None for the system's; certificates and tokens are files, read at each connection.
+    """
+
+    url: str
+    format: Format = "json-lines"
+    address: str | None = None
+    ca: str | None = None
+    ca_file: str | None = None
+    client_tls: Tls | None = None
+    bearer_token_file: str | None = None
+
+
+class Throttle(_Value, frozen=True):
+    """Batches a second, and how many may go at once before that counts."""
+
+    qps: float
+    burst: int
+
+
+class Route(_Value, frozen=True):
+    """What one destination gets: an event must pass every policy; its level is the lowest that any of them gives."""
+
+    name: str
+    policies: tuple[Policy, ...]
+    output: StdoutOutput | FileOutput | HttpOutput
+    delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
+    throttle: Throttle | None = None
+    max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 400
+
+
+class Config(_Value, frozen=True):
+    """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway)."""
+
+    plane: Plane
+    name: str
+    listen: Listen
+    spool: Spool
+    routes: tuple[Route, ...]
+    version: int = VERSION
+    max_body: int = 20 * 2**20
+
+
+def encode(config: Config) -> bytes:
+    """The configuration as indented JSON: the same value is always the same bytes."""
+    return msgspec.json.format(msgspec.json.encode(config, order="deterministic"), indent=1)
+
+
+def digest(body: bytes) -> str:
+    """The name of a configuration's bytes (before gzip): the data plane reports which one it runs."""
+    return hashlib.sha256(body).hexdigest()[:16]
+
+
+def decode(body: bytes) -> Config:
+    """The configuration in `body`; Invalid with the field's path."""
+    try:
+        config = msgspec.json.decode(body, type=Config)
+    except msgspec.DecodeError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise Invalid(path.rstrip("`").lstrip("."), message) from None
+    if config.version != VERSION:
+        raise Invalid("version", f"{config.version} is not {VERSION}: run controller and data plane of one release")
+    _check(config)
+    return config
+
+
+def inflate(body: bytes) -> bytes:
+    """The bytes of a `config.json.gz`, bounded; Invalid where they are no gzip."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as stream:
+            data = stream.read(MAX_CONFIG + 1)
+    except (OSError, EOFError) as error:
+        raise Invalid("", f"not gzip: {error}") from None
+    if len(data) > MAX_CONFIG:
+        raise Invalid("", f"larger than {MAX_CONFIG} bytes")
+    return data
+
+
+def _check(config: Config) -> None:
+    names = [route.name for route in config.routes]
+    for index, route in enumerate(config.routes):
+        if names.index(route.name) != index:
+            raise Invalid(f"routes[{index}].name", f"{route.name!r} is taken: names are unique")
+        for number, policy in enumerate(route.policies):
+            for problem in validate(policy, f"routes[{index}].policies[{number}]"):
+                raise problem

@@ -1,0 +1,68 @@
+"""What the data plane says of itself at /status, and the controller reads.
+
+Counters are kept in the spool, so they survive a restart; they count since the spool was made.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+State = Literal["Idle", "Delivering", "Failing"]
+
+
+class _Value(msgspec.Struct, frozen=True, rename="camel"):
+    """A value of the report: camelCase outside, unknown fields ignored."""
+
+
+class Events(_Value, frozen=True):
+    """Events taken into the spool (`received`), delivered to outputs (one for each output) and dropped (likewise)."""
+
+    received: int = 0
+    delivered: int = 0
+    dropped: int = 0
+
+
+class OutputReport(_Value, frozen=True):
+    """One route.
+
+    `lag_seconds` is the age of the oldest event that waits; 0 where none does. `last_error` holds no secret and at most
+    512 characters; times are seconds since the epoch.
+    """
+
+    name: str
+    state: State = "Idle"
+    lag_seconds: float = 0.0
+    pending: int = 0
+    delivered: int = 0
+    dropped: int = 0
+    last_error: str = ""
+    last_error_at: float = 0.0
+    last_delivered_at: float = 0.0
+
+
+class Report(_Value, frozen=True):
+    """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
+    newer one was refused."""
+
+    plane: str
+    name: str
+    config: str
+    events: Events
+    outputs: tuple[OutputReport, ...]
+    config_error: str = ""
+    spool_bytes: int = 0
+    dead_letters: int = 0
+    certificate_not_after: float = 0.0
+    version: str = ""
+
+
+def encode(report: Report) -> bytes:
+    """The report as JSON."""
+    return msgspec.json.encode(report)
+
+
+def decode(body: bytes) -> Report:
+    """The report in `body`; msgspec.DecodeError where it is none."""
+    return msgspec.json.decode(body, type=Report)
