@@ -18,6 +18,7 @@ import io
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
@@ -151,6 +152,37 @@ def inflate(body: bytes) -> bytes:
     if len(data) > MAX_CONFIG:
         raise Invalid("", f"larger than {MAX_CONFIG} bytes")
     return data
+
+
+def relocated(config: Config, root: str, audit: str | None = None, ops: str | None = None) -> Config:
+    """The configuration for a process outside of a Pod: every path below `root`, listeners at other addresses."""
+
+    def below(path: str | None) -> str | None:
+        return path and f"{root.rstrip('/')}/{path.lstrip('/')}"
+
+    def tls(value: Tls) -> Tls:
+        return Tls(below(value.certificate) or "", below(value.key) or "", below(value.client_ca))
+
+    def route(value: Route) -> Route:
+        output = value.output
+        if isinstance(output, FileOutput):
+            output = replace(output, path=below(output.path))
+        elif isinstance(output, HttpOutput):
+            output = replace(
+                output,
+                ca_file=below(output.ca_file),
+                bearer_token_file=below(output.bearer_token_file),
+                client_tls=output.client_tls and tls(output.client_tls),
+            )
+        return replace(value, output=output)
+
+    listen = config.listen
+    return replace(
+        config,
+        listen=Listen(audit or listen.audit, ops or listen.ops, tls(listen.audit_tls), tls(listen.ops_tls)),
+        spool=replace(config.spool, path=below(config.spool.path)),
+        routes=tuple(route(value) for value in config.routes),
+    )
 
 
 def _check(config: Config) -> None:

@@ -6,6 +6,7 @@ Shapes: `audit.k8s.io/v1` Event and EventList (k8s.io/apiserver/pkg/apis/audit/v
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 import msgspec
@@ -48,7 +49,18 @@ class _List(msgspec.Struct):
     items: list[Raw] | None = None
 
 
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw]
+
+
+class _Identity(msgspec.Struct):
+    audit_id: str = msgspec.field(default="", name="auditID")
+    stage: str = ""
+
+
 _LISTS = msgspec.json.Decoder(_List)
+_ITEMS = msgspec.json.Decoder(_Items)
+_IDENTITIES = msgspec.json.Decoder(_Identity)
 _OBJECTS = msgspec.json.Decoder(Raw)
 _STRINGS = msgspec.json.Decoder(str)
 _USERS = msgspec.json.Decoder(User | None)
@@ -67,6 +79,22 @@ def decode_body(body: bytes) -> list[Raw]:
         return (found.items or []) if found.kind == "EventList" else [_OBJECTS.decode(body)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Permanent(f"the body cannot be read: {str(error)[:200]}") from None
+
+
+def split_body(body: bytes) -> list[bytes]:
+    """The items of a list in which one of them is no object, each by itself; Permanent where there is no list."""
+    try:
+        return [bytes(item) for item in _ITEMS.decode(body).items]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Permanent(f"the body cannot be read: {str(error)[:200]}") from None
+
+
+def decode_event(line: bytes) -> Raw:
+    """One event; Permanent where it is no object."""
+    try:
+        return _OBJECTS.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Permanent(f"the event cannot be read: {str(error)[:200]}") from None
 
 
 def head(event: Raw) -> Head:
@@ -126,10 +154,14 @@ def cut(event: Raw, captured: Level, decision: Decision) -> Raw:
 
 
 def without_managed_fields(body: msgspec.Raw) -> msgspec.Raw:
-    """The object (or list of objects) without `metadata.managedFields`; as it came where it has none."""
+    """The object (or list of objects) without `metadata.managedFields`; as it came where it has none. Permanent where
+    it cannot be read."""
     if b"managedFields" not in bytes(body):
         return body
-    found = _ANY.decode(body)
+    try:
+        found = _ANY.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Permanent(f"the event's object cannot be read: {str(error)[:200]}") from None
     if not isinstance(found, dict):
         return body
     items = found.get("items")
@@ -141,5 +173,26 @@ def without_managed_fields(body: msgspec.Raw) -> msgspec.Raw:
 
 
 def encode_line(event: Raw) -> bytes:
-    """The event as one line of JSON, with no line end."""
-    return _ENCODER.encode(event)
+    """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked for.
+
+    A line end can only stand between tokens: the decoder refuses one within a string.
+    """
+    line = _ENCODER.encode(event)
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise Permanent(f"the event is not UTF-8: {error.reason}") from None
+    return msgspec.json.format(line, indent=-1) if b"\n" in line or b"\r" in line else line
+
+
+def delivery_key(line: bytes) -> str:
+    """What tells a second delivery of an event from another event: auditID, stage and a hash of the line.
+
+    Aggregated API servers share an auditID, so it does not do by itself. Empty identities where the line is no event.
+    """
+    try:
+        identity = _IDENTITIES.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        identity = _Identity()
+    return f"{identity.audit_id}/{identity.stage}/{hashlib.blake2b(line, digest_size=8).hexdigest()}"

@@ -65,7 +65,7 @@ class GroupResources(msgspec.Struct, frozen=True, rename="camel", forbid_unknown
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """One rule; an empty list matches everything, `level` alone is a catch-all."""
 
-    level: str
+    level: str = ""
     users: tuple[Text, ...] = ()
     user_groups: tuple[Text, ...] = ()
     verbs: tuple[Text, ...] = ()

@@ -1,0 +1,53 @@
+# What a person runs. Everything is installed into .venv; programs of the test clusters go to the user's cache folder.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test lint unit cluster bench-control lock manifests clean
+
+help: ## show this
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed: set PYTHON=...' >&2; exit 1; }
+	@echo '==> installing into $(VENV)' >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(VENV)/installed ## a cluster, an AuditPipeline and its events (DEMO_ARGS=--once ends by itself)
+	@$(BIN)/python -m tests.cluster.demo $(DEMO_ARGS)
+
+test: lint unit cluster ## everything
+
+lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tests.manifests.lint
+
+unit: $(VENV)/installed ## tests that need no cluster
+	$(BIN)/pytest -m 'not controlplane and not node'
+
+cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
+	$(BIN)/python -m tests.cluster.packages
+	$(BIN)/pytest -m 'controlplane or node' --timeout 900
+
+bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory: docs/performance.md
+	$(BIN)/python -m tests.bench.control $(BENCH_ARGS)
+
+manifests: $(VENV)/installed ## render manifests/install and the chart's CRDs from their sources
+	$(BIN)/python -m tests.manifests.render
+
+lock: $(VENV)/installed ## renew requirements/*.txt
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --upgrade --extra operator -o requirements/runtime.txt pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --upgrade --extra operator --group dev -c requirements/runtime.txt -o requirements/dev.txt pyproject.toml
+
+clean: ## remove what make made here
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build

@@ -1,0 +1,1 @@
+"""Arguments and composition roots: nothing else reads argv or the environment."""

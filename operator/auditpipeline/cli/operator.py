@@ -1,0 +1,51 @@
+"""`auditpipeline operator`: the controller."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from auditpipeline.core.errors import Invalid
+
+NAMESPACE = "auditpipeline-system"
+
+
+@click.command(context_settings={"auto_envvar_prefix": "AUDITPIPELINE"})
+@click.option("--namespace", envvar="POD_NAMESPACE", default=NAMESPACE, show_default=True, help="Its own namespace.")
+@click.option(
+    "--watch-namespace", "watch_namespaces", multiple=True, help="Another targetNamespace to serve; repeatable."
+)
+@click.option("--image", default="auditpipeline:latest", show_default=True, help="Image of the webhook Pods.")
+@click.option(
+    "--service-port", default=443, show_default=True, type=click.IntRange(1, 65535), help="Port of the Services."
+)
+@click.option("--gateway/--no-gateway", default=True, show_default=True, help="Render the gateway's configuration.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Absent: the Pod's ServiceAccount.")
+@click.option("--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics.")
+@click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
+@click.option(
+    "--status-interval", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between readings."
+)
+@click.option(
+    "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Elect one of several replicas."
+)
+def operator(kubeconfig: Path | None, **options: object) -> None:
+    """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
+    try:
+        import kopf  # noqa: F401
+        import kubernetes  # noqa: F401
+    except ImportError:
+        raise Invalid("", "the controller needs kopf and kubernetes: pip install 'auditpipeline[operator]'") from None
+    import uvloop
+
+    from auditpipeline.cli.serve import stop_on_signals
+    from auditpipeline.control.operator import run
+    from auditpipeline.control.settings import Settings
+
+    settings = Settings(**options)  # type: ignore[arg-type]
+
+    async def composed() -> None:
+        await run(settings, stop_on_signals(), kubeconfig)
+
+    uvloop.run(composed())

@@ -1,0 +1,1 @@
+"""The controller: turns AuditPipelines into running, certified, registered and watched webhooks."""

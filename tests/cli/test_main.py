@@ -1,0 +1,70 @@
+"""The command line: one line and exit code 2 for what the user can mend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auditpipeline.cli import main as command_line
+
+
+def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(arguments)
+    out, err = capsys.readouterr()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["serve"], "--config"),
+        (["operator", "--resync", "soon"], "--resync"),
+        (["operator", "--kubeconfig", "/nowhere"], "/nowhere"),
+        (["bootstrap", "kubeadm", "--config-version", "v1"], "v1beta4, v1beta3, v1beta2"),
+        (["bootstrap", "files", "--address", "9443"], "HOST:PORT"),
+        (["bootstrap", "files", "--policy", "/nowhere"], "/nowhere"),
+        (["bootstrap", "files", "--dir", "/proc/none"], "/proc/none"),
+        (["gateway-init", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never a traceback, never a page of usage."""
+    code, _, err = call(*arguments, capsys=capsys)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:
+    """On standard output."""
+    assert call("version", capsys=capsys)[0] == 0
+    code, out, _ = call("--help", capsys=capsys)
+    assert code == 0
+    assert all(command in out for command in ("operator", "serve", "bootstrap", "gateway-init"))
+
+
+def test_the_data_plane_starts_without_kopf_and_kubernetes() -> None:
+    """A receiver's installation has neither, so nothing on its way may import them."""
+    code = (
+        "import sys; sys.modules['kopf'] = sys.modules['kubernetes'] = None\n"
+        "import auditpipeline.cli.main, auditpipeline.dataplane.run, auditpipeline.control.bootstrap"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bootstrap_writes_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second run says that everything is good, and changes no file."""
+    folder = tmp_path / "node"
+    assert call("bootstrap", "files", "--dir", str(folder), capsys=capsys)[0] == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    _, out, _ = call("bootstrap", "files", "--dir", str(folder), capsys=capsys)
+    assert "everything is there and good" in out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

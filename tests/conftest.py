@@ -1,0 +1,3 @@
+"""Fixtures for every test: the real clusters."""
+
+pytest_plugins = ["tests.cluster.fixtures"]

@@ -1,0 +1,110 @@
+"""Custom resources become typed values, or an error that names the field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.policy import Level, widest
+from auditpipeline.core.quantity import parse_bytes, parse_seconds
+from auditpipeline.core.spec import parse_pipeline, parse_sink, sink_policy
+from tests.core.test_policy import CASES
+
+FILE = {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}
+SPEC = {"policy": {"rules": [{"level": "Metadata"}]}, "outputs": [FILE]}
+
+
+def pipeline(**changes: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "security", "uid": "u"}, "spec": {**SPEC, **changes}}
+
+
+def output(**fields: Any) -> dict[str, Any]:
+    return {"name": "one", **fields}
+
+
+def test_defaults_are_those_of_the_documentation() -> None:
+    """A pipeline with a policy and an output is complete."""
+    spec = parse_pipeline(pipeline()).spec
+    assert (spec.webhook.replicas, spec.webhook.storage.size, spec.webhook.storage.ephemeral) == (2, "10Gi", False)
+    assert (spec.throttle.qps, spec.throttle.burst, spec.suspend) == (10, 15, False)
+    assert spec.outputs[0].delivery == "Guaranteed"
+    assert spec.outputs[0].file is not None
+    assert (spec.outputs[0].file.max_size, spec.outputs[0].file.keep) == ("100Mi", 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"policy": {"rules": []}}, "spec.policy.rules"),
+        ({"policy": {}}, "spec.policy.rules"),
+        ({"policy": {"rules": [{"level": "All"}]}}, "spec.policy.rules[0].level"),
+        ({"policy": {"rules": [{"level": "None", "verb": "get"}]}}, "spec.policy.rules[0]"),
+        ({"outputs": []}, "spec.outputs"),
+        ({"outputs": [output()]}, "spec.outputs[0]"),
+        ({"outputs": [output(stdout={}, file=FILE["file"])]}, "spec.outputs[0]"),
+        ({"outputs": [output(stdout={}), output(stdout={})]}, "spec.outputs[1].name"),
+        ({"outputs": [FILE, {**FILE, "name": "two"}]}, "spec.outputs[1].file.path"),
+        ({"outputs": [output(file={"path": "/etc/passwd"})]}, "spec.outputs[0].file.path"),
+        ({"outputs": [output(file={"path": "/var/log/../../etc/x"})]}, "spec.outputs[0].file.path"),
+        ({"outputs": [output(file={"path": "/var/log/a/b", "maxSize": "big"})]}, "spec.outputs[0].file.maxSize"),
+        ({"outputs": [output(http={"url": "ftp://x"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://u:p@x/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(stdout={}, policy={"rules": []})]}, "spec.outputs[0].policy.rules"),
+        ({"webhook": {"replicas": 0}}, "spec.webhook.replicas"),
+        ({"webhook": {"storage": {"size": "ten"}}}, "spec.webhook.storage.size"),
+        ({"expireAfter": "soon"}, "spec.expireAfter"),
+        ({"unknown": 1}, "spec"),
+    ],
+)
+def test_a_bad_pipeline_names_the_field(changes: dict[str, Any], path: str) -> None:
+    """One line a case."""
+    with pytest.raises(Invalid) as caught:
+        parse_pipeline(pipeline(**changes))
+    assert caught.value.path == path
+
+
+def test_a_credential_in_a_url_is_refused_and_not_repeated() -> None:
+    """The message goes into the status, where everybody may read it."""
+    with pytest.raises(Invalid) as caught:
+        parse_pipeline(pipeline(outputs=[output(http={"url": "https://user:hunter2@siem.example/"})]))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", CASES.get("auditsink_policy_validation", []), ids=json.dumps)
+def test_sink_policies_are_checked_as_in_1_18(case: dict[str, Any]) -> None:
+    """Cases taken as data from pkg/apis/auditregistration/validation."""
+    sink = {"policy": case["policy"], "webhook": {"clientConfig": {"url": "https://host/path"}}}
+    try:
+        parse_sink({"metadata": {"name": "s"}, "spec": sink})
+        valid = True
+    except Invalid:
+        valid = False
+    assert valid is case["valid"]
+
+
+@pytest.mark.parametrize("case", CASES.get("auditsink_policy_convert", []), ids=lambda case: case["name"])
+def test_a_sinks_level_and_stages_become_a_policy(case: dict[str, Any]) -> None:
+    """Stages that are not named are omitted."""
+    sink = {"policy": {"stages": ["Panic"], **case["sinkPolicy"]}, "webhook": {"clientConfig": {"url": "https://h/"}}}
+    spec = parse_sink({"metadata": {"name": "s"}, "spec": sink}).spec
+    policy = sink_policy(spec.policy)
+    assert widest(policy) is Level.METADATA
+    assert set(policy.omit_stages).isdisjoint(spec.policy.stages)
+    assert len(policy.omit_stages) + len(spec.policy.stages) == 4
+
+
+def test_quantities_and_durations_are_numbers() -> None:
+    """Bytes and seconds."""
+    assert parse_bytes("100Mi", "") == 100 * 2**20
+    assert parse_bytes("1.5k", "") == 1500
+    assert parse_seconds("1h30m", "") == 5400
+    assert parse_seconds("500ms", "") == 0.5
+
+
+def test_no_init_file_makes_the_source_root_shadow_the_standard_library() -> None:
+    """`operator/__init__.py` would replace the module `operator` for everybody."""
+    assert not (Path(__file__).parents[2] / "operator" / "__init__.py").exists()

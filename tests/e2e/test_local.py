@@ -1,0 +1,308 @@
+"""From `kubectl apply` to delivered events, on a real control plane: kube-apiserver -> gateway -> receiver -> file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.deployment import NAMESPACE
+from tests.cluster.local import LocalDeployment
+from tests.cluster.processes import Failed
+
+pytestmark = pytest.mark.controlplane
+
+MINE = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
+numbers = itertools.count()
+
+
+def pipeline(name: str, *rules: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    spec = {
+        "policy": {"omitStages": ["RequestReceived"], "rules": list(rules) or [MINE]},
+        "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
+        "webhook": {"replicas": 1, "storage": {"ephemeral": False, "size": "1Gi"}},
+        **changes,
+    }
+    return {
+        "apiVersion": "auditpipeline.dev/v1alpha1",
+        "kind": "AuditPipeline",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+@pytest.fixture
+def name(local: LocalDeployment) -> Iterator[str]:
+    """A name for a pipeline of this test; what it made is deleted afterwards."""
+    chosen = f"t{next(numbers)}"
+    yield chosen
+    local.kubectl("delete", "auditpipeline", chosen, "--ignore-not-found", "--wait=false")
+
+
+def touch(local: LocalDeployment, user: str = "alice") -> str:
+    """One request that audit can be asked for: a ConfigMap made by `user`. Returns its name."""
+    made = f"marker-{next(numbers)}"
+    kubeconfig = local.cluster.user_kubeconfig(user, ["system:masters"])
+    local.kubectl("create", "configmap", made, "-n", "default", kubeconfig=kubeconfig)
+    return made
+
+
+def recorded(local: LocalDeployment, pipeline_name: str) -> set[str]:
+    """The names of the objects in the events that the pipeline has delivered."""
+    return {event.get("objectRef", {}).get("name", "") for event in local.events(pipeline_name)}
+
+
+def wait_recorded(local: LocalDeployment, pipeline_name: str, wanted: set[str], timeout: float = 60) -> None:
+    local.wait_for(f"{sorted(wanted)} in {pipeline_name}", lambda: wanted <= recorded(local, pipeline_name), timeout)
+
+
+def gone(local: LocalDeployment, pipeline_name: str) -> Callable[[], bool]:
+    kinds = "statefulsets,services,secrets,pods,serviceaccounts,poddisruptionbudgets,networkpolicies,pvc"
+    selector = f"auditpipeline.dev/pipeline={pipeline_name}"
+    return lambda: (
+        not (
+            local.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").strip()
+            or f"audit-{pipeline_name}" in local.kubectl("get", "auditsinks", "-o", "name")
+        )
+    )
+
+
+def restarted(local: LocalDeployment, pod: str, before: int) -> bool:
+    return local.kubelet.pod(pod).restarts > before
+
+
+def test_events_of_several_users_arrive(local: LocalDeployment, name: str) -> None:
+    """The whole way, and the status says Ready only when it is true."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    made = {touch(local, user) for user in ("alice", "bob", "carol")}
+    wait_recorded(local, name, made)
+    users = {event["user"]["username"] for event in local.events(name)}
+    assert {"alice", "bob", "carol"} <= users
+    local.wait_for("Delivering", lambda: local.condition(name, "Delivering").get("status") == "True")
+    status = local.get("auditpipeline", name)["status"]
+    assert {condition["type"] for condition in status["conditions"] if condition["status"] == "True"} >= {
+        *("Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")
+    }
+    assert status["events"]["delivered"] >= 3
+    assert status["outputs"][0]["name"] == "archive"
+
+
+def test_kubectl_wait_returns(local: LocalDeployment, name: str) -> None:
+    """kstatus and kubectl agree."""
+    local.apply(pipeline(name))
+    local.kubectl("wait", "--for=condition=Ready", f"auditpipeline/{name}", "--timeout=60s")
+
+
+def test_a_changed_policy_changes_what_is_recorded_and_loses_nothing(local: LocalDeployment, name: str) -> None:
+    """Within ten seconds, with markers made all the time; no Pod is restarted for it."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    before = touch(local)
+    wait_recorded(local, name, {before})
+    pod = local.get("pod", f"audit-{name}-0", "-n", NAMESPACE)["metadata"]["uid"]
+    local.apply(pipeline(name, MINE, {"level": "Metadata", "verbs": ["delete"], "resources": MINE["resources"]}))
+    made: set[str] = set()
+
+    def deleted_is_recorded() -> bool:
+        made.add(touch(local))
+        local.kubectl("delete", "configmap", max(made, key=lambda text: int(text.split("-")[1])), "-n", "default")
+        return any(event["verb"] == "delete" for event in local.events(name))
+
+    local.wait_for("a deletion in the file", deleted_is_recorded, 20)
+    wait_recorded(local, name, made)
+    assert local.get("pod", f"audit-{name}-0", "-n", NAMESPACE)["metadata"]["uid"] == pod
+
+
+@pytest.mark.parametrize("kind", ["service", "statefulset", "networkpolicy", "poddisruptionbudget", "serviceaccount"])
+def test_a_child_that_was_deleted_comes_back(local: LocalDeployment, name: str, kind: str) -> None:
+    """Drift is mended from the watch, not from the next resync."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    old = local.get(kind, f"audit-{name}", "-n", NAMESPACE)["metadata"]["uid"]
+    local.kubectl("delete", kind, f"audit-{name}", "-n", NAMESPACE, "--wait=false")
+
+    def back() -> bool:
+        try:
+            return bool(local.get(kind, f"audit-{name}", "-n", NAMESPACE)["metadata"]["uid"] != old)
+        except Failed:
+            return False
+
+    local.wait_for(f"{kind} again", back, 20)
+    local.wait_ready(name)
+
+
+def test_a_child_that_was_edited_is_put_right(local: LocalDeployment, name: str) -> None:
+    """Somebody points the Service elsewhere: an open door, closed within seconds."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    patch = json.dumps({"spec": {"selector": {"app.kubernetes.io/instance": "other"}}})
+    local.kubectl("patch", "service", f"audit-{name}", "-n", NAMESPACE, "-p", patch)
+
+    def mended() -> bool:
+        found = local.get("service", f"audit-{name}", "-n", NAMESPACE)
+        return bool(found["spec"]["selector"]["app.kubernetes.io/instance"] == name)
+
+    local.wait_for("the Service's selector as it was", mended, 20)
+
+
+def test_deleting_the_pipeline_leaves_nothing(local: LocalDeployment, name: str) -> None:
+    """Owner references do it."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    local.kubectl("delete", "auditpipeline", name, "--timeout=30s")
+    local.wait_for("nothing left", gone(local, name))
+
+
+def test_without_the_operator_events_flow_and_deleting_works(local: LocalDeployment, name: str) -> None:
+    """The operator is no part of the path of an event, and no finalizer waits for it."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    local.operator.stop(signal.SIGTERM)
+    try:
+        marker = touch(local)
+        local.cluster.wait_for("the event", lambda: marker in recorded(local, name), 30)
+        local.kubectl("delete", "auditpipeline", name, "--timeout=30s")
+        local.cluster.wait_for("nothing left", gone(local, name), 60)
+    finally:
+        local.operator.start()
+
+
+def test_an_operator_killed_in_the_middle_goes_on_where_it_was(local: LocalDeployment, name: str) -> None:
+    """Reconcile is level-triggered: half of the children there is a state like any other."""
+    local.apply(pipeline(name))
+    os.kill(local.operator.pid, signal.SIGKILL)
+    local.operator.stop()
+    local.operator.start()
+    local.wait_ready(name)
+
+
+@pytest.mark.parametrize("victim", ["receiver", "gateway"])
+def test_kill_9_loses_no_acknowledged_event(local: LocalDeployment, name: str, victim: str) -> None:
+    """What kube-apiserver's own log has is in the file afterwards, whoever was killed meanwhile."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    made = {touch(local)}
+    wait_recorded(local, name, made)
+    selector = f"app.kubernetes.io/name=auditpipeline-{victim}"
+    pods = local.kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "name").split()
+    pod = next(found.removeprefix("pod/") for found in pods if victim == "gateway" or name in found)
+    for _ in range(3):
+        made |= {touch(local), touch(local)}
+        restarts = local.kubelet.pod(pod).restarts
+        local.kubelet.kill(pod)
+        made |= {touch(local), touch(local)}
+        local.wait_for("a restart", partial(restarted, local, pod, restarts))
+    wait_recorded(local, name, made, 120)
+
+
+def test_a_missing_secret_is_told_and_mended_when_it_comes(local: LocalDeployment, name: str) -> None:
+    """The message names the Secret, and nobody has to touch the pipeline afterwards."""
+    http = {"url": "https://127.0.0.1:1/", "bearerTokenSecretRef": {"name": f"{name}-token", "key": "token"}}
+    archive = {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}
+    local.apply(pipeline(name, outputs=[archive, {"name": "siem", "http": http, "delivery": "BestEffort"}]))
+    local.wait_for(
+        "a message", lambda: f"{name}-token" in json.dumps(local.get("auditpipeline", name).get("status", {}))
+    )
+    assert local.condition(name)["status"] != "True"
+    local.kubectl("create", "secret", "generic", f"{name}-token", "-n", NAMESPACE, "--from-literal=token=hunter2")
+
+    def told() -> bool:
+        text = json.dumps(local.get("auditpipeline", name)["status"])
+        assert "hunter2" not in text
+        return f"{name}-token" not in text
+
+    local.wait_for("no more message", told)
+    marker = touch(local)
+    wait_recorded(local, name, {marker})
+
+
+def test_a_target_namespace_that_is_not_served_is_told(local: LocalDeployment, name: str) -> None:
+    """Stalled, with what to do; it is not tried for ever at full speed."""
+    local.apply(pipeline(name, targetNamespace="nowhere"))
+    local.wait_for("Stalled", lambda: local.condition(name, "Stalled").get("status") == "True")
+    assert "nowhere" in local.condition(name, "Stalled")["message"]
+
+
+def test_two_pipelines_may_write_the_same_path(local: LocalDeployment, name: str) -> None:
+    """Each has its own Pods and volumes: neither sees the other's events."""
+    other = f"{name}-other"
+    deletions = {"level": "Metadata", "verbs": ["delete"], "resources": MINE["resources"]}
+    local.apply(pipeline(name), pipeline(other, deletions))
+    local.wait_ready(name)
+    local.wait_ready(other)
+    marker = touch(local)
+    local.kubectl("delete", "configmap", marker, "-n", "default")
+    wait_recorded(local, name, {marker})
+    wait_recorded(local, other, {marker})
+    assert {event["verb"] for event in local.events(name)} == {"create"}
+    assert {event["verb"] for event in local.events(other)} == {"delete"}
+    local.kubectl("delete", "auditpipeline", other, "--wait=false")
+
+
+def test_the_api_server_may_go_away(local: LocalDeployment, name: str) -> None:
+    """Operator and data plane wait for it, and go on."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    local.cluster.stop_apiserver()
+    local.cluster.start_apiserver()
+    marker = touch(local)
+    wait_recorded(local, name, {marker})
+    local.kubectl("delete", "service", f"audit-{name}", "-n", NAMESPACE)
+    local.wait_for("the Service again", lambda: f"audit-{name}" in local.kubectl("get", "services", "-A"), 60)
+
+
+def test_a_suspended_pipeline_takes_no_new_events(local: LocalDeployment, name: str) -> None:
+    """The sink goes and the Pods stay; it goes on when it is resumed."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    local.apply(pipeline(name, suspend=True))
+    local.wait_for("no sink", lambda: f"audit-{name}" not in local.kubectl("get", "auditsinks", "-o", "name"))
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    marker = touch(local)
+    wait_recorded(local, name, {marker})
+
+
+def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> None:
+    """After expireAfter, with everything it had."""
+    local.apply(pipeline(name, expireAfter="5s"))
+    local.wait_for(
+        "an end", lambda: name not in local.kubectl("get", "auditpipelines", "-o", "name").replace("/", " ").split()
+    )
+    local.wait_for("nothing left", gone(local, name))
+
+
+def test_a_foreign_auditsink_is_served_too(local: LocalDeployment, name: str) -> None:
+    """A manifest of 1.18 that points at a Service by name: the sink of a pipeline itself is one of these."""
+    local.apply(pipeline(name))
+    local.wait_ready(name)
+    sink = yaml.safe_load(local.kubectl("get", "auditsink", f"audit-{name}", "-o", "yaml"))
+    foreign = {
+        "apiVersion": sink["apiVersion"],
+        "kind": "AuditSink",
+        "metadata": {"name": f"{name}-foreign"},
+        "spec": {
+            "policy": {"level": "Metadata", "stages": ["ResponseComplete"]},
+            "webhook": {"clientConfig": sink["spec"]["webhook"]["clientConfig"]},
+        },
+    }
+    local.apply(foreign)
+    try:
+        marker = touch(local)
+        local.wait_for(
+            "the event twice",
+            lambda: (
+                [event["objectRef"].get("name") for event in local.events(name) if "objectRef" in event].count(marker)
+                == 2
+            ),
+        )
+    finally:
+        local.kubectl("delete", "auditsink", f"{name}-foreign")
