@@ -97,7 +97,7 @@ class LocalDeployment(Deployment):
         rest = [found for found in objects if found["kind"] not in ("CustomResourceDefinition", "Deployment")]
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}, *crds)
         self.kubectl("wait", "--for=condition=Established", *[f"crd/{crd['metadata']['name']}" for crd in crds])
-        self.kubectl("apply", "-n", NAMESPACE, "-f", "-", stdin=yaml.safe_dump_all(rest))
+        self.apply(*rest)
         return deployment
 
     def _operator_command(self, deployment: dict[str, Any]) -> list[str]:

@@ -1,0 +1,183 @@
+"""`make bench-control`: how fast and how heavy the controller is, in one run, as a table.
+
+    apply -> Ready, apply -> first event     20 pipelines one after the other, real receivers (local processes)
+    API requests a reconcile                 by verb: create, change, no-op resync
+    memory and idle CPU                      with 1, 100 and 500 AuditPipelines; one process plays all receivers
+
+Aims: Ready under 5 s, first event under 10 s, no write in a no-op resync, under 120 MB with 500 pipelines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import statistics
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.bench.crowd import Crowd
+from tests.cluster.local import LocalDeployment
+from tests.cluster.processes import resident
+from tests.cluster.rest import Rest
+
+REQUESTS = re.compile(r"^auditpipeline_api_requests_total\{(.*)\} (\S+)$", re.MULTILINE)
+RESYNC = 20.0
+CHOSEN = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
+numbers = itertools.count()
+
+
+def pipeline(name: str, level: str = "Metadata") -> dict[str, Any]:
+    """A pipeline with one file output."""
+    return {
+        "apiVersion": "auditpipeline.dev/v1alpha1",
+        "kind": "AuditPipeline",
+        "metadata": {"name": name},
+        "spec": {
+            "policy": {"rules": [{**CHOSEN, "level": level}]},
+            "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
+            "webhook": {"replicas": 1, "storage": {"ephemeral": True, "size": "1Gi"}},
+        },
+    }
+
+
+def requests(deployment: LocalDeployment) -> Counter[str]:
+    """The operator's API requests so far, by verb."""
+    with urllib.request.urlopen(f"http://{deployment.health}/metrics") as answer:  # noqa: S310
+        text = answer.read().decode()
+    found: Counter[str] = Counter()
+    for labels, value in REQUESTS.findall(text):
+        verb = re.search(r'verb="(\w+)"', labels)
+        found[verb[1] if verb else "?"] += int(float(value))
+    return found
+
+
+def latencies(deployment: LocalDeployment, count: int) -> tuple[list[float], list[float]]:
+    """Seconds from apply to Ready, and to the first event in the file, of `count` new pipelines."""
+    ready, first = [], []
+    for _ in range(count):
+        name = f"b{next(numbers)}"
+        stop = threading.Event()
+        maker = threading.Thread(target=_make_events, args=(deployment, stop))
+        maker.start()
+        began = time.monotonic()
+        deployment.apply(pipeline(name))
+        deployment.wait_ready(name)
+        ready.append(time.monotonic() - began)
+        deployment.wait_for("an event", lambda name=name: bool(deployment.events(name)))  # type: ignore[misc]
+        first.append(time.monotonic() - began)
+        stop.set()
+        maker.join()
+        deployment.kubectl("delete", "auditpipeline", name)
+    return ready, first
+
+
+def _make_events(deployment: LocalDeployment, stop: threading.Event) -> None:
+    authority = deployment.cluster.authority
+    rest = Rest(deployment.cluster.url, authority, authority.client("bench", "bench", ["system:masters"]))
+    while not stop.wait(0.1):
+        body = {"metadata": {"generateName": "bench-"}, "data": {}}
+        rest("POST", "/api/v1/namespaces/default/configmaps", body)
+    rest.close()
+
+
+def request_counts(deployment: LocalDeployment) -> dict[str, Counter[str]]:
+    """API requests for a new pipeline, a changed one, and a resync of an unchanged one."""
+    name = f"b{next(numbers)}"
+
+    def during(act: Callable[[], None]) -> Counter[str]:
+        before = settled(deployment)
+        act()
+        return settled(deployment) - before
+
+    def change() -> None:
+        deployment.apply(pipeline(name, "Request"))
+        deployment.wait_ready(name)
+
+    def create() -> None:
+        deployment.apply(pipeline(name))
+        deployment.wait_ready(name)
+
+    counts = {"create": during(create), "change": during(change)}
+    before = settled(deployment)
+    time.sleep(2.5 * RESYNC)
+    counts["two resyncs, unchanged"] = requests(deployment) - before
+    deployment.kubectl("delete", "auditpipeline", name)
+    return counts
+
+
+def settled(deployment: LocalDeployment) -> Counter[str]:
+    """The counts when nothing but reading and the Lease went on for three seconds."""
+    last, since = requests(deployment), time.monotonic()
+    while time.monotonic() - since < 3:
+        time.sleep(0.2)
+        now = requests(deployment)
+        if now["patch"] != last["patch"] or now["create"] != last["create"]:
+            last, since = now, time.monotonic()
+    return requests(deployment)
+
+
+def crowd(deployment: LocalDeployment, sizes: list[int]) -> list[tuple[int, float, float, float]]:
+    """For each number of pipelines: seconds until all are Ready, RSS in MB, idle CPU in percent of one core."""
+    rows, made = [], 0
+    for size in sizes:
+        began = time.monotonic()
+        deployment.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(pipeline(f"c{i}") for i in range(made, size)))
+        made = size
+        deployment.wait_for(f"{size} Ready", lambda size=size: _ready_count(deployment) >= size, 900)  # type: ignore[misc]
+        took = time.monotonic() - began
+        settled(deployment)
+        before, at = _cpu(deployment.operator.pid), time.monotonic()
+        time.sleep(2 * RESYNC)
+        busy = (_cpu(deployment.operator.pid) - before) / (time.monotonic() - at)
+        rows.append((size, took, resident(deployment.operator.pid) / 1e6, 100 * busy))
+    return rows
+
+
+def _ready_count(deployment: LocalDeployment) -> int:
+    path = "{.items[*].status.conditions[?(@.type=='Ready')].status}"
+    return deployment.kubectl("get", "auditpipelines", "-o", f"jsonpath={path}").split().count("True")
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--count", type=int, default=20, help="pipelines for the latencies")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 100, 500], help="numbers of pipelines for memory")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        with LocalDeployment(Path(folder) / "a", operator_args=("--resync", str(RESYNC))) as deployment:
+            for title, values in zip(
+                ("apply -> Ready", "apply -> first event"), latencies(deployment, options.count), strict=True
+            ):
+                p95 = statistics.quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
+                print(f"{title:<24} p50 {statistics.median(values):6.2f} s   p95 {p95:6.2f} s   of {len(values)}")
+            for title, counts in request_counts(deployment).items():
+                print(f"requests: {title:<22} {dict(sorted(counts.items()))}")
+        with LocalDeployment(Path(folder) / "b", operator_args=("--resync", str(RESYNC))) as deployment:
+            authority = deployment.cluster.authority
+            rest = Rest(deployment.cluster.url, authority, authority.client("crowd", "crowd", ["system:masters"]))
+            everybody = Crowd(rest, "127.99.0.1")
+            everybody.start()
+            deployment.kubelet.pretend = everybody.address
+            print(f"{'pipelines':>10} {'all Ready':>12} {'RSS':>10} {'idle CPU':>10}")
+            for size, took, memory, busy in crowd(deployment, options.sizes):
+                print(f"{size:>10} {took:>10.1f} s {memory:>7.0f} MB {busy:>8.1f} %")
+            everybody.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Many receivers as one process, for measuring the controller alone.
+
+`Crowd` answers `/status` for every pipeline at one address, with the certificate and the configuration digest that the
+pipeline's own Secrets hold, as its receivers would. No event passes: the counters stand still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from auditpipeline.core import config, report
+from tests.cluster.rest import Refused, Rest
+
+PORT = 8444
+
+
+class Crowd:
+    """A server in a thread of its own; `address` is where every Pod pretends to be."""
+
+    def __init__(self, rest: Rest, address: str) -> None:
+        self.address = address
+        self._rest = rest
+        self._folder = tempfile.TemporaryDirectory()
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._reports: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def start(self) -> None:
+        """Listen."""
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+
+    def stop(self) -> None:
+        """Stop listening."""
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._folder.cleanup()
+
+    async def _serve(self) -> None:
+        application = web.Application()
+        application.router.add_get("/status", self._status)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.sni_callback = self._choose
+        await web.TCPSite(self._runner, self.address, PORT, ssl_context=context).start()
+
+    def _choose(self, connection: ssl.SSLObject, host: str | None, _: ssl.SSLContext) -> int | None:
+        try:
+            connection.context = self._context(host or "")
+        except Refused:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
+
+    def _context(self, host: str) -> ssl.SSLContext:
+        if host not in self._contexts:
+            secret = self._secret(host, "tls")
+            path = Path(self._folder.name) / host
+            path.write_bytes(secret["tls.crt"] + secret["tls.key"])
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(path)
+            self._contexts[host] = context
+        return self._contexts[host]
+
+    async def _status(self, request: web.Request) -> web.Response:
+        host = request.host.partition(":")[0]
+        if host not in self._reports:
+            body = self._secret(host, "config")["config.json"]
+            outputs = tuple(report.OutputReport(name=route.name) for route in config.decode(body).routes)
+            answer = report.Report("receiver", host, config.digest(body), report.Events(), outputs)
+            self._reports[host] = report.encode(answer)
+        return web.Response(body=self._reports[host], content_type="application/json")
+
+    def _secret(self, host: str, kind: str) -> dict[str, bytes]:
+        name, namespace, _ = host.split(".", 2)
+        with self._lock:
+            found: dict[str, Any] = self._rest("GET", f"/api/v1/namespaces/{namespace}/secrets/{name}-{kind}")
+        return {key: base64.b64decode(value) for key, value in found["data"].items()}
