@@ -107,6 +107,8 @@ class LocalKubelet:
         self._beat = 0.0
         self._held: set[str] = set()
         self.errors: list[str] = []
+        self.pretend: str | None = None
+        """Where receivers are said to run, instead of running them: for many Pods on a small machine."""
 
     def start(self) -> None:
         """Register the node and start to look."""
@@ -162,6 +164,10 @@ class LocalKubelet:
             self._end(uid, pod)
         elif pod["spec"].get("nodeName", NODE) == NODE:
             local = self._pods.get(uid) or self._adopt(uid, pod)
+            if self.pretend and pod["metadata"]["labels"]["app.kubernetes.io/name"] != GATEWAY:
+                local.address = self.pretend
+                self._say(local, ready=True)
+                return
             if self._mounted(local):
                 self._keep_running(local)
             self._tell(local)
@@ -235,7 +241,9 @@ class LocalKubelet:
         pod.process.start()
 
     def _tell(self, pod: LocalPod) -> None:
-        ready = pod.process.running and pod.probe()
+        self._say(pod, ready=pod.process.running and pod.probe())
+
+    def _say(self, pod: LocalPod, *, ready: bool) -> None:
         if ready != pod.ready:
             self._rest("PATCH", f"{pod.path}/status", _pod_status(pod, ready), MERGE)
             pod.ready = ready

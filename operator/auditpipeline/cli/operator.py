@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 from pathlib import Path
 
 import click
@@ -43,7 +45,8 @@ def operator(kubeconfig: Path | None, **options: object) -> None:
     from auditpipeline.control.operator import run
     from auditpipeline.control.settings import Settings
 
-    settings = Settings(**options)  # type: ignore[arg-type]
+    identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    settings = Settings(**options, identity=identity)  # type: ignore[arg-type]
 
     async def composed() -> None:
         await run(settings, stop_on_signals(), kubeconfig)

@@ -48,7 +48,10 @@ def authority(now: datetime) -> Pair:
 
 
 def leaf(ca: Pair, common_name: str, hosts: Sequence[str], now: datetime, lifetime: timedelta = LEAF_LIFETIME) -> Pair:
-    """A new key with a certificate for it, signed by `ca`, for exactly `hosts` (DNS names, IP addresses); Invalid where `ca` cannot sign."""
+    """A new key with a certificate for it, signed by `ca`, for exactly `hosts` (DNS names, IP addresses).
+
+    Invalid where `ca` cannot sign.
+    """
     issuer, signer = load(ca)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
@@ -95,7 +98,8 @@ def needs_renewal(pair: Pair, now: datetime, hosts: Sequence[str], ca: str) -> b
     try:
         certificate, _ = load(pair)
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.encode()))
-    except Exception:  # noqa: BLE001, S112 - a leaf that cannot be read or verified for any reason is made again
+    except Exception:
+        # A leaf that cannot be read or verified, for whatever reason, is made again.
         return True
     return set(names(certificate)) != set(hosts) or now >= renew_at(certificate)
 

@@ -7,7 +7,7 @@ Shapes: `audit.k8s.io/v1` Event and EventList (k8s.io/apiserver/pkg/apis/audit/v
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -50,6 +50,8 @@ class _List(msgspec.Struct):
 
 
 class _Items(msgspec.Struct):
+    kind: Literal["EventList"]
+    api_version: Literal["audit.k8s.io/v1"] = msgspec.field(name="apiVersion")
     items: list[msgspec.Raw]
 
 
@@ -82,7 +84,7 @@ def decode_body(body: bytes) -> list[Raw]:
 
 
 def split_body(body: bytes) -> list[bytes]:
-    """The items of a list in which one of them is no object, each by itself; Permanent where there is no list."""
+    """The items of an EventList in which one is no object, each by itself; Permanent where it is no EventList."""
     try:
         return [bytes(item) for item in _ITEMS.decode(body).items]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -173,7 +175,8 @@ def without_managed_fields(body: msgspec.Raw) -> msgspec.Raw:
 
 
 def encode_line(event: Raw) -> bytes:
-    """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked for.
+    """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked
+    for.
 
     A line end can only stand between tokens: the decoder refuses one within a string.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -22,6 +22,9 @@ from auditpipeline.core.quantity import parse_bytes, parse_seconds
 Label = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 # Children are called audit-<name>, and a StatefulSet adds eleven characters to that for its Pods' labels.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+# "", "/", or segments that are each a DNS subdomain: k8s.io/apiserver/pkg/util/webhook/validation.go.
+SERVICE_PATH = r"^(/|(/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)+/?)?$"
 Format = Literal["json-lines", "json-array", "event-list"]
 
 
@@ -32,8 +35,9 @@ class _Value(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 class SecretKey(_Value, frozen=True):
     """One key of a Secret in the pipeline's target namespace."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    # Both become parts of paths in the Pod: the patterns are those of Kubernetes, and know no slash and no "..".
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=SUBDOMAIN)]
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
 
 
 class Stdout(_Value, frozen=True):
@@ -132,9 +136,9 @@ class SinkPolicy(_Value, frozen=True):
 class ServiceReference(_Value, frozen=True):
     """A Service; its TLS name is `<name>.<namespace>.svc`."""
 
-    namespace: str
-    name: str
-    path: str = ""
+    namespace: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+    path: Annotated[str, msgspec.Meta(max_length=1024, pattern=SERVICE_PATH)] = ""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 443
 
 
@@ -279,11 +283,21 @@ def _sink_problems(spec: SinkSpec) -> list[Invalid]:
 
 def _url_problems(url: str, path: str) -> list[Invalid]:
     """Source: k8s.io/apiserver/pkg/util/webhook/validation.go (a URL may carry a credential, so none is repeated)."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = _split_url(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         return [Invalid(path, "host must be specified; desired format: https://host[/path]")]
     if parts.username is not None or parts.password is not None:
         return [Invalid(path, "user information is not permitted in the URL")]
     if parts.fragment or parts.query:
         return [Invalid(path, "fragments and query parameters are not permitted in the URL")]
     return []
+
+
+def _split_url(url: str) -> SplitResult | None:
+    """The parts of the URL; None where there is no address or no port in it, or a space (which urlsplit would drop)."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return None if re.search(r"[\s\x00-\x1f\x7f]", url) else parts

@@ -1,0 +1,62 @@
+{{/*
+Names are fixed and do not depend on the release: AuditPipelines and AuditSinks belong to the whole cluster, so there is
+one installation in it, and the controller knows the gateway by its name.
+*/}}
+{{- define "auditpipeline.operator" -}}auditpipeline-operator{{- end }}
+{{- define "auditpipeline.gateway" -}}auditpipeline-gateway{{- end }}
+
+{{/* Labels of every object; the argument is a list of the root and the component's name. */}}
+{{- define "auditpipeline.labels" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/part-of: auditpipeline
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace "+" "_") }}
+{{- end }}
+
+{{- define "auditpipeline.image" -}}
+{{- $image := .Values.image -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ $image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{/* Every namespace that the operator works in, its own first, as a JSON list. */}}
+{{- define "auditpipeline.namespaces" -}}
+{{- prepend .Values.targetNamespaces .Release.Namespace | uniq | toJson -}}
+{{- end }}
+
+{{/*
+Whether the AuditSink CRD is ours to install: "true" or "". By version and not by what the API serves, since after the
+first install the API serves our own CRD and `auto` would take it away at the next upgrade.
+*/}}
+{{- define "auditpipeline.auditSinkCRD" -}}
+{{- $wanted := toString .Values.crds.auditSink -}}
+{{- if or (eq $wanted "true") (and (eq $wanted "auto") (semverCompare ">=1.19-0" .Capabilities.KubeVersion.Version)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{/* Whether the admission policies are installed: "true" or "". */}}
+{{- define "auditpipeline.admissionPolicy" -}}
+{{- $wanted := toString .Values.admissionPolicy.enabled -}}
+{{- if or (eq $wanted "true") (and (eq $wanted "auto") (semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version)) -}}
+true
+{{- end -}}
+{{- end }}
+
+{{/* The Pod's and the container's part of Pod Security "restricted". */}}
+{{- define "auditpipeline.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+{{- define "auditpipeline.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}

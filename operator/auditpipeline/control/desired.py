@@ -1,0 +1,201 @@
+"""What a pipeline should consist of: a pure function from the parsed object to manifests.
+
+    Pipeline + Settings + Features + certificate  -->  ServiceAccount, Secrets, Service, NetworkPolicy, budget,
+                                                       StatefulSet, and the AuditSink unless it is suspended
+
+The same values give the same manifests, byte for byte; there is no clock and no randomness here. Golden files of the
+rendering are in tests/golden.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from auditpipeline.control import desired_pod, names
+from auditpipeline.control.certificates import Pair
+from auditpipeline.control.desired_pod import metadata
+from auditpipeline.control.resources import Features
+from auditpipeline.control.settings import Settings
+from auditpipeline.core import config
+from auditpipeline.core.policy import Policy, Rule, wanted_stages, widest
+from auditpipeline.core.quantity import parse_bytes
+from auditpipeline.core.spec import Output, Pipeline
+
+Manifest = dict[str, Any]
+SPOOL_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A serving certificate and the bundle of authorities that verifies it and its clients."""
+
+    leaf: Pair
+    bundle: str
+
+
+def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings, features: Features) -> list[Manifest]:
+    """Every namespaced child, in the order to apply them; `body` is the encoded configuration."""
+    namespace = names.namespace_of(pipeline, settings.namespace)
+    name = pipeline.metadata.name
+    return [
+        account(pipeline, namespace),
+        secret(metadata(pipeline, names.config_secret(name), namespace), {"config.json": body}),
+        tls_secret(metadata(pipeline, names.tls_secret(name), namespace), tls),
+        service(pipeline, namespace, settings),
+        network_policy(pipeline, namespace),
+        budget(pipeline, namespace, features),
+        desired_pod.statefulset(pipeline, namespace, settings, features),
+    ]
+
+
+def receiver_config(pipeline: Pipeline) -> config.Config:
+    """The configuration of the pipeline's receivers: one route for each output."""
+    tls = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key", f"{names.TLS_FOLDER}/ca.crt")
+    size = parse_bytes(pipeline.spec.webhook.storage.size, "spec.webhook.storage.size")
+    return config.Config(
+        plane="receiver",
+        name=pipeline.metadata.name,
+        listen=config.Listen(
+            audit=f"0.0.0.0:{names.AUDIT_PORT}", ops=f"0.0.0.0:{names.OPS_PORT}", audit_tls=tls, ops_tls=tls
+        ),
+        spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", max(2**20, int(size * SPOOL_SHARE))),
+        routes=tuple(_route(pipeline.spec.policy, output) for output in pipeline.spec.outputs),
+    )
+
+
+def _route(policy: Policy, output: Output) -> config.Route:
+    policies = (policy, output.policy) if output.policy else (policy,)
+    return config.Route(output.name, policies, _destination(output), delivery=output.delivery)
+
+
+def _destination(output: Output) -> config.StdoutOutput | config.FileOutput | config.HttpOutput:
+    if output.file:
+        return config.FileOutput(output.file.path, parse_bytes(output.file.max_size, "maxSize"), output.file.keep)
+    if output.http:
+        token, ca = output.http.bearer_token_secret_ref, output.http.ca_secret_ref
+        return config.HttpOutput(
+            url=output.http.url,
+            format=output.http.format,
+            bearer_token_file=desired_pod.secret_path(token) if token else None,
+            ca_file=desired_pod.secret_path(ca) if ca else None,
+        )
+    return config.StdoutOutput()
+
+
+def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Features) -> Manifest:
+    """The AuditSink: the widest level and the stages that the policy needs; its rules where the cluster has them."""
+    policy, name = pipeline.spec.policy, pipeline.metadata.name
+    wanted: Manifest = {"level": widest(policy).title, "stages": list(wanted_stages(policy))}
+    if features.sinks == "crd" and features.sink_rules:
+        wanted["rules"] = [msgspec.to_builtins(rule) for rule in _sink_rules(policy)]
+    reference = {
+        "namespace": names.namespace_of(pipeline, settings.namespace),
+        "name": names.child(name),
+        "path": "/audit",
+        "port": settings.service_port,
+    }
+    return {
+        "apiVersion": names.SINK_API_VERSION,
+        "kind": "AuditSink",
+        "metadata": metadata(pipeline, names.child(name), None),
+        "spec": {
+            "policy": wanted,
+            "webhook": {
+                "throttle": {"qps": pipeline.spec.throttle.qps, "burst": pipeline.spec.throttle.burst},
+                "clientConfig": {"service": reference, "caBundle": base64.b64encode(bundle.encode()).decode()},
+            },
+        },
+    }
+
+
+def _sink_rules(policy: Policy) -> list[Rule]:
+    """The policy's rules, each saying for itself what the policy says for all: a sink has no omitManagedFields."""
+    if not policy.omit_managed_fields:
+        return list(policy.rules)
+    return [
+        msgspec.structs.replace(rule, omit_managed_fields=True) if rule.omit_managed_fields is None else rule
+        for rule in policy.rules
+    ]
+
+
+def account(pipeline: Pipeline, namespace: str) -> Manifest:
+    """The receivers' ServiceAccount: it has no permission and no token is mounted."""
+    meta = metadata(pipeline, names.child(pipeline.metadata.name), namespace)
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta, "automountServiceAccountToken": False}
+
+
+def service(pipeline: Pipeline, namespace: str, settings: Settings) -> Manifest:
+    """The Service in front of the receivers."""
+    name = pipeline.metadata.name
+    port = {"name": "audit", "port": settings.service_port, "targetPort": "audit", "protocol": "TCP"}
+    selector = {names.PIPELINE: name, names.APP: names.RECEIVER}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(pipeline, names.child(name), namespace),
+        "spec": {"type": "ClusterIP", "selector": selector, "ports": [port]},
+    }
+
+
+def network_policy(pipeline: Pipeline, namespace: str) -> Manifest:
+    """Lets in the two ports and nothing else. Who may call is said by client certificates: the gateway and kubelet
+    come from nodes' addresses, which no selector describes."""
+    name = pipeline.metadata.name
+    ports = [{"protocol": "TCP", "port": "audit"}, {"protocol": "TCP", "port": "ops"}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(pipeline, names.child(name), namespace),
+        "spec": {
+            "podSelector": {"matchLabels": {names.PIPELINE: name, names.APP: names.RECEIVER}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"ports": ports}],
+        },
+    }
+
+
+def budget(pipeline: Pipeline, namespace: str, features: Features) -> Manifest:
+    """One Pod at a time may be evicted; a single one too, so that a drain never hangs (the gateway keeps events)."""
+    name = pipeline.metadata.name
+    return {
+        "apiVersion": features.budgets.api_version,
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata(pipeline, names.child(name), namespace),
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {names.PIPELINE: name, names.APP: names.RECEIVER}},
+        },
+    }
+
+
+def secret(meta: Manifest, data: dict[str, bytes], kind: str = "Opaque") -> Manifest:
+    """A Secret with `data`."""
+    encoded = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": kind, "data": encoded}
+
+
+def tls_secret(meta: Manifest, tls: Certified) -> Manifest:
+    """A Secret of type kubernetes.io/tls with the bundle as ca.crt."""
+    data = {"tls.crt": tls.leaf.certificate, "tls.key": tls.leaf.key, "ca.crt": tls.bundle}
+    return secret(meta, {key: value.encode() for key, value in data.items()}, "kubernetes.io/tls")
+
+
+def digest(manifest: Manifest) -> str:
+    """The name of a manifest's content."""
+    return hashlib.blake2b(msgspec.json.encode(manifest, order="deterministic"), digest_size=12).hexdigest()
+
+
+def mounted(parts: Sequence[str]) -> str:
+    """The value of the Pods' annotation: changes with anything that is mounted."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def reissued(tls: Certified, leaf: Pair) -> Certified:
+    """The same trust with another leaf."""
+    return replace(tls, leaf=leaf)

@@ -1,0 +1,82 @@
+"""What one reconcile found: plain values between the steps that find them and the status that is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from auditpipeline.core.report import Report
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+class Verdict(NamedTuple):
+    """What a condition says, without its type and times. `message` says what to do where something is to be done."""
+
+    status: Truth
+    reason: str
+    message: str
+
+
+class Problem(NamedTuple):
+    """Why reconciling ended early."""
+
+    reason: str
+    message: str
+
+
+class Workload(NamedTuple):
+    """A StatefulSet: Pods wanted, ready and of the newest template; whether its controller has seen the newest spec."""
+
+    wanted: int = 0
+    ready: int = 0
+    updated: int = 0
+    observed: bool = False
+
+
+class PodFacts(NamedTuple):
+    """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation."""
+
+    name: str
+    namespace: str
+    uid: str
+    ip: str = ""
+    running: bool = False
+    ready: bool = False
+    deleting: bool = False
+    mounted: str = ""
+    problem: Problem | None = None
+
+
+class PodReport(NamedTuple):
+    """What a running Pod said of itself, or why it could not be asked."""
+
+    pod: str
+    report: Report | None
+    error: str = ""
+
+
+@dataclass
+class Facts:
+    """Filled step by step; what a step did not come to stays as unknown as it was.
+
+    `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
+    are the last known ones, for Pods that cannot be asked at the moment.
+    """
+
+    generation: int
+    now: datetime
+    outputs: tuple[str, ...] = ()
+    stalled: Problem | None = None
+    waiting: Problem | None = None
+    suspended: bool = False
+    certificate: datetime | None = None
+    missing_secrets: list[str] = field(default_factory=list)
+    workload: Workload | None = None
+    pods: list[PodFacts] = field(default_factory=list)
+    claims: list[str] = field(default_factory=list)
+    sink: Verdict | None = None
+    config: str = ""
+    reports: list[PodReport] = field(default_factory=list)
+    last_reports: dict[str, Report] = field(default_factory=dict)

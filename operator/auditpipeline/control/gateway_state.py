@@ -1,0 +1,104 @@
+"""What the controller knows of the gateway: which configuration it rendered, and which its Pods run. Pure.
+
+A sink is registered when every running gateway Pod has a configuration in force that holds the sink's route as it is
+now. Pods that still run an older configuration count too, where that one holds the same route: another pipeline's
+change must not make this one look unregistered. For this the routes of the last configurations are remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from auditpipeline.control.facts import PodReport, Verdict
+from auditpipeline.core.config import Config, HttpOutput
+
+REMEMBERED = 8
+
+
+@dataclass
+class GatewayState:
+    """`routes` maps sinks to digests of their routes as rendered last; `problems` says why a sink has none. `dirty`
+    means that something changed since. `addresses` are the last known ones of the sinks' Services: a route outlives a
+    Service that is gone for a moment, because with the route its place in the gateway's spool would go. `reports` has
+    one entry for each running gateway Pod. `patience` is how long changes are gathered before the next rendering."""
+
+    digest: str = ""
+    body: bytes = b""
+    routes: Mapping[str, str] = field(default_factory=dict)
+    history: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+    reports: list[PodReport] = field(default_factory=list)
+    patience: float = 0.05
+    looked: bool = False
+    dirty: bool = True
+
+    def rendered(self, digest: str, body: bytes, routes: Mapping[str, str]) -> None:
+        """Remember the configuration that was rendered last."""
+        self.digest, self.body, self.routes = digest, body, routes
+        self.remember(digest, routes)
+
+    def remember(self, digest: str, routes: Mapping[str, str]) -> None:
+        """Remember what the configuration called `digest` holds."""
+        self.history.pop(digest, None)
+        self.history[digest] = routes
+        while len(self.history) > REMEMBERED:
+            del self.history[next(iter(self.history))]
+
+    def behind(self) -> bool:
+        """Whether a Pod does not run the newest configuration, or cannot say."""
+        return any(entry.report is None or entry.report.config != self.digest for entry in self.reports)
+
+    def registration(self, sink: str) -> Verdict:
+        """Whether every gateway Pod posts to `sink`."""
+        if sink in self.problems:
+            return Verdict("False", "SinkRefused", f"AuditSink {sink} cannot be used: {self.problems[sink]}")
+        if sink not in self.routes or not self.looked:
+            return Verdict("False", "GatewayPending", "the gateway's configuration is being made")
+        if not self.reports:
+            message = "no gateway Pod runs: see DaemonSet auditpipeline-gateway"
+            return Verdict("False", "GatewayNotRunning", message)
+        return self._by_pods(sink)
+
+    def _by_pods(self, sink: str) -> Verdict:
+        silent = [f"{entry.pod} does not answer: {entry.error}" for entry in self.reports if entry.report is None]
+        if silent:
+            return Verdict("Unknown", "GatewayUnreachable", f"gateway Pod {'; '.join(silent)}")
+        behind = [entry for entry in self.reports if entry.report and not self._holds(entry.report.config, sink)]
+        refused = [entry for entry in behind if entry.report and entry.report.config_error]
+        if refused and refused[0].report:
+            message = f"gateway Pod {refused[0].pod} refuses its configuration: {refused[0].report.config_error}"
+            return Verdict("False", "GatewayRefused", message)
+        if behind:
+            pods = ", ".join(entry.pod for entry in behind)
+            return Verdict("False", "GatewayPending", f"gateway Pod {pods} has not loaded this sink yet")
+        return Verdict("True", "Registered", "every gateway Pod posts events to this pipeline")
+
+    def _holds(self, digest: str, sink: str) -> bool:
+        return self.history.get(digest, {}).get(sink) == self.routes[sink]
+
+
+def route_digests(config: Config) -> dict[str, str]:
+    """The digests of a configuration's routes, by name."""
+    return {
+        route.name: hashlib.blake2b(msgspec.json.encode(route, order="deterministic"), digest_size=8).hexdigest()
+        for route in config.routes
+    }
+
+
+def route_addresses(config: Config) -> dict[str, str]:
+    """The ClusterIPs that a configuration's routes dial, by name."""
+    found = {}
+    for route in config.routes:
+        if isinstance(route.output, HttpOutput) and route.output.address:
+            found[route.name] = route.output.address.rpartition(":")[0].strip("[]")
+    return found
+
+
+def changed(before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> Iterable[str]:
+    """The sinks of which another thing is said now."""
+    return [sink for sink in before.keys() | after.keys() if before.get(sink) != after.get(sink)]

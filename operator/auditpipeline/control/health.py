@@ -1,0 +1,111 @@
+"""The operator's own listener: /healthz by a heartbeat of the work, /readyz and /metrics.
+
+The heartbeat is beaten by the resync, not by the event loop: an operator whose work hangs is restarted, one that only
+waits for its turn to lead is healthy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+MISSED = 3
+"""Resyncs that may be missed before the operator is not healthy."""
+
+
+class Heartbeat:
+    """Healthy while it was beaten within `limit` seconds."""
+
+    def __init__(self, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._last = clock()
+        self.leading = False
+
+    def beat(self) -> None:
+        """Say that the work goes on."""
+        self._last = self._clock()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last beat is recent enough."""
+        return self._clock() - self._last <= self._limit
+
+
+class Metrics:
+    """Counters of the controller, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconciles = Counter(
+            "auditpipeline_reconciles", "Reconciles by what they were for", ["kind"], registry=self.registry
+        )
+        self.errors = Counter(
+            "auditpipeline_reconcile_errors",
+            "Reconciles that failed and are tried again",
+            ["kind"],
+            registry=self.registry,
+        )
+
+    def observe(
+        self,
+        depth: Callable[[], int],
+        requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
+        ready: Callable[[], Iterable[tuple[str, bool]]],
+    ) -> None:
+        """Add what is read at each scrape."""
+        self.registry.register(_Live(depth, requests, ready))
+
+
+class _Live:
+    def __init__(
+        self,
+        depth: Callable[[], int],
+        requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
+        ready: Callable[[], Iterable[tuple[str, bool]]],
+    ) -> None:
+        self._depth, self._requests, self._ready = depth, requests, ready
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("auditpipeline_queue_depth", "Keys that are due or worked on", value=self._depth())
+        requests = CounterMetricFamily(
+            "auditpipeline_api_requests", "Requests to the Kubernetes API, without watches", labels=["verb", "resource"]
+        )
+        for labels, count in self._requests():
+            requests.add_metric(list(labels), count)
+        yield requests
+        ready = GaugeMetricFamily("auditpipeline_pipeline_ready", "1 where the pipeline is Ready", labels=["pipeline"])
+        for name, good in self._ready():
+            ready.add_metric([name], float(good))
+        yield ready
+
+
+async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[web.AppRunner, int]:
+    """Start the listener at `host:port`; the runner to clean up, and the port that it has."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        healthy = heartbeat.healthy
+        return web.Response(text="ok" if healthy else "the work hangs", status=200 if healthy else 503)
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="leading" if heartbeat.leading else "waiting to lead")
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(metrics.registry), content_type="text/plain", charset="utf-8")
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    site = web.TCPSite(runner, host.strip("[]") or None, int(port))
+    try:
+        await site.start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner, runner.addresses[0][1]

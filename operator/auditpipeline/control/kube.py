@@ -1,0 +1,214 @@
+"""The Kubernetes API as the controller uses it: dictionaries in and out, nothing of a client library beyond this file.
+
+Promises: every write names the field manager `auditpipeline`; every request ends within 30 seconds; every request is
+counted by verb and resource; errors come out as core.errors say what to do next:
+
+    404 on get, patch and delete   None: it is not there         404 on apply, create     NotFound (its namespace)
+    409                            Conflict: read and try again  422, 400                 Invalid, in the server's words
+    403                            Forbidden: names what is to be granted, and where
+    429, 5xx, no connection        Retryable
+
+kubernetes.aio's dynamic client is used for its requests alone: its discovery writes a cache file and asks for every
+group at each start, and the typed clients cost 130 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.dynamic import DynamicClient
+
+from auditpipeline.control.names import MANAGER
+from auditpipeline.control.resources import Resource
+from auditpipeline.core.errors import Invalid, Permanent, Retryable
+
+TIMEOUT = 30.0
+PAGE = 100
+Body = dict[str, Any]
+
+
+class Forbidden(Permanent):
+    """RBAC (or admission) says no; the message names the permission that is missing."""
+
+
+class NotFound(Retryable):
+    """What a write needs (its namespace, its kind) is not there."""
+
+
+class Conflict(Retryable):
+    """The object is there already, or has changed since it was read."""
+
+
+class Kube(Protocol):
+    """The requests that the controller makes. Bodies handed over are not kept; bodies returned are the caller's."""
+
+    requests: Counter[tuple[str, str]]
+
+    async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
+        """The object, or None."""
+
+    def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
+        """Every object of a kind (in a namespace, with labels), fetched in pages."""
+
+    async def apply(self, kind: Resource, body: Body) -> Body:
+        """Server-side apply, taking over fields of others; the object as it is then."""
+
+    async def create(self, kind: Resource, body: Body) -> Body:
+        """Create, or Conflict."""
+
+    async def replace(self, kind: Resource, body: Body) -> Body:
+        """Replace what has the body's resourceVersion, or Conflict."""
+
+    async def patch(self, kind: Resource, name: str, body: Body, namespace: str | None = None) -> Body | None:
+        """Merge patch; None where the object is gone."""
+
+    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
+        """Merge patch of the status subresource; None where the object is gone."""
+
+    async def delete(
+        self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"
+    ) -> None:
+        """Delete, if it is still the one with `uid`; nothing where it is gone."""
+
+    async def raw(self, path: str) -> Body | None:
+        """GET of any path (discovery), or None."""
+
+
+class Client:
+    """The Kube of a real API server. Belongs to one event loop; `close` it there."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        configuration.connection_pool_maxsize = 16
+        self._api = ApiClient(configuration)
+        self._client = DynamicClient(self._api)
+        self.requests: Counter[tuple[str, str]] = Counter()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+        # TLS connections close in the background (aiohttp, "Graceful Shutdown").
+        await asyncio.sleep(0.1)
+
+    async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
+        return await self._optional("get", kind, kind.path(name, namespace), namespace)
+
+    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
+        more: str | None = None
+        while True:
+            path = kind.path(namespace=namespace)
+            page = await self._request(
+                "get", kind, path, namespace, verb="list", limit=PAGE, label_selector=labels or None, _continue=more
+            )
+            for item in page.get("items", ()):
+                yield {"apiVersion": kind.api_version, "kind": kind.kind} | item
+            more = page.get("metadata", {}).get("continue")
+            if not more:
+                return
+
+    async def apply(self, kind: Resource, body: Body) -> Body:
+        meta = body["metadata"]
+        namespace = meta.get("namespace")
+        path = kind.path(meta["name"], namespace)
+        options = {"content_type": "application/apply-patch+yaml", "force_conflicts": "true"}
+        return await self._request("patch", kind, path, namespace, verb="apply", body=body, **options)
+
+    async def create(self, kind: Resource, body: Body) -> Body:
+        namespace = body["metadata"].get("namespace")
+        return await self._request("post", kind, kind.path(namespace=namespace), namespace, verb="create", body=body)
+
+    async def replace(self, kind: Resource, body: Body) -> Body:
+        meta = body["metadata"]
+        path = kind.path(meta["name"], meta.get("namespace"))
+        return await self._request("put", kind, path, meta.get("namespace"), verb="update", body=body)
+
+    async def patch(self, kind: Resource, name: str, body: Body, namespace: str | None = None) -> Body | None:
+        path = kind.path(name, namespace)
+        return await self._optional("patch", kind, path, namespace, body=body, content_type=MERGE)
+
+    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
+        path = kind.path(name, subresource="status")
+        body = {"status": dict(status)}
+        return await self._optional("patch", kind, path, None, body=body, content_type=MERGE)
+
+    async def delete(
+        self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"
+    ) -> None:
+        options: Body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        if uid:
+            options["preconditions"] = {"uid": uid}
+        await self._optional("delete", kind, kind.path(name, namespace), namespace, body=options)
+
+    async def raw(self, path: str) -> Body | None:
+        return await self._optional("get", DISCOVERY, path, None)
+
+    async def _optional(
+        self, method: str, kind: Resource, path: str, namespace: str | None, **options: Any
+    ) -> Body | None:
+        try:
+            return await self._request(method, kind, path, namespace, **options)
+        except NotFound:
+            return None
+
+    async def _request(
+        self, method: str, kind: Resource, path: str, namespace: str | None, *, verb: str = "", **options: Any
+    ) -> Body:
+        self.requests[verb or method, kind.plural] += 1
+        if method in ("patch", "post", "put"):
+            options["field_manager"] = MANAGER
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                response = await self._client.request(
+                    method,
+                    path,
+                    serialize=False,
+                    _request_timeout=TIMEOUT,
+                    query_params=[],
+                    header_params={},
+                    **options,
+                )
+                content = await response.read()
+        except ApiException as error:
+            raise translate(error.status, error.body, verb or method, kind, namespace) from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Retryable(f"the Kubernetes API does not answer: {type(error).__name__}") from None
+        body: Body = msgspec.json.decode(content)
+        return body
+
+
+MERGE = "application/merge-patch+json"
+DISCOVERY = Resource("", "v1", "discovery", "APIGroup", namespaced=False)
+
+
+def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, namespace: str | None) -> Exception:
+    """The error of core.errors that an HTTP answer stands for."""
+    message, seconds = _said(body)
+    where = f" in namespace {namespace}" if namespace else ""
+    what = f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}{where}"
+    if status == 404:
+        return NotFound(f"{what}: {message or 'not found'}")
+    if status == 409:
+        return Conflict(f"{what}: {message or 'conflict'}")
+    if status == 403:
+        return Forbidden(f"the operator may not {what}: {message}")
+    if status in (400, 405, 413, 415, 422):
+        return Invalid("", f"{what}: {message}")
+    return Retryable(f"{what}: HTTP {status} {message}".rstrip(), seconds)
+
+
+def _said(body: bytes | str | None) -> tuple[str, float | None]:
+    """The message and the seconds to wait, of a `Status` (meta/v1)."""
+    try:
+        status = msgspec.json.decode(body or b"")
+        details = status.get("details") or {}
+        seconds = details.get("retryAfterSeconds")
+        return str(status.get("message", ""))[:512], float(seconds) if seconds else None
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
+        return "", None

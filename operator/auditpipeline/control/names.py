@@ -1,0 +1,94 @@
+"""Names, labels and paths that the controller and what it makes agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from auditpipeline.core.spec import Pipeline
+
+GROUP = "auditpipeline.dev"
+API_VERSION = f"{GROUP}/v1alpha1"
+SINK_GROUP = "auditregistration.k8s.io"
+SINK_API_VERSION = f"{SINK_GROUP}/v1alpha1"
+SINK_CRD = f"auditsinks.{SINK_GROUP}"
+MANAGER = "auditpipeline"
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+APP = "app.kubernetes.io/name"
+INSTANCE = "app.kubernetes.io/instance"
+PIPELINE = f"{GROUP}/pipeline"
+CONFIG = f"{GROUP}/config"
+"""Annotation of Pods: renewed when their mounted Secrets change, which makes kubelet refresh them at once."""
+
+RECEIVER = "auditpipeline-receiver"
+GATEWAY = "auditpipeline-gateway"
+CA_SECRET = "auditpipeline-ca"  # noqa: S105 - names of Secrets
+CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
+GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
+GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
+LEASE = "auditpipeline-operator"
+
+OURS = f"{MANAGED_BY}={MANAGER}"
+OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
+"""Label selectors: of what the controller makes, and of the Pods that it looks at."""
+
+CONFIG_FOLDER = "/etc/auditpipeline/config"
+TLS_FOLDER = "/etc/auditpipeline/tls"
+SECRETS_FOLDER = "/etc/auditpipeline/secrets"
+BOOTSTRAP_FOLDER = "/etc/auditpipeline/bootstrap"
+DATA_FOLDER = "/var/lib/auditpipeline"
+AUDIT_PORT, OPS_PORT = 8443, 8444
+GATEWAY_AUDIT_PORT, GATEWAY_OPS_PORT = 9443, 9444
+
+
+def child(name: str) -> str:
+    """The name of every child of the pipeline `name`."""
+    return f"audit-{name}"
+
+
+def config_secret(name: str) -> str:
+    """The Secret that holds a pipeline's rendered configuration."""
+    return f"audit-{name}-config"
+
+
+def tls_secret(name: str) -> str:
+    """The Secret that holds a pipeline's serving certificate."""
+    return f"audit-{name}-tls"
+
+
+def service_host(name: str, namespace: str) -> str:
+    """The TLS name of a Service, whatever address is dialled."""
+    return f"{name}.{namespace}.svc"
+
+
+def receiver_hosts(name: str, namespace: str) -> tuple[str, ...]:
+    """The names that a receiver's certificate is good for."""
+    host = service_host(child(name), namespace)
+    return (host, f"{host}.cluster.local", f"{child(name)}.{namespace}")
+
+
+def labels(name: str) -> dict[str, str]:
+    """The labels of every child and Pod of a pipeline."""
+    return {MANAGED_BY: MANAGER, APP: RECEIVER, INSTANCE: name, PIPELINE: name}
+
+
+def gateway_labels() -> dict[str, str]:
+    """The labels of what the controller makes for the gateway."""
+    return {MANAGED_BY: MANAGER, APP: GATEWAY}
+
+
+def namespace_of(pipeline: Pipeline, default: str) -> str:
+    """The namespace of a pipeline's children; `default` is the operator's own."""
+    return pipeline.spec.target_namespace or default
+
+
+def owner(pipeline: Pipeline) -> dict[str, Any]:
+    """The owner reference of every child; it blocks nothing, so that no permission on finalizers is needed."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "AuditPipeline",
+        "name": pipeline.metadata.name,
+        "uid": pipeline.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }

@@ -1,0 +1,235 @@
+"""Puts the controller together and runs it.
+
+    Lease -> discovery, authority, first relist -> kopf watches --observe--> work queue -> reconcile
+                                                   resync (relist, wake everything, heartbeat) --^
+
+It ends when `stop` is set (cleanly: the Lease is released), or with an error when leadership is lost or a part of it
+ends by itself; whoever runs the process restarts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from auditpipeline.control import access, health
+from auditpipeline.control.authority import Authority
+from auditpipeline.control.discovery import discover
+from auditpipeline.control.gateway import reconcile_gateway
+from auditpipeline.control.kube import Client
+from auditpipeline.control.leader import Lease
+from auditpipeline.control.probe import Prober
+from auditpipeline.control.queue import WorkQueue
+from auditpipeline.control.reconcile import reconcile
+from auditpipeline.control.recorder import Recorder
+from auditpipeline.control.resources import Features
+from auditpipeline.control.resync import observed, relist
+from auditpipeline.control.seen import Entry, Key
+from auditpipeline.control.settings import Settings
+from auditpipeline.control.watch import watch
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World, pipeline_key
+from auditpipeline.core.errors import Retryable
+
+log = structlog.get_logger()
+
+START_RETRY, WATCH_RETRY = 2.0, 2.0
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(settings: Settings, stop: asyncio.Event, kubeconfig: Path | None) -> None:
+    """Run an operator until `stop` is set.
+
+    Raises LeadershipLost, Permanent where it cannot work at all (no access, a listener's port that is taken: OSError),
+    or whatever a part of it ended with.
+    """
+    client = Client(await access.configuration(kubeconfig))
+    heartbeat = health.Heartbeat(health.MISSED * settings.resync + 30)
+    metrics = health.Metrics()
+    try:
+        runner, port = await health.serve(settings.listen, heartbeat, metrics)
+    except BaseException:
+        await client.close()
+        raise
+    log.info("operator started", namespaces=list(settings.namespaces), image=settings.image, port=port)
+    try:
+        await _run_until(stop, _lead(settings, client, kubeconfig, heartbeat, metrics))
+    finally:
+        await runner.cleanup()
+        await client.close()
+        log.info("operator stopped")
+
+
+async def _run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until it ends or `stop` is set; then cancel it and wait until it is gone."""
+    working: asyncio.Future[Any] = asyncio.ensure_future(work)
+    stopping: asyncio.Future[Any] = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (working, stopping):
+            task.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+
+
+async def _lead(
+    settings: Settings, client: Client, kubeconfig: Path | None, heartbeat: health.Heartbeat, metrics: health.Metrics
+) -> None:
+    if not settings.leader_elect:
+        heartbeat.leading = True
+        await _control(settings, client, kubeconfig, heartbeat, metrics)
+        return
+    lease = Lease(client, settings.namespace, settings.identity, _now)
+    await _beating(heartbeat, lease.acquire())
+    heartbeat.leading = True
+    try:
+        await _first_of(lease.hold(), _control(settings, client, kubeconfig, heartbeat, metrics))
+    finally:
+        await asyncio.shield(lease.release())
+
+
+async def _control(
+    settings: Settings, client: Client, kubeconfig: Path | None, heartbeat: health.Heartbeat, metrics: health.Metrics
+) -> None:
+    """Everything that only the leader does."""
+    prober = Prober()
+    recorder = Recorder(client, _now, settings.identity)
+
+    async def work(key: str) -> float | None:
+        kind, _, name = key.partition("/")
+        metrics.reconciles.labels(kind).inc()
+        if kind == GATEWAY_KEY:
+            return await reconcile_gateway(world, recorder)
+        if kind == AUTHORITY_KEY:
+            await _authorize(world)
+            return None
+        if kind == RESYNC_KEY:
+            await _resync(world)
+            return None
+        return await reconcile(world, recorder, name)
+
+    def failed(key: str, error: Exception, seconds: float) -> None:
+        metrics.errors.labels(key.partition("/")[0]).inc()
+        known = isinstance(error, Retryable)
+        log.warning("reconcile failed", key=key, again=round(seconds, 1), error=str(error), exc_info=not known)
+
+    queue = WorkQueue(work, settings.workers, failed)
+    world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
+    metrics.observe(lambda: len(queue), lambda: list(client.requests.items()), lambda: list(world.ready.items()))
+    try:
+        await _beating(heartbeat, _until_done(lambda: _prepare(world)))
+        queue.start()
+        await _first_of(queue.wait(), _watching(world, kubeconfig), _resyncing(world, heartbeat))
+    finally:
+        await queue.stop()
+        await prober.close()
+
+
+async def _prepare(world: World) -> None:
+    world.features = await discover(world.kube)
+    await _authorize(world)
+    for name in await relist(world):
+        world.wake(pipeline_key(name), 0.0)
+    world.wake(GATEWAY_KEY, 0.0)
+
+
+async def _authorize(world: World) -> None:
+    """The authority and the operator's own certificate are there and in use."""
+    if await world.authority.ensure():
+        world.gateway.dirty = True
+        world.wake(GATEWAY_KEY, 0.0)
+    world.prober.trust(await world.authority.client(), world.authority.bundle)
+
+
+async def _watching(world: World, kubeconfig: Path | None) -> None:
+    """Watch for ever. It begins again where kopf gives up (it does at the first refusal that lasts), and where another
+    set of kinds or namespaces is to be watched."""
+
+    def observe(key: Key, kind: str | None, entry: Entry) -> None:
+        observed(world, key, kind, entry)
+
+    while True:
+        stop, before = asyncio.Event(), (world.features, world.closed)
+        open_ = tuple(name for name in world.settings.namespaces if name not in world.closed)
+        changing = asyncio.create_task(_until_changed(world, before, stop), name="what to watch")
+        try:
+            await watch(world.features, open_, kubeconfig, observe, stop)
+        except Exception as error:
+            # Whatever it was: the resync goes on meanwhile, and a watch that begins again misses nothing.
+            log.warning("watching begins again", error=f"{type(error).__name__}: {error}")
+        finally:
+            changing.cancel()
+        if not stop.is_set():
+            await asyncio.sleep(WATCH_RETRY)
+            world.wake(RESYNC_KEY, 0.0)
+
+
+async def _until_changed(world: World, before: tuple[Features, frozenset[str]], stop: asyncio.Event) -> None:
+    while (world.features, world.closed) == before:  # noqa: ASYNC110 - set by each resync, rarely another
+        await asyncio.sleep(0.5)
+    log.info("watching something else", sinks=world.features.sinks, closed=sorted(world.closed))
+    stop.set()
+
+
+async def _resyncing(world: World, heartbeat: health.Heartbeat) -> None:
+    """Look at everything again every `resync` seconds: events can be missed, and certificates grow old."""
+    while True:
+        heartbeat.beat()
+        await asyncio.sleep(world.settings.resync)
+        try:
+            await _resync(world)
+        except Retryable as error:
+            log.warning("resync failed", error=str(error))
+
+
+async def _resync(world: World) -> None:
+    world.features = await discover(world.kube)
+    found = await relist(world)
+    world.gateway.dirty = True
+    for key in (AUTHORITY_KEY, GATEWAY_KEY, *(pipeline_key(name) for name in found)):
+        world.wake(key, 0.0)
+
+
+async def _until_done(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Retryable as error:
+            log.warning("not started yet", error=str(error))
+            await asyncio.sleep(START_RETRY)
+        else:
+            return
+
+
+async def _beating(heartbeat: health.Heartbeat, work: Coroutine[Any, Any, None]) -> None:
+    """Wait for `work`, healthy meanwhile: who waits to lead, or for an API server, is not to be restarted."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            heartbeat.beat()
+            await asyncio.wait({task}, timeout=5)
+        await task
+    finally:
+        task.cancel()
+
+
+async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all parts; when one ends, end the others and raise its error."""
+    tasks = [asyncio.ensure_future(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            await task
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,110 @@
+"""What wakes what: a watch event or a list of the whole world, into what is seen and into the work queue.
+
+Watches can miss deletions (a 410 makes kopf list again, and a list does not show what is gone). The relist finds them:
+one list of each kind and namespace, in pages, for all pipelines together.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from auditpipeline.control import names
+from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, SERVICES, SINKS, Resource
+from auditpipeline.control.seen import Entry, Key, entry_of, key_of
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, World, pipeline_key
+
+log = structlog.get_logger()
+
+SOON = 0.05
+"""Seconds: a burst of events becomes one look."""
+
+
+def observed(world: World, key: Key, kind: str | None, entry: Entry) -> None:
+    """Take in one watch event; `kind` is ADDED, MODIFIED, DELETED, or None for what a list held."""
+    if key[0] == PIPELINES.plural:
+        _pipeline(world, key, kind, entry)
+        return
+    known = world.seen.entries.get(key)
+    if not (known or _ours(world, key, entry)):
+        return
+    if _take(world, key, kind, entry):
+        _wake_for(world, key, {entry.pipeline, known.pipeline if known else ""})
+
+
+def _pipeline(world: World, key: Key, kind: str | None, entry: Entry) -> None:
+    """Our own writes of the status come back as events too: they change nothing that is looked at."""
+    if _take(world, key, kind, entry):
+        world.wake(pipeline_key(key[2]), 0.0)
+
+
+def _take(world: World, key: Key, kind: str | None, entry: Entry) -> bool:
+    """Whether anything changed by the event."""
+    return world.seen.drop(key, entry.uid) is not None if kind == "DELETED" else world.seen.put(key, entry)
+
+
+def _ours(world: World, key: Key, entry: Entry) -> bool:
+    """Whether an object concerns the controller at all: a pipeline's, the gateway's, an authority, or any AuditSink."""
+    plural, namespace, name = key
+    if entry.pipeline or plural == SINKS.plural:
+        return True
+    if namespace != world.settings.namespace:
+        return False
+    if plural == PODS.plural:
+        return entry.app == names.GATEWAY
+    return plural == SECRETS.plural and name in _OWN_SECRETS
+
+
+_OWN_SECRETS = (names.CA_SECRET, names.CLIENT_SECRET, names.GATEWAY_CONFIG_SECRET, names.GATEWAY_TLS_SECRET)
+
+
+def _wake_for(world: World, key: Key, pipelines: set[str]) -> None:
+    plural, _, name = key
+    for pipeline in pipelines - {""}:
+        world.wake(pipeline_key(pipeline), SOON)
+    if plural in (SINKS.plural, SERVICES.plural):
+        world.gateway.dirty = True
+        world.wake(GATEWAY_KEY, world.gateway.patience)
+    if not any(pipelines) and plural in (PODS.plural, SECRETS.plural):
+        world.wake(AUTHORITY_KEY if name in (names.CA_SECRET, names.CLIENT_SECRET) else GATEWAY_KEY, SOON)
+
+
+async def relist(world: World) -> list[str]:
+    """Look at everything that there is; the names of all pipelines.
+
+    Forbidden where the operator may not do its work at all. A further namespace that it may not read is only noted in
+    `world.closed`: the pipelines of that namespace say so in their status, and the others go on.
+    """
+    closed = set()
+    for namespace in world.settings.namespaces:
+        try:
+            await _relist_namespace(world, namespace)
+        except Forbidden as error:
+            if namespace == world.settings.namespace:
+                raise
+            closed.add(namespace)
+            if namespace not in world.closed:
+                log.warning("namespace not served", namespace=namespace, reason=str(error))
+    world.closed = frozenset(closed)
+    if world.features.sinks != "absent":
+        await _relist(world, SINKS, None, "")
+    await _relist(world, PIPELINES, None, "")
+    return [key[2] for key in world.seen.entries if key[0] == PIPELINES.plural]
+
+
+async def _relist_namespace(world: World, namespace: str) -> None:
+    for kind in world.features.children:
+        await _relist(world, kind, namespace, names.OURS)
+    await _relist(world, PODS, namespace, names.OUR_PODS)
+
+
+async def _relist(world: World, kind: Resource, namespace: str | None, labels: str) -> None:
+    since, listed = world.seen.clock, []
+    async for body in world.kube.list(kind, namespace, labels):
+        key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
+        listed.append(key)
+        if kind is PIPELINES or _ours(world, key, entry):
+            world.seen.put(key, entry)
+    for gone in world.seen.keep_only(kind.plural, namespace or "", listed, since):
+        if gone.pipeline:
+            world.wake(pipeline_key(gone.pipeline), 0.0)

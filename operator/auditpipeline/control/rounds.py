@@ -1,0 +1,64 @@
+"""One round of one pipeline: what its steps share, and how one of them ends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from auditpipeline.control import names
+from auditpipeline.control.facts import Facts, PodFacts, Problem
+from auditpipeline.control.seen import Entry, Key
+from auditpipeline.control.world import World
+from auditpipeline.core.spec import Pipeline
+
+PLACE_RETRY, SETTLING = 10.0, 0.5
+"""Seconds until the next look: where a namespace or a permission is missing, and while something settles."""
+
+
+class Halt(Exception):
+    """The round ends here; `again` is the number of seconds until the next look."""
+
+    def __init__(self, reason: str, message: str, *, stalled: bool, again: float | None = None) -> None:
+        super().__init__(message)
+        self.problem = Problem(reason, message)
+        self.stalled = stalled
+        self.again = again
+
+
+@dataclass
+class Round:
+    """One round for one pipeline. `pipeline` is set by the first step; `again` is the earliest next look wanted."""
+
+    world: World
+    body: dict[str, Any]
+    facts: Facts
+    again: float | None = None
+    parsed: Pipeline | None = None
+    versions: list[str] = field(default_factory=list)
+    kept: set[Key] = field(default_factory=set)
+    workload: Entry | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The parsed pipeline."""
+        if self.parsed is None:
+            raise RuntimeError("parse has to be the first step")
+        return self.parsed
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return str(self.body["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the children."""
+        return names.namespace_of(self.pipeline, self.world.settings.namespace)
+
+    def look_again(self, seconds: float) -> None:
+        """Ask for another look in `seconds`, or sooner."""
+        self.again = seconds if self.again is None else min(self.again, seconds)
+
+    def pods(self) -> list[PodFacts]:
+        """The receivers in the target namespace."""
+        return [pod for pod in self.world.seen.pods(self.name) if pod.namespace == self.namespace]

@@ -1,0 +1,176 @@
+"""What the controller has seen of the objects that it makes: a fingerprint and a few facts of each, never a body.
+
+    watch events, pages of a resync, answers to our own writes  -->  Entry  -->  Seen
+
+A *fingerprint* names everything of an object that a user or we can write: the body without status, managedFields and
+what changes with every write. Where it is the one that our last apply left, nothing has drifted. Secrets are
+fingerprinted too; their content is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from auditpipeline.control import names
+from auditpipeline.control.facts import PodFacts, Problem, Workload
+
+Key = tuple[str, str, str]
+"""Plural, namespace ("" for cluster-scoped kinds) and name."""
+_NOISE = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
+
+
+class Entry(NamedTuple):
+    """One object as last seen. `facts` is a Workload, a PodFacts, or a Service's ClusterIP."""
+
+    uid: str
+    version: str
+    fingerprint: str
+    pipeline: str
+    owner: str
+    deleting: bool
+    facts: Workload | PodFacts | str | None = None
+    app: str = ""
+
+    def same(self, other: Entry | None) -> bool:
+        """Whether nothing changed that anybody here looks at."""
+        return other is not None and self._replace(version="") == other._replace(version="")
+
+
+@dataclass
+class Seen:
+    """Entries by key. `clock` counts changes, so that a list that was begun before one does not undo it."""
+
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    stamps: dict[Key, int] = field(default_factory=dict)
+    clock: int = 0
+
+    def put(self, key: Key, entry: Entry) -> bool:
+        """Keep `entry` unless a newer one of the same object is known; True where anything changed by it."""
+        old = self.entries.get(key)
+        if old and old.uid == entry.uid and _older(entry.version, old.version):
+            return False
+        self.clock += 1
+        self.entries[key] = entry
+        self.stamps[key] = self.clock
+        return not entry.same(old)
+
+    def drop(self, key: Key, uid: str = "") -> Entry | None:
+        """Forget a deleted object, unless another one of its name is known already; what was known of it."""
+        old = self.entries.get(key)
+        if old is None or (uid and old.uid != uid):
+            return None
+        self.stamps.pop(key, None)
+        return self.entries.pop(key)
+
+    def keep_only(self, plural: str, namespace: str, listed: Iterable[Key], since: int) -> list[Entry]:
+        """Forget what a list begun at clock `since` did not hold; what was known of it."""
+        kept = set(listed)
+        gone = [
+            key
+            for key in self.entries
+            if key[:2] == (plural, namespace) and key not in kept and self.stamps[key] <= since
+        ]
+        return [entry for key in gone if (entry := self.drop(key))]
+
+    def of(self, pipeline: str) -> dict[Key, Entry]:
+        """Everything that carries the label of a pipeline."""
+        return {key: entry for key, entry in self.entries.items() if entry.pipeline == pipeline}
+
+    def pods(self, pipeline: str) -> list[PodFacts]:
+        """The Pods of a pipeline, by name."""
+        return sorted(
+            entry.facts
+            for entry in self.entries.values()
+            if entry.pipeline == pipeline and isinstance(entry.facts, PodFacts)
+        )
+
+
+def key_of(plural: str, body: Mapping[str, Any]) -> Key:
+    """The key of an object."""
+    meta = body["metadata"]
+    return plural, meta.get("namespace", ""), meta["name"]
+
+
+def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
+    """What is kept of an object."""
+    meta = body["metadata"]
+    owners = [owner["uid"] for owner in meta.get("ownerReferences", ()) if owner.get("kind") == "AuditPipeline"]
+    return Entry(
+        uid=meta.get("uid", ""),
+        version=meta.get("resourceVersion", ""),
+        # A Pod's body changes all the time and is never applied.
+        fingerprint="" if plural == "pods" else fingerprint(body),
+        pipeline=meta.get("labels", {}).get(names.PIPELINE, ""),
+        owner=owners[0] if owners else "",
+        deleting="deletionTimestamp" in meta,
+        facts=_facts(plural, body),
+        app=meta.get("labels", {}).get(names.APP, ""),
+    )
+
+
+def fingerprint(body: Mapping[str, Any]) -> str:
+    """The name of all that can be written of an object, but its status."""
+    meta = {key: value for key, value in body["metadata"].items() if key not in _NOISE}
+    rest = {key: value for key, value in body.items() if key not in ("metadata", "status", "apiVersion", "kind")}
+    encoded = msgspec.json.encode([meta, rest], order="deterministic")
+    return hashlib.blake2b(encoded, digest_size=12).hexdigest()
+
+
+def _older(version: str, than: str) -> bool:
+    """Resource versions are numbers that grow (guaranteed from 1.35 on); where they are none, nothing is older."""
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+
+
+def _facts(plural: str, body: Mapping[str, Any]) -> Workload | PodFacts | str | None:
+    if plural == "statefulsets":
+        return _workload(body)
+    if plural == "pods":
+        return pod_facts(body)
+    if plural == "services":
+        return str(body.get("spec", {}).get("clusterIP", ""))
+    return None
+
+
+def _workload(body: Mapping[str, Any]) -> Workload:
+    status = body.get("status", {})
+    return Workload(
+        wanted=body["spec"].get("replicas", 1),
+        ready=status.get("readyReplicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        observed=status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0),
+    )
+
+
+def pod_facts(body: Mapping[str, Any]) -> PodFacts:
+    """What the controller looks at of a Pod."""
+    meta, status = body["metadata"], body.get("status", {})
+    states = {entry["type"]: entry for entry in status.get("conditions", ())}
+    return PodFacts(
+        name=meta["name"],
+        namespace=meta.get("namespace", ""),
+        uid=meta.get("uid", ""),
+        ip=status.get("podIP", ""),
+        running=status.get("phase") == "Running",
+        ready=states.get("Ready", {}).get("status") == "True",
+        deleting="deletionTimestamp" in meta,
+        mounted=meta.get("annotations", {}).get(names.CONFIG, ""),
+        problem=_pod_problem(meta["name"], status, states),
+    )
+
+
+def _pod_problem(name: str, status: Mapping[str, Any], states: Mapping[str, Any]) -> Problem | None:
+    scheduled = states.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        reason, message = scheduled.get("reason", "Unschedulable"), scheduled.get("message", "")
+        return Problem(reason, f"Pod {name} has no node: {message}"[:512])
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = container.get("state", {}).get("waiting") or {}
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            said = waiting.get("message", "see its log")
+            return Problem(waiting["reason"], f"Pod {name} does not start: {said}"[:512])
+    return None

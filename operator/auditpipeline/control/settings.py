@@ -1,0 +1,33 @@
+"""What an operator is told at its start: immutable values; the cli alone reads arguments and environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of one operator process.
+
+    `resync` and `status_interval` are seconds: the longest time between two looks at an unchanged pipeline, and the
+    shortest between two writes of a status of which only counters changed. `listen` is `host:port`; port 0 takes a free
+    one. `identity` names this process in the Lease and has to be unique among the replicas.
+    """
+
+    namespace: str = "auditpipeline-system"
+    watch_namespaces: tuple[str, ...] = ()
+    image: str = "auditpipeline:latest"
+    service_port: int = 443
+    gateway: bool = True
+    gateway_spool_bytes: int = 4 * 2**30
+    listen: str = "0.0.0.0:8080"
+    resync: float = 60.0
+    status_interval: float = 10.0
+    workers: int = 4
+    leader_elect: bool = True
+    identity: str = "auditpipeline"
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Every namespace that children may live in, the operator's own first."""
+        return tuple(dict.fromkeys((self.namespace, *self.watch_namespaces)))

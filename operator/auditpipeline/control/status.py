@@ -1,0 +1,222 @@
+"""The status of a pipeline: a pure function of what was found and of the status before.
+
+                 CertificateReady --+
+    Stalled? --> WebhookAvailable --+--> Ready     Reconciling while neither Ready, Stalled nor suspended
+                 SinkRegistered   --+
+                 Delivering (may be Unknown: no event has come yet)
+
+Conventions: kstatus (sigs.k8s.io/cli-utils/pkg/kstatus) and meta/v1 Condition. Nothing is claimed that was not seen:
+what is not known is Unknown, with the reason why. `lastTransitionTime` moves only when a condition's status does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
+from auditpipeline.core.report import OutputReport, Report
+
+Status = dict[str, Any]
+PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")
+_STATES = ("Idle", "Delivering", "Failing")
+
+
+def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
+    """The whole status; equal to `previous` where nothing changed."""
+    reports = _known(facts)
+    outputs = [_output(name, reports) for name in facts.outputs] if reports else _former(facts, previous)
+    events = _events(reports) if reports else previous.get("events")
+    verdicts = conditions(facts)
+    return {
+        "observedGeneration": facts.generation,
+        "conditions": _dated(verdicts, previous.get("conditions", []), facts),
+        "outputs": list(outputs),
+        "outputsReady": _outputs_ready(facts, outputs),
+        **({"events": events} if events else {}),
+    }
+
+
+def conditions(facts: Facts) -> dict[str, Verdict]:
+    """Every condition's verdict, by type; Reconciling and Stalled only while they hold."""
+    parts = {
+        "CertificateReady": certificate_ready(facts),
+        "WebhookAvailable": webhook_available(facts),
+        "SinkRegistered": sink_registered(facts),
+        "Delivering": delivering(facts),
+    }
+    summary = ready(facts, parts)
+    found = {"Ready": summary}
+    if facts.stalled:
+        found["Stalled"] = Verdict("True", *facts.stalled)
+    elif summary.status != "True" and not facts.suspended:
+        found["Reconciling"] = Verdict("True", summary.reason, summary.message)
+    return found | parts
+
+
+def ready(facts: Facts, parts: Mapping[str, Verdict]) -> Verdict:
+    """Whether events are recorded and delivered as the spec says; its reason is that of the first thing in the way."""
+    if facts.stalled:
+        return Verdict("False", *facts.stalled)
+    if facts.suspended:
+        return Verdict("False", "Suspended", "spec.suspend is true: no new events are taken; set it to false to go on")
+    if facts.waiting:
+        return Verdict("False", *facts.waiting)
+    for kind in PARTS:
+        verdict = parts[kind]
+        if verdict.status == "False" or (verdict.status == "Unknown" and kind != "Delivering"):
+            return Verdict("False", verdict.reason, verdict.message)
+    return _configured(facts) or Verdict("True", "Ready", "events are recorded and delivered as the spec says")
+
+
+def certificate_ready(facts: Facts) -> Verdict:
+    """Whether the receivers have a certificate to serve with."""
+    if facts.certificate is None:
+        return _not_reached(facts)
+    until = facts.certificate.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Verdict("True", "Issued", f"the serving certificate is good until {until}, and is renewed before that")
+
+
+def webhook_available(facts: Facts) -> Verdict:
+    """Whether at least one receiver takes events, with all that its outputs need."""
+    if facts.missing_secrets:
+        return Verdict("False", "SecretMissing", "; ".join(facts.missing_secrets))
+    if facts.workload is None:
+        return _not_reached(facts)
+    wanted, count = facts.workload.wanted, facts.workload.ready
+    if facts.workload.observed and count > 0:
+        reason = "AllPodsReady" if count >= wanted else "SomePodsReady"
+        return Verdict("True", reason, f"{count} of {wanted} Pods are ready")
+    return Verdict("False", *_obstacle(facts, wanted, count))
+
+
+def _obstacle(facts: Facts, wanted: int, count: int) -> Problem:
+    """Why no Pod is ready."""
+    if facts.claims:
+        return Problem("ClaimPending", "; ".join(facts.claims))
+    problems = sorted({pod.problem for pod in facts.pods if pod.problem and not pod.deleting})
+    return problems[0] if problems else Problem("PodsPending", f"{count} of {wanted} Pods are ready: waiting for them")
+
+
+def sink_registered(facts: Facts) -> Verdict:
+    """Whether whoever posts the events knows of this pipeline."""
+    if facts.suspended:
+        return Verdict("False", "Suspended", "spec.suspend is true: the AuditSink is removed")
+    return facts.sink or _not_reached(facts)
+
+
+def delivering(facts: Facts) -> Verdict:
+    """Whether events reach every output; Unknown until the first one came."""
+    reports = [entry.report for entry in facts.reports if entry.report]
+    for name in facts.outputs:
+        failing = [output for output in _of(name, reports) if output.state == "Failing"]
+        if failing:
+            newest = max(failing, key=lambda output: output.last_error_at)
+            return Verdict("False", "OutputFailing", f"output {name}: {newest.last_error or 'the last attempt failed'}")
+    silent = [entry for entry in facts.reports if entry.report is None]
+    if silent:
+        return Verdict("Unknown", "PodUnreachable", _silent(silent))
+    if not reports:
+        return Verdict("Unknown", "NoPodRunning", "no Pod runs that could say so")
+    if not any(report.events.received for report in reports):
+        return Verdict("Unknown", "NoEventsYet", "no event has come yet")
+    return Verdict("True", "Delivering", f"{len(facts.outputs)} of {len(facts.outputs)} outputs take events")
+
+
+def counters_only(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether two different statuses differ in nothing but counters and lags."""
+    return _steady(new) == _steady(old)
+
+
+def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
+    outputs = [
+        (entry["name"], entry.get("state") == "Failing", entry.get("lastError")) for entry in value.get("outputs", [])
+    ]
+    return value.get("observedGeneration"), value.get("conditions"), value.get("outputsReady"), outputs
+
+
+def _configured(facts: Facts) -> Verdict | None:
+    """Why a receiver does not run the newest configuration, if one does not."""
+    for entry in facts.reports:
+        if entry.report and entry.report.config_error:
+            message = f"Pod {entry.pod} keeps its former configuration: {entry.report.config_error}"
+            return Verdict("False", "ConfigurationRefused", message)
+    behind = [entry.pod for entry in facts.reports if entry.report and facts.config != entry.report.config]
+    if behind:
+        return Verdict("False", "ConfigurationPending", f"{', '.join(behind)}: not yet on the newest configuration")
+    return None
+
+
+def _not_reached(facts: Facts) -> Verdict:
+    problem = facts.stalled or facts.waiting
+    if problem:
+        return Verdict("Unknown", problem.reason, f"not looked at: {problem.message}")
+    return Verdict("Unknown", "Reconciling", "not looked at yet")
+
+
+def _silent(entries: list[PodReport]) -> str:
+    return "; ".join(f"Pod {entry.pod} does not answer: {entry.error}" for entry in entries)
+
+
+def _known(facts: Facts) -> list[Report]:
+    """The newest report of each Pod; of a Pod that cannot be asked now, the last one it gave."""
+    fresh = {entry.pod: entry.report for entry in facts.reports if entry.report}
+    return list((facts.last_reports | fresh).values())
+
+
+def _of(name: str, reports: Iterable[Report]) -> list[OutputReport]:
+    return [output for report in reports for output in report.outputs if output.name == name]
+
+
+def _output(name: str, reports: list[Report]) -> Status:
+    found = _of(name, reports)
+    if not found:
+        return {"name": name}
+    newest = max(found, key=lambda output: output.last_error_at)
+    return {
+        "name": name,
+        "state": max((output.state for output in found), key=_STATES.index),
+        "lagSeconds": int(max(output.lag_seconds for output in found)),
+        "delivered": sum(output.delivered for output in found),
+        "lastError": newest.last_error[:512],
+    }
+
+
+def _former(facts: Facts, previous: Mapping[str, Any]) -> list[Status]:
+    """What was last known of the outputs, where no Pod has ever reported since this process began."""
+    known = {entry["name"]: entry for entry in previous.get("outputs", [])}
+    return [known.get(name, {"name": name}) for name in facts.outputs] if facts.outputs else list(known.values())
+
+
+def _events(reports: list[Report]) -> Status:
+    return {
+        field: sum(getattr(report.events, field) for report in reports)
+        for field in ("received", "delivered", "dropped")
+    }
+
+
+def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:
+    """Of what cannot be asked, nothing is claimed to be good."""
+    asked = any(entry.report for entry in facts.reports)
+    good = sum(entry.get("state") in ("Idle", "Delivering") for entry in outputs) if asked else 0
+    return f"{good}/{len(facts.outputs)}"
+
+
+def _dated(verdicts: Mapping[str, Verdict], before: list[Status], facts: Facts) -> list[Status]:
+    known = {entry.get("type"): entry for entry in before}
+    now = facts.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    dated = []
+    for kind, verdict in verdicts.items():
+        old = known.get(kind, {})
+        since = old.get("lastTransitionTime", now) if old.get("status") == verdict.status else now
+        dated.append(
+            {
+                "type": kind,
+                "status": verdict.status,
+                "observedGeneration": facts.generation,
+                "lastTransitionTime": since,
+                "reason": verdict.reason,
+                "message": verdict.message[:1024],
+            }
+        )
+    return dated

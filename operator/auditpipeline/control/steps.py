@@ -1,0 +1,146 @@
+"""The steps of a round that concern the pipeline as a whole: its spec, its place, its AuditSink, what has to go.
+
+A step asks and writes what it is named after, notes in the Facts what it found, and ends the round by `Halt`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+
+from auditpipeline.control import desired, desired_pod, names
+from auditpipeline.control.facts import Verdict
+from auditpipeline.control.gateway import mark
+from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
+from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
+from auditpipeline.control.seen import key_of
+from auditpipeline.control.world import GATEWAY_KEY, World, ensure
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.quantity import parse_seconds
+from auditpipeline.core.spec import parse_pipeline
+
+log = structlog.get_logger()
+
+SECRET_RETRY = 3.0
+
+
+async def parse(this: Round) -> None:
+    """The object as a typed value."""
+    try:
+        this.parsed = parse_pipeline(this.body)
+    except Invalid as error:
+        raise Halt("InvalidSpec", str(error), stalled=True) from None
+    this.facts.outputs = tuple(output.name for output in this.pipeline.spec.outputs)
+    this.facts.suspended = this.pipeline.spec.suspend
+
+
+async def expire(this: Round) -> None:
+    """A pipeline with `expireAfter` deletes itself when its time is over."""
+    after = this.pipeline.spec.expire_after
+    if after is None:
+        return
+    created = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp)
+    left = (created + timedelta(seconds=parse_seconds(after, "spec.expireAfter")) - this.facts.now).total_seconds()
+    if left > 0:
+        this.look_again(left)
+        return
+    log.info("pipeline expired", pipeline=this.name, after=after)
+    await this.world.kube.delete(PIPELINES, this.name, uid=this.pipeline.metadata.uid)
+    raise Halt("Expired", f"spec.expireAfter ({after}) is over: this AuditPipeline is deleted", stalled=True)
+
+
+async def place(this: Round) -> None:
+    """The target namespace is one that this operator serves."""
+    if this.namespace in this.world.settings.namespaces:
+        return
+    await namespace_exists(this)
+    message = f"the operator does not serve namespace {this.namespace}: add it to targetNamespaces of the chart"
+    raise Halt("NamespaceNotServed", message, stalled=True, again=PLACE_RETRY)
+
+
+async def secrets(this: Round) -> None:
+    """The Secrets that outputs refer to: not ours, so they are not watched, but looked at again and again."""
+    kube, namespace = this.world.kube, this.namespace
+    for reference in desired_pod.secret_keys(this.pipeline):
+        found = await kube.get(SECRETS, reference.name, namespace)
+        if found is None or reference.key not in (found.get("data") or {}):
+            what = f"Secret {namespace}/{reference.name}"
+            message = f"there is no {what}" if found is None else f"{what} has no key {reference.key}"
+            this.facts.missing_secrets.append(f"{message}: create it with key {reference.key}")
+            this.look_again(SECRET_RETRY)
+        else:
+            this.versions.append(found["metadata"]["resourceVersion"])
+
+
+async def register(this: Round) -> None:
+    """The AuditSink is as desired; a suspended pipeline has none."""
+    world, features = this.world, this.world.features
+    if features.sinks == "absent":
+        message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
+        this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
+        return
+    if this.pipeline.spec.suspend:
+        return
+    manifest = desired.audit_sink(this.pipeline, world.authority.bundle, world.settings, features)
+    key = key_of(SINKS.plural, manifest)
+    this.kept.add(key)
+    before = world.applied.get(key)
+    try:
+        await ensure(world, manifest)
+    except Invalid as error:
+        raise Halt("InvalidSpec", str(error), stalled=True) from None
+    except Forbidden as error:
+        raise Halt("Forbidden", str(error), stalled=True, again=PLACE_RETRY) from None
+    if world.applied.get(key) != before:
+        world.gateway.dirty = True
+        world.wake(GATEWAY_KEY, world.gateway.patience)
+    this.facts.sink = _registration(world, names.child(this.name))
+
+
+async def prune(this: Round) -> None:
+    """What this pipeline owns and no longer wants is gone."""
+    world = this.world
+    kinds = {kind.plural: kind for kind in (*world.features.children, SINKS)}
+    for key, entry in world.seen.of(this.name).items():
+        unwanted = key not in this.kept and entry.owner == this.pipeline.metadata.uid and not entry.deleting
+        if unwanted and key[0] in kinds:
+            log.info("pruned", pipeline=this.name, kind=key[0], namespace=key[1], name=key[2])
+            await world.kube.delete(kinds[key[0]], key[2], key[1] or None, uid=entry.uid)
+            world.seen.drop(key, entry.uid)
+
+
+async def refresh(this: Round) -> None:
+    """The Pods are told when something that they mount has changed."""
+    await mark(this.world, this.pods(), desired.mounted(this.versions))
+
+
+async def namespace_exists(this: Round) -> None:
+    """Ends the round where the target namespace is not there."""
+    try:
+        found = await this.world.kube.get(NAMESPACES, this.namespace)
+    except Forbidden:
+        return
+    if found is None:
+        message = f"there is no namespace {this.namespace}: create it, or choose another spec.targetNamespace"
+        raise Halt("NamespaceMissing", message, stalled=True, again=PLACE_RETRY)
+
+
+async def forbidden(this: Round, error: Forbidden) -> None:
+    """Ends the round where the operator may not write into the target namespace."""
+    await namespace_exists(this)
+    if "being terminated" in str(error):
+        message = f"namespace {this.namespace} is being deleted"
+        raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
+    message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
+    raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
+
+
+def _registration(world: World, sink: str) -> Verdict:
+    if world.features.sinks == "builtin":
+        return Verdict("True", "Registered", "kube-apiserver posts events to this pipeline")
+    if not world.settings.gateway:
+        message = "this operator runs without a gateway: enable it (gateway.enabled of the chart)"
+        return Verdict("Unknown", "GatewayDisabled", message)
+    return world.gateway.registration(sink)

@@ -1,0 +1,122 @@
+"""The steps of a round that concern the receivers: their objects in the target namespace, and what their Pods do."""
+
+from __future__ import annotations
+
+import structlog
+
+from auditpipeline.control import certificates, desired, names
+from auditpipeline.control.facts import Workload
+from auditpipeline.control.gateway import ask
+from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.resources import CLAIMS, STATEFULSETS
+from auditpipeline.control.rounds import SETTLING, Halt, Round
+from auditpipeline.control.seen import key_of
+from auditpipeline.control.steps import forbidden, namespace_exists
+from auditpipeline.control.world import ensure
+from auditpipeline.core import config
+from auditpipeline.core.errors import Invalid
+
+log = structlog.get_logger()
+
+_FIXED = ("updates to statefulset spec", "volumeClaimTemplates")
+"""How API servers say that a field of a StatefulSet cannot be changed, before 1.37 and from then on."""
+CLAIM_RETRY = 10.0
+PROBES_A_SECOND = 20.0
+
+
+async def children(this: Round) -> None:
+    """Everything in the target namespace is as desired."""
+    world, pipeline = this.world, this.pipeline
+    body = config.encode(desired.receiver_config(pipeline))
+    try:
+        tls = await _certified(this)
+        for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
+            this.kept.add(key_of(world.features.resource(manifest).plural, manifest))
+            await _child(this, manifest)
+    except NotFound:
+        await namespace_exists(this)
+        raise
+    except Forbidden as error:
+        await forbidden(this, error)
+    except Invalid as error:
+        raise Halt("InvalidSpec", str(error), stalled=True) from None
+    this.facts.certificate = certificates.not_after(tls.leaf.certificate)
+    this.facts.config = config.digest(body)
+    this.versions += [this.facts.config, desired.digest({"tls": tls.leaf.certificate, "ca": tls.bundle})]
+
+
+async def observe(this: Round) -> None:
+    """What the Pods do: the StatefulSet's own status, claims that do not bind, and each Pod's report."""
+    world, facts, pods = this.world, this.facts, this.pods()
+    facts.pods = pods
+    facts.workload = this.workload.facts if this.workload and isinstance(this.workload.facts, Workload) else None
+    facts.reports = await ask(world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
+    known = world.reports.setdefault(this.name, {})
+    known.update({entry.pod: entry.report for entry in facts.reports if entry.report})
+    # A Pod that is gone for good no longer counts; one that is away for a moment does.
+    for pod in set(known) - {
+        f"{names.child(this.name)}-{index}" for index in range(this.pipeline.spec.webhook.replicas)
+    }:
+        del known[pod]
+    facts.last_reports = dict(known)
+    if facts.workload and not facts.workload.ready and not this.pipeline.spec.webhook.storage.ephemeral:
+        facts.claims = await _pending_claims(this)
+    _plan_next_look(this)
+
+
+async def _certified(this: Round) -> desired.Certified:
+    authority = this.world.authority
+    hosts = names.receiver_hosts(this.name, this.namespace)
+    leaf = await authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
+    return desired.Certified(leaf, authority.bundle)
+
+
+async def _child(this: Round, manifest: desired.Manifest) -> None:
+    if manifest["kind"] != STATEFULSETS.kind:
+        await ensure(this.world, manifest)
+        return
+    try:
+        this.workload = await ensure(this.world, manifest)
+    except Invalid as error:
+        await _replace_statefulset(this, manifest, error)
+
+
+async def _replace_statefulset(this: Round, manifest: desired.Manifest, error: Invalid) -> None:
+    """Claim templates cannot be changed: the StatefulSet is deleted without its Pods, and made again around them."""
+    key = key_of(STATEFULSETS.plural, manifest)
+    entry = this.world.seen.entries.get(key)
+    if entry is None or not any(sign in error.message for sign in _FIXED):
+        raise error
+    log.info("statefulset made again", pipeline=this.name, reason="its claim templates changed")
+    await this.world.kube.delete(STATEFULSETS, key[2], key[1], uid=entry.uid, propagation="Orphan")
+    raise Halt("Replacing", "the StatefulSet is made again for another storage", stalled=False, again=SETTLING)
+
+
+async def _pending_claims(this: Round) -> list[str]:
+    storage = this.pipeline.spec.webhook.storage
+    found = [
+        claim["metadata"]["name"]
+        async for claim in this.world.kube.list(CLAIMS, this.namespace, f"{names.PIPELINE}={this.name}")
+        if claim.get("status", {}).get("phase") == "Pending" and "deletionTimestamp" not in claim["metadata"]
+    ]
+    if not found:
+        return []
+    this.look_again(CLAIM_RETRY)
+    kind = storage.storage_class_name
+    why = f"no volume of StorageClass {kind}" if kind else "no volume, and maybe no default StorageClass"
+    hint = (
+        "set spec.webhook.storage.storageClassName to a class of this cluster, or spec.webhook.storage.ephemeral: true"
+    )
+    return [f"claim {', '.join(sorted(found))} in namespace {this.namespace} is not bound ({why}): {hint}"]
+
+
+def _plan_next_look(this: Round) -> None:
+    """Pods are asked again soon while they settle, else every `status_interval`, and never too many in a second."""
+    reports, settings = this.facts.reports, this.world.settings
+    if not reports:
+        return
+    asked = sum(len(known) for known in this.world.reports.values())
+    settled = all(entry.report and entry.report.config == this.facts.config for entry in reports)
+    quiet = settled and any(entry.report.events.received for entry in reports if entry.report)
+    wanted = settings.status_interval if quiet else min(settings.status_interval, 2.0)
+    this.look_again(max(wanted if settled else SETTLING, asked / PROBES_A_SECOND))

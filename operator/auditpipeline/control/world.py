@@ -1,0 +1,76 @@
+"""What a running controller works with: the API, what was seen and applied, and how to have a key looked at again.
+
+Everything here belongs to one event loop. It is all made again after a restart: nothing in it is needed to be right,
+only to be quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from auditpipeline.control import desired
+from auditpipeline.control.authority import Authority
+from auditpipeline.control.gateway_state import GatewayState
+from auditpipeline.control.kube import Kube
+from auditpipeline.control.probe import Prober
+from auditpipeline.control.resources import Features
+from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
+from auditpipeline.control.settings import Settings
+from auditpipeline.core.errors import Retryable
+from auditpipeline.core.report import Report
+
+GATEWAY_KEY = "gateway"
+AUTHORITY_KEY = "authority"
+RESYNC_KEY = "resync"
+
+
+def pipeline_key(name: str) -> str:
+    """The work queue's key of a pipeline."""
+    return f"pipeline/{name}"
+
+
+@dataclass
+class World:
+    """`applied` holds, for each child, the digest of what we applied and the fingerprint that it left. `closed` are
+    namespaces that the operator was given but may not read. `wake(key, seconds)` puts a key into the work queue."""
+
+    kube: Kube
+    settings: Settings
+    authority: Authority
+    prober: Prober
+    clock: Callable[[], datetime]
+    wake: Callable[[str, float], None]
+    features: Features = field(default_factory=Features)
+    seen: Seen = field(default_factory=Seen)
+    applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    gateway: GatewayState = field(default_factory=GatewayState)
+    closed: frozenset[str] = frozenset()
+    reports: dict[str, dict[str, Report]] = field(default_factory=dict)
+    written: dict[str, float] = field(default_factory=dict)
+    ready: dict[str, bool] = field(default_factory=dict)
+
+    def forget(self, name: str) -> None:
+        """Drop what is remembered of a pipeline that is gone."""
+        for memory in (self.reports, self.written, self.ready):
+            memory.pop(name, None)
+        for key in [key for key in self.applied if key not in self.seen.entries]:
+            del self.applied[key]
+        self.authority.forget(name)
+
+
+async def ensure(world: World, manifest: desired.Manifest) -> Entry:
+    """Have the cluster hold `manifest`: applies it unless nothing changed on either side since it was last applied."""
+    kind = world.features.resource(manifest)
+    key = key_of(kind.plural, manifest)
+    wanted = desired.digest(manifest)
+    entry = world.seen.entries.get(key)
+    if entry and entry.deleting:
+        raise Retryable(f"{kind.kind} {key[2]} is being deleted: waiting for it to be gone", after=1.0)
+    if entry and world.applied.get(key) == (wanted, entry.fingerprint):
+        return entry
+    entry = entry_of(kind.plural, await world.kube.apply(kind, manifest))
+    world.seen.put(key, entry)
+    world.applied[key] = (wanted, entry.fingerprint)
+    return world.seen.entries[key]

@@ -1,0 +1,55 @@
+"""What Python's files do not say: write all of it, make a folder's names durable, keep room for when a disk is full."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_all(number: int, data: bytes) -> None:
+    """Writes all of `data` to a descriptor; OSError where that fails, when a part of it may be written."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(number, rest) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Syncs a folder: the name of a new file is on disk only when its folder is."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+class Reserve:
+    """Room on a disk, held by a file of `size` bytes, that is given back when there is no other."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._size = size
+
+    def release(self) -> None:
+        """Gives the room back."""
+        self._path.unlink(missing_ok=True)
+
+    def take(self) -> bool:
+        """Sets the room aside, if it is not yet; False where the disk has not twice as much free."""
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_size == self._size:
+                return True
+        number = -1
+        try:
+            found = os.statvfs(self._path.parent)
+            if found.f_bavail * found.f_frsize < 2 * self._size:
+                return False
+            number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(number, 0, self._size)
+        except OSError:
+            self.release()
+            return False
+        finally:
+            if number >= 0:
+                os.close(number)
+        return True

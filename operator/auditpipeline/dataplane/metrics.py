@@ -1,0 +1,118 @@
+"""Metrics by the Prometheus conventions, in a registry of their own.
+
+What the spool keeps (received, delivered, dropped) counts since the spool was made and survives restarts; what is
+counted here (filtered, requests, bytes) counts since the process started. Both are counters to Prometheus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from auditpipeline.core.report import Report
+from auditpipeline.dataplane.store import Figures
+
+PREFIX = "auditpipeline"
+
+
+class Metrics(Collector):
+    """The registry, the counters of this process, and the last report as metrics."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter("requests", "Audit requests answered, by HTTP status code", ["code"])
+        self.bytes_received = self._counter("received_bytes", "Bytes of the bodies of audit requests, inflated", [])
+        self.filtered = self._counter("events_filtered", "Events that no output wants", [])
+        self._metrics: list[Metric] = []
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What `expose` was given last."""
+        yield from self._metrics
+
+    def expose(
+        self, report: Report, figures: Figures, retries: Mapping[str, int], expiry: Mapping[str, float], limit: int
+    ) -> bytes:
+        """Everything in the text format. `retries` by output, `expiry` (seconds since the epoch) by listener."""
+        self._metrics = [
+            *_plane(report, figures, limit),
+            *_outputs(report, retries),
+            _losses(figures),
+            _labelled(
+                GaugeMetricFamily,
+                "certificate_expiry_timestamp_seconds",
+                "When the certificate ends",
+                "listener",
+                dict(expiry),
+            ),
+        ]
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
+
+
+def _plane(report: Report, figures: Figures, limit: int) -> Iterator[Metric]:
+    info = GaugeMetricFamily(f"{PREFIX}_build_info", "The release, and which plane it is", labels=["version", "plane"])
+    info.add_metric([report.version, report.plane], 1)
+    yield info
+    for name, text, value in (
+        ("spool_bytes", "Bytes of the events in the spool", report.spool_bytes),
+        ("spool_limit_bytes", "Bytes at which new events are refused", limit),
+        ("dead_letters", "Dead letters that are kept", report.dead_letters),
+        (
+            "config_valid",
+            "1 where the newest configuration is in force, 0 where it was refused",
+            not report.config_error,
+        ),
+    ):
+        yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
+    yield CounterMetricFamily(f"{PREFIX}_events_received", "Events taken into the spool", value=figures.received)
+    yield CounterMetricFamily(
+        f"{PREFIX}_dead_letters_removed", "Dead letters that made room for newer ones", value=figures.dead_removed
+    )
+
+
+def _outputs(report: Report, retries: Mapping[str, int]) -> Iterator[Metric]:
+    outputs = report.outputs
+    by_output = {
+        "output_lag_seconds": ("Age of the oldest event that waits", {o.name: o.lag_seconds for o in outputs}),
+        "output_pending_events": ("Events that wait", {o.name: float(o.pending) for o in outputs}),
+        "output_failing": ("1 where the last delivery failed", {o.name: float(o.state == "Failing") for o in outputs}),
+    }
+    for name, (text, values) in by_output.items():
+        yield _labelled(GaugeMetricFamily, name, text, "output", values)
+    delivered = {o.name: float(o.delivered) for o in outputs}
+    yield _labelled(CounterMetricFamily, "events_delivered", "Events that arrived", "output", delivered)
+    failed = {name: float(number) for name, number in retries.items()}
+    yield _labelled(
+        CounterMetricFamily, "output_retries", "Deliveries that failed and were tried again", "output", failed
+    )
+
+
+def _losses(figures: Figures) -> Metric:
+    family = CounterMetricFamily(
+        f"{PREFIX}_events_dropped",
+        "Events that an output will not get, dead letters included",
+        labels=["output", "reason"],
+    )
+    for output, reason, events in figures.lost:
+        family.add_metric([output, reason], events)
+    return family
+
+
+def _labelled(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    family = kind(f"{PREFIX}_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

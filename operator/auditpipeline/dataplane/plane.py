@@ -1,0 +1,177 @@
+"""A running data plane: spool, routes and two listeners, and how a new configuration comes into force."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from auditpipeline import __version__
+from auditpipeline.core import report as reports
+from auditpipeline.core.config import Config
+from auditpipeline.core.config import Route as RouteConfig
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.report import Events, Report
+from auditpipeline.dataplane import outputs
+from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.metrics import Metrics
+from auditpipeline.dataplane.route import Patience, Route
+from auditpipeline.dataplane.server import Intake, Listener, audit_app, ops_app
+from auditpipeline.dataplane.source import Found
+from auditpipeline.dataplane.spool import Spool
+from auditpipeline.dataplane.store import Cursor, Figures
+from auditpipeline.dataplane.tls import ServerTls
+
+
+class _Door:
+    """A listener with its TLS context: opens when its files can be used, and follows them."""
+
+    def __init__(self, name: str, listener: Listener, tls: ServerTls, log: Log) -> None:
+        self.listener = listener
+        self.tls = tls
+        self._name = name
+        self._log = log
+        self._complaint = ""
+
+    async def refresh(self, address: str) -> None:
+        """Loads what changed, and opens the door where it was shut for want of files."""
+        try:
+            changed = self.tls.refresh()
+        except Invalid as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                self._log.error("the TLS files cannot be used", listener=self._name, error=self._complaint)
+            return
+        self._complaint = ""
+        if not self.listener.port:
+            await self.listener.start(address, self.tls.context)
+            self._log.info("listening", listener=self._name, address=address, port=self.listener.port)
+        elif changed:
+            self._log.info("the certificate was renewed", listener=self._name)
+
+
+class Plane:
+    """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before."""
+
+    def __init__(self, found: Found, spool: Spool, log: Log, patience: Patience | None = None) -> None:
+        config = found.config
+        self.config = config
+        self.config_error = ""
+        self._digest = found.digest
+        self._spool = spool
+        self._log = log
+        self._patience = patience
+        self._routes: dict[str, Route] = {}
+        self._metrics = Metrics()
+        self._stopping = False
+        self._intake = Intake(spool, _filter(config), config.max_body, self._metrics)
+        listen = config.listen
+        self._audit = _Door("audit", Listener(audit_app(self._intake)), ServerTls(listen.audit_tls, True), log)
+        self._ops = _Door("ops", Listener(ops_app(self)), ServerTls(listen.ops_tls, False), log)
+
+    @property
+    def audit_port(self) -> int:
+        """The bound port of the audit listener."""
+        return self._audit.listener.port
+
+    @property
+    def ops_port(self) -> int:
+        """The bound port of the ops listener."""
+        return self._ops.listener.port
+
+    @property
+    def healthy(self) -> bool:
+        """False where a new start would help."""
+        return self._spool.healthy
+
+    @property
+    def ready(self) -> bool:
+        """Whether both listeners take connections and the plane is not about to end."""
+        return bool(self.audit_port and self.ops_port) and not self._stopping and self.healthy
+
+    async def start(self) -> None:
+        """Starts the routes. Listeners follow with `refresh_tls`."""
+        cursors = await self._spool.use([route.name for route in self.config.routes])
+        self._start(self.config.routes, cursors)
+
+    async def refresh_tls(self) -> None:
+        """Looks at the TLS files. AuditPipelineError where a port is taken."""
+        await self._audit.refresh(self.config.listen.audit)
+        await self._ops.refresh(self.config.listen.ops)
+
+    async def apply(self, found: Found) -> None:
+        """Puts a new configuration in force without losing an event; Invalid, and nothing changed, where it cannot be.
+
+        The order matters: cursors of new routes exist before the filter lets their events in, and a route's cursor goes
+        only when the filter no longer asks for it and the route has ended.
+        """
+        new = found.config
+        _check_same(self.config, new)
+        names = [route.name for route in new.routes]
+        await self._spool.limit(new.spool.max_bytes)
+        await self._spool.use([*self._routes, *(name for name in names if name not in self._routes)])
+        self._intake.filter, self._intake.max_body = _filter(new), new.max_body
+        kept = {route.name for route in new.routes if self._runs(route)}
+        await self._end([name for name in self._routes if name not in kept])
+        self._start([route for route in new.routes if route.name not in kept], await self._spool.use(names))
+        self.config, self._digest, self.config_error = new, found.digest, ""
+        self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
+
+    async def stop(self) -> None:
+        """Answers what is under way, ends routes and listeners, closes the spool."""
+        self._stopping = True
+        await self._audit.listener.stop()
+        await self._end(list(self._routes))
+        await self._ops.listener.stop()
+        await self._spool.close()
+
+    async def status(self) -> bytes:
+        """The report as JSON."""
+        return reports.encode(self._report(await self._spool.figures()))
+
+    async def exposition(self) -> bytes:
+        """The metrics as text."""
+        figures = await self._spool.figures()
+        retries = {name: route.retries for name, route in self._routes.items()}
+        expiry = {"audit": self._audit.tls.not_after, "ops": self._ops.tls.not_after}
+        return self._metrics.expose(self._report(figures), figures, retries, expiry, self._spool.max_bytes)
+
+    def _report(self, figures: Figures) -> Report:
+        dropped = sum(events for _, _, events in figures.lost)
+        return Report(
+            plane=self.config.plane,
+            name=self.config.name,
+            config=self._digest,
+            events=Events(figures.received, figures.delivered, dropped),
+            outputs=tuple(route.report(figures) for route in self._routes.values()),
+            config_error=self.config_error,
+            spool_bytes=self._spool.size,
+            dead_letters=figures.dead,
+            certificate_not_after=self._audit.tls.not_after,
+            version=__version__,
+        )
+
+    def _runs(self, route: RouteConfig) -> bool:
+        running = self._routes.get(route.name)
+        return running is not None and running.config == route
+
+    def _start(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
+        for config in routes:
+            route = Route(config, self._spool, outputs.make(config.output), self._log, self._patience)
+            self._routes[config.name] = route
+            route.start(cursors[config.name])
+
+    async def _end(self, names: list[str]) -> None:
+        await asyncio.gather(*(self._routes.pop(name).stop() for name in names))
+
+
+def _filter(config: Config) -> Filter:
+    return Filter(route.policies for route in config.routes)
+
+
+def _check_same(old: Config, new: Config) -> None:
+    """What cannot change while connections last."""
+    if old.listen != new.listen:
+        raise Invalid("listen", "changed: start the process again to apply this configuration")
+    if old.spool.path != new.spool.path or old.plane != new.plane:
+        raise Invalid("spool.path", "spool or plane changed: start the process again to apply this configuration")

@@ -1,0 +1,238 @@
+"""One route: what one output gets, in order, at its own pace.
+
+    spool --read from the cursor--> narrow --> batch --> throttle --> deliver --> move the cursor
+             ^                                                   |
+             +------------- wait (backoff) <---- failed ---------+
+
+1. The cursor moves only past what arrived, is a dead letter, or was counted as lost; after a failure everything behind
+   the cursor is read again. So each event arrives at least once.
+2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times, then the
+   batch is lost and counted.
+3. A route waits only for its own output: routes share nothing but the spool.
+4. An event becomes a dead letter when it is refused alone **after** another one of its batch was accepted. Where all
+   are refused, that is held to be a wrong URL or format, or a server gone mad: the route tries again, with what has
+   come meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from auditpipeline.core.config import Route as RouteConfig
+from auditpipeline.core.errors import Permanent, Retryable
+from auditpipeline.core.event import delivery_key
+from auditpipeline.core.report import OutputReport, State
+from auditpipeline.dataplane.feed import Batch, Feed
+from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.outputs import Output
+from auditpipeline.dataplane.spool import Spool
+from auditpipeline.dataplane.store import Cursor, Dead, Figures
+from auditpipeline.dataplane.throttle import Bucket
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a route waits, in seconds: for an answer, before the first and at most before any other try (doubling,
+    then jittered), and how often a BestEffort output is tried."""
+
+    answer: float = 30.0
+    first: float = 0.25
+    most: float = 30.0
+    tries: int = 4
+    stop: float = 3.0
+
+
+@dataclass
+class Progress:
+    """How far into a batch the output has judged, from the front: `accepted` events, and those that it refused. The
+    first `unsure` of these were refused before anything was accepted: they are tried once more, as the output may have
+    been mended in between."""
+
+    accepted: int = 0
+    refused: list[tuple[bytes, str]] = field(default_factory=list)
+    unsure: int = 0
+
+    def refuse(self, line: bytes, reason: str) -> None:
+        """Notes an event that is refused alone."""
+        self.refused.append((line, reason))
+        self.unsure += not self.accepted
+
+    @property
+    def judged(self) -> int:
+        """The number of events behind which the output has gone."""
+        return self.accepted + len(self.refused)
+
+
+class Route:
+    """A running route; `start` once, `stop` once. Owns its output."""
+
+    def __init__(
+        self, config: RouteConfig, spool: Spool, output: Output, log: Log, patience: Patience | None = None
+    ) -> None:
+        self.config = config
+        self.retries = 0
+        self._spool = spool
+        self._output = output
+        self._log = log.bind(output=config.name)
+        self._patience = patience or Patience()
+        self._bucket = Bucket(config.throttle)
+        self._cursor = Cursor(0, 0, 0.0)
+        self._failures = 0
+        self._error = ""
+        self._error_at = 0.0
+        self._busy = False
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, cursor: Cursor) -> None:
+        """Delivers from the cursor on."""
+        self._cursor = cursor
+        self._task = asyncio.create_task(self._run(), name=f"route {self.config.name}")
+
+    async def stop(self) -> None:
+        """Ends the route: a delivery that is under way has a few seconds to end. What it did not move past comes
+        again."""
+        self._stopping = True
+        if self._task:
+            if self._busy:
+                await asyncio.wait([self._task], timeout=self._patience.stop)
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience.stop):
+                await self._output.close()
+
+    def report(self, figures: Figures) -> OutputReport:
+        """What the route says of itself; `figures` are the spool's."""
+        pending = max(0, self._spool.end - self._cursor.next)
+        state: State = "Failing" if self._failures else "Delivering" if pending else "Idle"
+        since = figures.waiting_since.get(self.config.name) if pending else None
+        return OutputReport(
+            name=self.config.name,
+            state=state,
+            lag_seconds=max(0.0, time.time() - since) if since else 0.0,
+            pending=pending,
+            delivered=self._cursor.delivered,
+            dropped=sum(events for output, _, events in figures.lost if output == self.config.name),
+            last_error=self._error[:512],
+            last_error_at=self._error_at,
+            last_delivered_at=self._cursor.at,
+        )
+
+    async def _run(self) -> None:
+        feed = self._feed()
+        while not self._stopping:
+            try:
+                batch = await feed.take()
+                await self._deliver(batch)
+                continue
+            except Retryable as error:
+                wait = self._failed(str(error), error.after)
+            except Exception as error:  # a fault of ours must not end the route in silence
+                self._log.exception("the route met a fault of its own")
+                wait = self._failed(f"internal error: {type(error).__name__}", None)
+            feed = self._feed()
+            await asyncio.sleep(wait)
+
+    def _feed(self) -> Feed:
+        return Feed(self.config, self._spool, self._cursor.next)
+
+    async def _deliver(self, batch: Batch) -> None:
+        """Delivers the batch and moves the cursor over what the output has judged; Retryable where that is not all."""
+        progress = Progress()
+        self._busy = True
+        try:
+            if batch.lines:
+                await self._judge(batch.lines, progress)
+                await self._confirm(progress)
+            await self._settle(batch, progress, batch.end)
+        except Retryable as error:
+            await self._give_up(batch, progress, error)
+        finally:
+            self._busy = False
+
+    async def _judge(self, lines: Sequence[bytes], progress: Progress) -> None:
+        """Sends the lines, in halves where they are refused together."""
+        try:
+            await self._send(lines)
+            progress.accepted += len(lines)
+        except Permanent as error:
+            if len(lines) == 1:
+                progress.refuse(lines[0], str(error))
+                return
+            middle = len(lines) // 2
+            await self._judge(lines[:middle], progress)
+            await self._judge(lines[middle:], progress)
+
+    async def _send(self, lines: Sequence[bytes]) -> None:
+        await self._bucket.take()
+        try:
+            async with asyncio.timeout(self._patience.answer):
+                await self._output.deliver(lines)
+        except TimeoutError:
+            raise Retryable(f"no answer within {self._patience.answer:g} s") from None
+
+    async def _confirm(self, progress: Progress) -> None:
+        """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted."""
+        if not progress.accepted:
+            reason = progress.refused[-1][1]
+            raise Retryable(f"every event of a batch is refused ({reason}): check the output's url and format")
+        again, progress.refused = progress.refused[: progress.unsure], progress.refused[progress.unsure :]
+        for line, _ in again:
+            await self._judge([line], progress)
+        progress.unsure = 0
+
+    async def _give_up(self, batch: Batch, progress: Progress, error: Retryable) -> None:
+        """Moves past what arrived before the failure; past all of it where a BestEffort output has had its tries."""
+        if self.config.delivery == "BestEffort" and self._failures + 1 >= self._patience.tries:
+            self._failed(str(error), None)
+            lost = len(batch.lines) - progress.judged
+            if not progress.accepted or progress.unsure:
+                lost, progress = len(batch.lines), Progress()
+            await self._settle(batch, progress, batch.end, lost)
+            return
+        if progress.accepted and not progress.unsure:
+            await self._settle(batch, progress, batch.ends[progress.judged - 1])
+        raise error
+
+    async def _settle(self, batch: Batch, progress: Progress, position: int, lost: int = 0) -> None:
+        """Moves the cursor. A full disk is waited for: going back would deliver again what has arrived."""
+        name = self.config.name
+        refused = [Dead(name, reason, line, delivery_key(line)) for line, reason in progress.refused]
+        passed = [spoilt for end, spoilt in batch.spoilt if end <= position]
+        losses = {"undelivered": lost, "damaged": sum(spoilt.damaged for spoilt in passed)}
+        dead = [*(spoilt.dead for spoilt in passed if spoilt.dead), *refused]
+        while True:
+            try:
+                await self._spool.advance(name, position, progress.accepted, dead, losses)
+                break
+            except Retryable as error:
+                self._note(f"the cursor cannot move: {error}")
+                await asyncio.sleep(1)
+        at = time.time() if progress.accepted else self._cursor.at
+        self._cursor = Cursor(position, self._cursor.delivered + progress.accepted, at)
+        if progress.accepted and not lost:
+            self._recovered()
+
+    def _failed(self, message: str, after: float | None) -> float:
+        """Notes a failure; how many seconds to wait before the next try."""
+        if not self._failures:
+            self._log.warning("the output fails", error=message)
+        self._failures += 1
+        self.retries += 1
+        self._note(message)
+        backoff = min(self._patience.most, self._patience.first * 2 ** min(self._failures - 1, 20))
+        return max(float(backoff) * random.uniform(0.5, 1.0), after or 0.0)  # noqa: S311
+
+    def _note(self, message: str) -> None:
+        self._error, self._error_at = message, time.time()
+
+    def _recovered(self) -> None:
+        if self._failures:
+            self._log.info("the output works again", failures=self._failures)
+        self._failures = 0

@@ -1,0 +1,112 @@
+"""The data plane from start to end: configuration -> spool -> routes -> listeners, whatever changes, a graceful stop.
+
+Twice a second the configuration file and the TLS files are looked at:
+
+    routes      new ones start at the end of the spool, gone ones stop and their cursors go, changed ones go on from
+                their cursor, unchanged ones do not notice
+    TLS files   are loaded into the live contexts; a pair that does not fit is refused and the old one stays
+    the rest    `name`, `max_body` and the spool's limit apply at once; another address or spool file needs a new start
+
+A configuration that cannot be used is refused: one log line, `configError` in the report, and the old one stays in
+force. At the start there is no old one: then this waits, as it waits for files that are not there yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from auditpipeline.core.config import Config
+from auditpipeline.core.errors import Invalid, Retryable
+from auditpipeline.dataplane import log as logs
+from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.plane import Plane
+from auditpipeline.dataplane.route import Patience
+from auditpipeline.dataplane.source import ConfigFile, Found
+from auditpipeline.dataplane.spool import open_spool
+
+LOOK_SECONDS = 0.5
+Transform = Callable[[Config], Config]
+
+
+async def run(
+    config_path: Path,
+    *,
+    stop: asyncio.Event,
+    on_ready: Callable[[Plane], None] | None = None,
+    transform: Transform | None = None,
+    patience: Patience | None = None,
+    log: Log | None = None,
+) -> None:
+    """Runs until `stop` is set. `on_ready` is called once, when both listeners take connections.
+
+    Raises AuditPipelineError where the spool cannot be opened or a port is taken.
+    """
+    log = log or logs.make()
+    source = ConfigFile(config_path)
+    found = await _first(source, transform, stop, log)
+    if found is None:
+        return
+    spool_config = found.config.spool
+    names = [route.name for route in found.config.routes]
+    spool = await open_spool(Path(spool_config.path), spool_config.max_bytes, names, log)
+    plane = Plane(found, spool, log, patience)
+    try:
+        await plane.start()
+        await _follow(plane, source, transform, stop, on_ready, log)
+    finally:
+        await plane.stop()
+
+
+async def _first(source: ConfigFile, transform: Transform | None, stop: asyncio.Event, log: Log) -> Found | None:
+    """Waits for a configuration that can be used; None when told to stop before."""
+    if not source.path.exists():
+        log.info("looking for the configuration", path=str(source.path))
+    while not stop.is_set():
+        try:
+            if found := _transformed(source.changed(), transform):
+                return found
+        except Invalid as error:
+            log.error("the configuration cannot be used; waiting for another", error=str(error))
+        await _wait(stop)
+    return None
+
+
+async def _follow(
+    plane: Plane,
+    source: ConfigFile,
+    transform: Transform | None,
+    stop: asyncio.Event,
+    on_ready: Callable[[Plane], None] | None,
+    log: Log,
+) -> None:
+    """Applies changes until told to stop."""
+    while not stop.is_set():
+        await plane.refresh_tls()
+        if on_ready and plane.ready:
+            on_ready(plane)
+            on_ready = None
+        try:
+            if found := _transformed(source.changed(), transform):
+                await plane.apply(found)
+        except Invalid as error:
+            plane.config_error = str(error)
+            log.error("the new configuration is refused, the old one stays in force", error=str(error))
+        except Retryable as error:
+            source.forget()
+            if plane.config_error != str(error):
+                plane.config_error = str(error)
+                log.warning("the new configuration cannot be put in force yet", error=str(error))
+        await _wait(stop)
+
+
+def _transformed(found: Found | None, transform: Transform | None) -> Found | None:
+    return Found(transform(found.config), found.digest) if found and transform else found
+
+
+async def _wait(stop: asyncio.Event) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_SECONDS):
+            await stop.wait()

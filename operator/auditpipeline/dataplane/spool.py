@@ -1,0 +1,263 @@
+"""The durable queue between the listeners and the outputs: `store`, with a thread for writing and one for reading.
+
+Promises:
+
+1. when `append` returns, the events are on disk (committed with `synchronous = FULL`);
+2. requests that come while a commit runs share the next one; nothing ever waits for company;
+3. a full spool or a full disk raises Retryable and harms nothing else: cursors still move, and there is room again as
+   soon as outputs have taken events;
+   When the disk is full, `<spool>.reserve` (8 MiB) is given back so that cursors have room to move in; events are
+   refused until the disk has room for the reserve again. Pages that fall free are given back to the disk;
+4. a damaged file never stops the process (`salvage`).
+
+One process at a time: the file `<spool>.lock` is locked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane import store
+from auditpipeline.dataplane.disk import Reserve, sync_folder
+from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.salvage import open_or_salvage
+from auditpipeline.dataplane.store import Chunk, Cursor, Dead, Figures, Full, Store
+from auditpipeline.dataplane.worker import Worker, resolve
+
+_GROUP = 128
+_RESERVE = 8 * 2**20
+_KEEP_FREE = 64 * 2**20
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_Change = tuple["asyncio.Future[Any]", Callable[[Store], Any]]
+_Result = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class Spool:
+    """An open spool; made by `open_spool`. All methods belong to one event loop."""
+
+    def __init__(self, writer: Store, reader: sqlite3.Connection, reserve: Reserve, lock: int) -> None:
+        self.end = writer.end
+        self.size = writer.size
+        self.damaged = False
+        self._store = writer
+        self._reader = reader
+        self._lock = lock
+        self._reserve = reserve
+        self._tight = not reserve.take()
+        self._more_to_do = True
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._reading = Worker("spool-reader")
+        self._thread = threading.Thread(target=self._write, name="spool-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def healthy(self) -> bool:
+        """False where only a new start can help: the writer is gone, or the file turned out to be damaged."""
+        return self._thread.is_alive() and not self.damaged
+
+    @property
+    def max_bytes(self) -> int:
+        """The limit of the spool's size."""
+        return self._store.max_bytes
+
+    async def append(self, lines: Sequence[bytes], digest: str = "", dead: Sequence[Dead] = ()) -> None:
+        """Stores events (JSON lines without line ends, filtered under `digest`) and dead letters; on disk when it
+        returns.
+
+        Raises Retryable when the spool or the disk is full; nothing of the request is stored then.
+        """
+
+        def change(writer: Store) -> None:
+            if self._tight:
+                raise Full("the disk is full", after=5)
+            writer.append(lines, digest, dead)
+
+        if lines or dead:
+            await self._change(change)
+
+    async def advance(
+        self,
+        output: str,
+        position: int,
+        delivered: int,
+        dead: Sequence[Dead] = (),
+        lost: Mapping[str, int] | None = None,
+    ) -> None:
+        """Moves an output's cursor to `position`, and counts what it passed. Raises Retryable when the disk is full."""
+        await self._change(lambda writer: writer.advance(output, position, delivered, dead, lost))
+
+    async def use(self, outputs: Sequence[str]) -> dict[str, Cursor]:
+        """Makes these the outputs (`Store.use`) and returns their cursors."""
+
+        def change(writer: Store) -> dict[str, Cursor]:
+            writer.use(outputs)
+            return dict(writer.cursors)
+
+        cursors: dict[str, Cursor] = await self._change(change)
+        return cursors
+
+    async def limit(self, max_bytes: int) -> None:
+        """Sets the limit of the size."""
+        await self._change(lambda writer: setattr(writer, "max_bytes", max_bytes))
+
+    async def read(self, position: int, max_bytes: int) -> list[Chunk]:
+        """Rows from that event on, as `store.read`; Retryable where the file cannot be read."""
+        try:
+            return await self._reading.run(partial(store.read, self._reader, position, max_bytes))
+        except sqlite3.Error as error:
+            self._note(error)
+            raise Retryable(f"the spool cannot be read: {error}") from error
+
+    async def figures(self) -> Figures:
+        """The figures for reports, as of the last commit."""
+        return await self._reading.run(partial(store.figures, self._reader))
+
+    async def wait(self, position: int) -> None:
+        """Returns when there is an event of that number."""
+        while self.end <= position:
+            await self._news.wait()
+
+    async def close(self) -> None:
+        """Commits what was handed over and closes the files. Nothing may be called after that."""
+        self._changes.put(None)
+        await asyncio.to_thread(self._thread.join)
+        await self._reading.run(self._reader.close)
+        self._reading.stop()
+        self._store.close(clean=not self.damaged)
+        os.close(self._lock)
+
+    async def _change(self, change: Callable[[Store], Any]) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._changes.put((future, change))
+        return await future
+
+    def _write(self) -> None:
+        """The writer thread: takes what waits, commits it together, says so, and tidies up."""
+        ends = False
+        while not ends:
+            group, ends = self._take(block=not self._more_to_do)
+            self._publish(self._commit(group))
+            self._tidy()
+
+    def _take(self, block: bool) -> tuple[list[_Change], bool]:
+        group: list[_Change] = []
+        try:
+            while len(group) < _GROUP:
+                change = self._changes.get(block=block and not group)
+                if change is None:
+                    return group, True
+                group.append(change)
+        except queue.Empty:
+            pass
+        return group, False
+
+    def _commit(self, group: list[_Change]) -> list[_Result]:
+        """One transaction for all. Where that fails, one for each: a cursor may still move where an event has no
+        room."""
+        try:
+            with self._store.transaction():
+                results = [self._apply(change) for change in group]
+                self._more_to_do = self._store.prune()
+                return results
+        except sqlite3.Error as error:
+            self._more_to_do = False
+            self._note(error)
+            if len(group) <= 1 and not self._tighten(error):
+                failure = Retryable(f"the spool cannot be written: {error}", after=5)
+                return [(future, None, failure) for future, _ in group]
+        return [result for change in group for result in self._commit([change])]
+
+    def _tighten(self, error: sqlite3.Error) -> bool:
+        """Makes room where the disk turned out to be full; whether trying again may help."""
+        if self._tight or (getattr(error, "sqlite_errorcode", 0) & 0xFF) != sqlite3.SQLITE_FULL:
+            return False
+        self._tight = True
+        self._reserve.release()
+        with suppress(sqlite3.Error):
+            self._store.checkpoint()
+        return True
+
+    def _tidy(self) -> None:
+        """Gives free pages back to the disk, and takes the reserve back when there is room for it."""
+        try:
+            if self._store.shrink(0 if self._tight else _KEEP_FREE):
+                self._more_to_do = True
+            if self._tight and not self._more_to_do:
+                self._store.checkpoint()
+                self._tight = not self._reserve.take()
+        except sqlite3.Error as error:
+            self._note(error)
+
+    def _apply(self, change: _Change) -> _Result:
+        """SQLite's errors end the transaction; what was refused before anything was written is only the caller's."""
+        future, call = change
+        try:
+            return future, call(self._store), None
+        except AuditPipelineError as error:
+            return future, None, error
+
+    def _note(self, error: sqlite3.Error) -> None:
+        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE:
+            self.damaged = True
+
+    def _publish(self, results: list[_Result]) -> None:
+        end, size = self._store.end, self._store.size
+        try:
+            self._loop.call_soon_threadsafe(self._announce, end, size)
+        except RuntimeError:
+            # The loop was closed without `close`: nobody waits.
+            return
+        resolve(results)
+
+    def _announce(self, end: int, size: int) -> None:
+        self.size = size
+        if end > self.end:
+            self.end = end
+            self._news.set()
+            self._news = asyncio.Event()
+
+
+async def open_spool(path: Path, max_bytes: int, outputs: Sequence[str], log: Log) -> Spool:
+    """Opens the spool at `path`, makes it where it is not there, saves what can be saved where it is damaged.
+
+    Raises AuditPipelineError where another process has it open, or the folder cannot be used.
+    """
+    reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)
+    writer, reader, lock = await asyncio.to_thread(_open, path, max_bytes, list(outputs), reserve, log)
+    return Spool(writer, reader, reserve, lock)
+
+
+def _open(
+    path: Path, max_bytes: int, outputs: list[str], reserve: Reserve, log: Log
+) -> tuple[Store, sqlite3.Connection, int]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise AuditPipelineError(f"the spool's folder {path.parent} cannot be used: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        reserve.release()  # on a full disk the file could not even be opened
+        writer = Store(open_or_salvage(path, outputs, log), max_bytes)
+        sync_folder(path.parent)
+        return writer, store.connect(path), lock
+    except BaseException as error:
+        os.close(lock)
+        if isinstance(error, BlockingIOError):
+            raise AuditPipelineError(f"the spool {path} is in use by another process: stop that first") from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise AuditPipelineError(f"the spool {path} cannot be opened: {error}") from error
+        raise

@@ -1,0 +1,325 @@
+"""The spool's file: what it holds, and the transactions that change it. Synchronous; `spool` gives it threads.
+
+Every event that is stored gets a number, from 0, and keeps it. A row holds the events of one request, a cursor is the
+number of the next event that an output shall get:
+
+    events   first=0 count=400 | first=400 count=17 | first=417 count=400 |          end=817
+                                      ^ cursor archive=405        ^ cursor siem=617
+
+    events.data = zstd (level 1, checksum) of `count` JSON lines, joined by a line feed, none at the end
+
+Invariants, each held by the transactions below:
+
+1. rows join up: the `first` of a row is `first + count` of the row before it. A gap is a loss, and counted (`salvage`);
+2. no row goes before every cursor has passed it, and numbers are never used again;
+3. a cursor never goes back, and moves in the transaction that counts what it passed;
+4. what an output does not get is counted by `count_loss`, and by nothing else;
+5. `size` is what the rows of `events` take; `Full` is raised before it would pass the limit.
+
+`PRAGMA user_version` is the layout's version. `counters.clean` is 1 only between a clean close and the next open.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import zstandard
+
+from auditpipeline.core.errors import AuditPipelineError, Retryable
+
+LAYOUT = 1
+# What has no output (an unreadable body), and what belonged to outputs that are gone, is counted under this name.
+NO_OUTPUT = ""
+_SCHEMA = """
+CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
+                     size INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE cursors (output TEXT PRIMARY KEY, next INTEGER NOT NULL, delivered INTEGER NOT NULL, at REAL NOT NULL);
+CREATE TABLE dead (id INTEGER PRIMARY KEY, at REAL NOT NULL, output TEXT NOT NULL, reason TEXT NOT NULL,
+                   key TEXT NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL);
+CREATE TABLE lost (output TEXT, reason TEXT, events INTEGER NOT NULL, PRIMARY KEY (output, reason));
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+INSERT INTO counters VALUES ('received', 0), ('delivered', 0), ('dead_removed', 0), ('clean', 0);
+PRAGMA user_version = 1;
+"""
+_PRUNE = """DELETE FROM events WHERE first IN (
+    SELECT first FROM events WHERE first < :floor AND first + count <= :floor ORDER BY first LIMIT :most
+) RETURNING size"""
+
+
+class Full(Retryable):
+    """The size limit is reached; room comes as outputs take events."""
+
+
+class Dead(NamedTuple):
+    """Something that cannot be delivered: kept as it came, with the reason. `key` as in core.event.delivery_key."""
+
+    output: str
+    reason: str
+    data: bytes
+    key: str = ""
+
+
+class Cursor(NamedTuple):
+    """Where an output is: `next` is the number of the event that it gets next, `at` the time of its last delivery."""
+
+    next: int
+    delivered: int
+    at: float
+
+
+class Chunk(NamedTuple):
+    """The events `first` to `first + events` as they were stored under the filter of that digest; `lines` is None where
+    they cannot be read any more."""
+
+    first: int
+    events: int
+    received: float
+    digest: str
+    lines: list[bytes] | None
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+    return connection
+
+
+def open_checked(path: Path) -> sqlite3.Connection:
+    """A connection to a spool that is whole, made where there is none; sqlite3.DatabaseError where it is damaged."""
+    connection = connect(path)
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+        elif version != LAYOUT:
+            raise AuditPipelineError(f"{path} has layout {version}, this release reads {LAYOUT}: run the other release")
+        elif not _counters(connection).get("clean"):
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(str(found))
+        connection.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Store:
+    """The writing side. One thread at a time; every change within `transaction`."""
+
+    def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._db = connection
+        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        self._pruned = -1
+        self._load()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, on disk when it ends; sqlite3.Error where it did not happen."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._load()
+            raise
+
+    def append(self, lines: Sequence[bytes], digest: str, dead: Sequence[Dead] = ()) -> None:
+        """Stores events (lines without line ends) and dead letters; Full where there is no room for the events.
+
+        An empty spool takes any request: one that is larger than the limit would otherwise never be taken.
+        """
+        data = self._zstd.compress(b"\n".join(lines)) if lines else b""
+        if lines and self.size and self.size + len(data) > self.max_bytes:
+            raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes", after=5)
+        if lines:
+            row = (self.end, len(lines), time.time(), digest, len(data), data)
+            self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._add("received", len(lines))
+            self.end += len(lines)
+            self.size += len(data)
+        self._bury(dead)
+
+    def advance(
+        self,
+        output: str,
+        position: int,
+        delivered: int,
+        dead: Sequence[Dead] = (),
+        lost: Mapping[str, int] | None = None,
+    ) -> None:
+        """Moves a cursor over what was `delivered`, is `dead`, or is `lost` (events by reason). A cursor that went with
+        its output stays gone."""
+        if output not in self.cursors:
+            return
+        old = self.cursors[output]
+        new = Cursor(max(old.next, position), old.delivered + delivered, time.time() if delivered else old.at)
+        self._db.execute(
+            "UPDATE cursors SET next = ?, delivered = ?, at = ? WHERE output = ?",
+            (new.next, new.delivered, new.at, output),
+        )
+        self.cursors[output] = new
+        self._add("delivered", delivered)
+        self._bury(dead)
+        for reason, events in (lost or {}).items():
+            count_loss(self._db, output, reason, events)
+
+    def use(self, outputs: Sequence[str]) -> None:
+        """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor."""
+        for name in [name for name in self.cursors if name not in outputs]:
+            self._db.execute("DELETE FROM cursors WHERE output = ?", (name,))
+            del self.cursors[name]
+            for reason, events in self._db.execute(
+                "DELETE FROM lost WHERE output = ? RETURNING reason, events", (name,)
+            ):
+                count_loss(self._db, NO_OUTPUT, reason, events)
+        for name in outputs:
+            if name not in self.cursors:
+                self.cursors[name] = Cursor(self.end, 0, 0.0)
+                self._db.execute("INSERT INTO cursors VALUES (?, ?, 0, 0)", (name, self.end))
+
+    def prune(self, most: int = 64) -> bool:
+        """Deletes up to `most` rows that every cursor has passed; whether there may be more."""
+        floor = min((cursor.next for cursor in self.cursors.values()), default=self.end)
+        if floor <= self._pruned:
+            return False
+        sizes = [size for (size,) in self._db.execute(_PRUNE, {"floor": floor, "most": most})]
+        self.size -= sum(sizes)
+        if len(sizes) < most:
+            self._pruned = floor
+        return len(sizes) == most
+
+    def shrink(self, keep: int) -> bool:
+        """Gives free pages back to the disk, a few at a time, until at most `keep` bytes are left; whether there is
+        more to do. Outside of a transaction; sqlite3.Error where it cannot."""
+        free, size = (self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size"))
+        if free * size <= keep:
+            return False
+        self._db.execute("PRAGMA incremental_vacuum(512)").fetchall()
+        return bool((free - 512) * size > keep)
+
+    def checkpoint(self) -> None:
+        """Moves what is in the journal into the file and gives its room back; sqlite3.Error where it cannot."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self, clean: bool = True) -> None:
+        """Closes the file. The next open checks the whole of it where this was not `clean`, or could not say so."""
+        with suppress(sqlite3.Error):
+            self._db.execute("UPDATE counters SET value = ? WHERE name = 'clean'", (int(clean),))
+        self._db.close()
+
+    def _load(self) -> None:
+        self.cursors = {name: Cursor(*rest) for name, *rest in self._db.execute("SELECT * FROM cursors")}
+        self.end = _counters(self._db).get("received", 0)
+        self.size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM events").fetchone()[0]
+        self._pruned = -1
+
+    def _bury(self, dead: Sequence[Dead]) -> None:
+        now = time.time()
+        for letter in dead:
+            data = self._zstd.compress(letter.data)
+            row = (now, letter.output, letter.reason, letter.key, len(data), data)
+            self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
+            count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
+        if dead:
+            self._bound_dead()
+
+    def _bound_dead(self) -> None:
+        """Dead letters take a sixteenth of the limit: they must neither stop events nor fill the disk. The oldest
+        go."""
+        kept = "SELECT id, sum(size) OVER (ORDER BY id DESC) AS total FROM dead"
+        removed = self._db.execute(
+            f"DELETE FROM dead WHERE id IN (SELECT id FROM ({kept}) WHERE total > ?)",  # noqa: S608
+            (max(self.max_bytes // 16, 2**20),),
+        )
+        self._add("dead_removed", removed.rowcount)
+
+    def _add(self, counter: str, number: int) -> None:
+        if number:
+            self._db.execute("UPDATE counters SET value = value + ? WHERE name = ?", (number, counter))
+
+
+def count_loss(connection: sqlite3.Connection, output: str, reason: str, events: int) -> None:
+    """The one place where events that an output will not get are counted: each dead letter, and each that is gone."""
+    if not events:
+        return
+    connection.execute(
+        "INSERT INTO lost VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET events = events + excluded.events",
+        (output, reason, events),
+    )
+
+
+def read(connection: sqlite3.Connection, position: int, max_bytes: int) -> list[Chunk]:
+    """The rows from the event of that number on: one at least where there is one, more up to `max_bytes` of lines."""
+    rows = connection.execute(
+        "SELECT first, count, received, filter, data FROM events WHERE first >= "
+        "coalesce((SELECT max(first) FROM events WHERE first <= ?), 0) AND first + count > ? ORDER BY first LIMIT 256",
+        (position, position),
+    )
+    chunks, total = list[Chunk](), 0
+    for first, count, received, digest, data in rows:
+        lines = inflate(data, count)
+        chunks.append(Chunk(first, count, received, digest, lines))
+        total += sum(map(len, lines or ()))
+        if total >= max_bytes:
+            break
+    rows.close()
+    return chunks
+
+
+def inflate(data: bytes, count: int) -> list[bytes] | None:
+    """The lines of a row; None where they are not `count` whole ones."""
+    try:
+        lines = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
+    except zstandard.ZstdError:
+        return None
+    return lines if len(lines) == count else None
+
+
+class Figures(NamedTuple):
+    """What is asked for reports: losses are (output, reason, events); `waiting_since` is the time at which the oldest
+    event that an output waits for was stored."""
+
+    received: int
+    delivered: int
+    lost: list[tuple[str, str, int]]
+    dead: int
+    dead_removed: int
+    waiting_since: dict[str, float]
+
+
+def figures(connection: sqlite3.Connection) -> Figures:
+    """The figures as of the last commit."""
+    counters = _counters(connection)
+    since = connection.execute(
+        "SELECT output, (SELECT received FROM events WHERE first + count > next AND first >= "
+        "coalesce((SELECT max(first) FROM events WHERE first <= next), 0) ORDER BY first LIMIT 1) "
+        "FROM cursors WHERE next < ?",
+        (counters["received"],),
+    ).fetchall()
+    return Figures(
+        received=counters["received"],
+        delivered=counters["delivered"],
+        lost=connection.execute("SELECT output, reason, events FROM lost").fetchall(),
+        dead=connection.execute("SELECT count(*) FROM dead").fetchone()[0],
+        dead_removed=counters["dead_removed"],
+        waiting_since={output: at for output, at in since if at is not None},
+    )
+
+
+def _counters(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT name, value FROM counters"))

@@ -1,0 +1,3 @@
+module auditpipeline.dev/tests/cluster/pause
+
+go 1.22

@@ -1,0 +1,1 @@
+"""Tests of the controller: pure ones, and those against a real API server."""

@@ -1,0 +1,87 @@
+"""AuditPipelines and AuditSinks as the API server stores them, for tests to vary."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from auditpipeline.core.spec import Pipeline, parse_pipeline
+
+Body = dict[str, Any]
+
+
+def pipeline(name: str = "security", **spec: Any) -> Body:
+    """A small AuditPipeline; keywords replace fields of its spec."""
+    return {
+        "apiVersion": "auditpipeline.dev/v1alpha1",
+        "kind": "AuditPipeline",
+        "metadata": {
+            "name": name,
+            "uid": "11111111-2222-3333-4444-555555555555",
+            "generation": 3,
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
+        "spec": {
+            "policy": {"rules": [{"level": "Metadata"}]},
+            "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
+            "webhook": {"storage": {"ephemeral": True}},
+        }
+        | spec,
+    }
+
+
+def rich(name: str = "security") -> Body:
+    """An AuditPipeline that uses every field that changes what is rendered."""
+    return pipeline(
+        name,
+        policy={
+            "omitStages": ["RequestReceived"],
+            "omitManagedFields": True,
+            "rules": [
+                {"level": "None", "users": ["system:kube-proxy"], "verbs": ["watch"]},
+                {"level": "RequestResponse", "resources": [{"group": "", "resources": ["pods"]}]},
+                {"level": "Metadata", "omitManagedFields": False},
+            ],
+        },
+        outputs=[
+            {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl", "maxSize": "10Mi", "keep": 3}},
+            {
+                "name": "siem",
+                "delivery": "BestEffort",
+                "policy": {"rules": [{"level": "Metadata", "userGroups": ["team"]}]},
+                "http": {
+                    "url": "https://siem.example/audit",
+                    "bearerTokenSecretRef": {"name": "siem", "key": "token"},
+                    "caSecretRef": {"name": "siem", "key": "ca.crt"},
+                },
+            },
+            {"name": "console", "stdout": {}},
+        ],
+        targetNamespace="audit",
+        throttle={"qps": 20, "burst": 40},
+        webhook={
+            "replicas": 3,
+            "storage": {"size": "5Gi", "storageClassName": "fast"},
+            "resources": {"limits": {"memory": "1Gi"}},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "audit", "operator": "Exists"}],
+        },
+    )
+
+
+def parsed(body: Body | None = None) -> Pipeline:
+    """The typed value of an AuditPipeline."""
+    return parse_pipeline(copy.deepcopy(body or pipeline()))
+
+
+def sink(name: str, **client: Any) -> Body:
+    """A foreign AuditSink as of 1.18."""
+    return {
+        "apiVersion": "auditregistration.k8s.io/v1alpha1",
+        "kind": "AuditSink",
+        "metadata": {"name": name},
+        "spec": {
+            "policy": {"level": "Metadata", "stages": ["ResponseComplete"]},
+            "webhook": {"throttle": {"qps": 10, "burst": 15}, "clientConfig": client},
+        },
+    }

@@ -1,0 +1,57 @@
+"""A Kube that answers from dictionaries: for what is decided by answers that no API server of today gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from auditpipeline.control.resources import Resource
+from tests.control.bodies import Body
+
+
+class Answers:
+    """`objects` by (plural, name), `paths` for discovery; writes are kept in `written`, or raise `refusal`."""
+
+    def __init__(
+        self, objects: Mapping[tuple[str, str], Body] | None = None, paths: Mapping[str, Body] | None = None
+    ) -> None:
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.objects = dict(objects or {})
+        self.paths = dict(paths or {})
+        self.written: list[Body] = []
+        self.refusal: Exception | None = None
+
+    async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
+        return self.objects.get((kind.plural, name))
+
+    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
+        for (plural, _), body in self.objects.items():
+            if plural == kind.plural:
+                yield body
+
+    async def apply(self, kind: Resource, body: Body) -> Body:
+        return await self.create(kind, body)
+
+    async def create(self, kind: Resource, body: Body) -> Body:
+        if self.refusal:
+            raise self.refusal
+        self.written.append(body)
+        return body
+
+    async def replace(self, kind: Resource, body: Body) -> Body:
+        return await self.create(kind, body)
+
+    async def patch(self, kind: Resource, name: str, body: Body, namespace: str | None = None) -> Body | None:
+        return await self.create(kind, body)
+
+    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
+        return await self.create(kind, dict(status))
+
+    async def delete(
+        self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"
+    ) -> None:
+        self.objects.pop((kind.plural, name), None)
+
+    async def raw(self, path: str) -> Body | None:
+        return self.paths.get(path)

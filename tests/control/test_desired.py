@@ -1,0 +1,151 @@
+"""What a pipeline is rendered to: golden files, validated against the Kubernetes schemas.
+
+Set UPDATE_GOLDEN=1 to write the golden files again, and read the difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from auditpipeline.control import desired, desired_pod, names
+from auditpipeline.control.certificates import Pair
+from auditpipeline.control.resources import BUDGETS, Features
+from auditpipeline.control.settings import Settings
+from auditpipeline.core import config
+from auditpipeline.core.spec import parse_sink
+from tests.control import bodies
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "control"
+TLS = desired.Certified(Pair("the certificate\n", "the key\n"), "the bundle\n")
+SETTINGS = Settings(namespace="auditpipeline-system", watch_namespaces=("audit",), image="auditpipeline:1.2.3")
+OLD = Features(
+    sinks="builtin",
+    sink_rules=False,
+    claim_retention=False,
+    seccomp=False,
+    budgets=type(BUDGETS)("policy", "v1beta1", "poddisruptionbudgets", "PodDisruptionBudget"),
+)
+CASES = {
+    "quickstart": (bodies.pipeline("quickstart"), Features()),
+    "rich": (bodies.rich(), Features()),
+    "builtin": (bodies.rich(), OLD),
+}
+
+
+def rendered(case: str) -> list[dict[str, Any]]:
+    """Every object of a case."""
+    body, features = CASES[case]
+    value = bodies.parsed(body)
+    encoded = config.encode(desired.receiver_config(value))
+    return [
+        *desired.children(value, encoded, TLS, SETTINGS, features),
+        desired.audit_sink(value, TLS.bundle, SETTINGS, features),
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_objects_are_the_golden_ones(case: str) -> None:
+    """A difference is either a mistake or worth a look."""
+    text = yaml.safe_dump_all(readable(rendered(case)), sort_keys=False, width=120)
+    path = GOLDEN / f"{case}.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
+
+
+@pytest.mark.parametrize("case", ["quickstart", "rich"])
+def test_every_object_is_valid_by_the_schema_of_kubernetes(case: str) -> None:
+    """Strictly: a field that no schema knows is a mistake."""
+    for manifest in rendered(case):
+        if manifest["kind"] != "AuditSink":
+            kubernetes_validate.validate(manifest, "1.37.0", strict=True)
+
+
+def test_the_same_pipeline_renders_to_the_same_bytes() -> None:
+    """Otherwise each resync would write."""
+    assert rendered("rich") == rendered("rich")
+
+
+def test_a_changed_policy_restarts_no_pod() -> None:
+    """The StatefulSet does not depend on it; only the configuration and the AuditSink do."""
+    before, after = bodies.parsed(), bodies.parsed(bodies.pipeline(policy={"rules": [{"level": "Request"}]}))
+    pods = [desired_pod.statefulset(value, "audit", SETTINGS, Features()) for value in (before, after)]
+    assert pods[0] == pods[1]
+    assert desired.receiver_config(before) != desired.receiver_config(after)
+
+
+def test_another_output_folder_changes_the_pods() -> None:
+    """A folder is a mount, so this one has to restart them."""
+    other = [{"name": "archive", "file": {"path": "/var/log/other/events.jsonl"}}]
+    pods = [
+        desired_pod.statefulset(bodies.parsed(body), "audit", SETTINGS, Features())
+        for body in (bodies.pipeline(), bodies.pipeline(outputs=other))
+    ]
+    assert pods[0] != pods[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_configuration_is_one_that_the_data_plane_reads(case: str) -> None:
+    """The contract between the planes, from one end to the other."""
+    secret = next(item for item in rendered(case) if item["metadata"]["name"].endswith("-config"))
+    read = config.decode(base64.b64decode(secret["data"]["config.json"]))
+    assert [route.name for route in read.routes] == [entry["name"] for entry in CASES[case][0]["spec"]["outputs"]]
+
+
+def test_an_output_narrows_the_policy_of_its_pipeline() -> None:
+    """Both have to want an event."""
+    routes = desired.receiver_config(bodies.parsed(bodies.rich())).routes
+    assert [len(route.policies) for route in routes] == [1, 2, 1]
+
+
+def test_no_secret_stands_in_the_configuration() -> None:
+    """Credentials are files that it names."""
+    siem = desired.receiver_config(bodies.parsed(bodies.rich())).routes[1].output
+    assert isinstance(siem, config.HttpOutput)
+    assert siem.bearer_token_file == "/etc/auditpipeline/secrets/siem/token"
+    assert siem.ca_file == "/etc/auditpipeline/secrets/siem/ca.crt"
+
+
+def test_the_sink_says_in_each_rule_what_the_policy_says_for_all() -> None:
+    """A sink has no omitManagedFields of its own; a rule that says it for itself keeps its word."""
+    sink = desired.audit_sink(bodies.parsed(bodies.rich()), TLS.bundle, SETTINGS, Features())
+    assert [rule["omitManagedFields"] for rule in sink["spec"]["policy"]["rules"]] == [True, True, False]
+
+
+def test_the_sink_asks_for_the_widest_level_and_the_wanted_stages() -> None:
+    """What a cluster that knows no rules sends is enough, and no stage too many."""
+    policy = desired.audit_sink(bodies.parsed(bodies.rich()), TLS.bundle, SETTINGS, OLD)["spec"]["policy"]
+    assert policy == {"level": "RequestResponse", "stages": ["ResponseStarted", "ResponseComplete", "Panic"]}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_sink_is_one_that_the_gateway_reads(case: str) -> None:
+    """It passes the checks that kube-apiserver 1.18 made."""
+    sink = next(item for item in rendered(case) if item["kind"] == "AuditSink")
+    assert parse_sink(sink).metadata.name == names.child(CASES[case][0]["metadata"]["name"])
+
+
+def test_every_child_is_owned_and_blocks_no_deletion() -> None:
+    """Owner references do the cleaning when the operator is gone."""
+    for manifest in rendered("rich"):
+        (owner,) = manifest["metadata"]["ownerReferences"]
+        assert owner["controller"] is True
+        assert owner["blockOwnerDeletion"] is False
+        assert manifest["metadata"]["labels"][names.PIPELINE] == "security"
+
+
+def readable(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The manifests with Secrets' data decoded, as a reader of golden files wants them."""
+    return [
+        item | {"data": {key: base64.b64decode(value).decode() for key, value in item["data"].items()}}
+        if item["kind"] == "Secret"
+        else item
+        for item in manifests
+    ]

@@ -1,0 +1,79 @@
+"""The gateway's configuration: one route for each AuditSink, and none for one that cannot be used."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+
+import pytest
+
+from auditpipeline.control.certificates import authority
+from auditpipeline.control.desired_gateway import GZIP_FROM, gateway_config, packed, route
+from auditpipeline.control.gateway import unpacked
+from auditpipeline.core import config
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.spec import parse_sink
+from tests.control import bodies
+
+SERVICE = {"namespace": "tools", "name": "falco"}
+PEM = authority(datetime(2026, 1, 1, tzinfo=UTC)).certificate
+
+
+def http(made: config.Route) -> config.HttpOutput:
+    """The output of a route to a sink."""
+    assert isinstance(made.output, config.HttpOutput)
+    return made.output
+
+
+def test_a_service_is_dialled_by_its_address_and_verified_by_its_name() -> None:
+    """The gateway runs on the host network and has no cluster DNS."""
+    made = http(route(parse_sink(bodies.sink("falco", service=SERVICE | {"path": "/k8s-audit"})), "10.96.0.9"))
+    assert (made.url, made.address) == ("https://falco.tools.svc/k8s-audit", "10.96.0.9:443")
+
+
+def test_another_port_is_in_the_url_too() -> None:
+    """IPv6 addresses get their brackets."""
+    made = http(route(parse_sink(bodies.sink("falco", service=SERVICE | {"port": 8765})), "fd00::9"))
+    assert (made.url, made.address) == ("https://falco.tools.svc:8765/", "[fd00::9]:8765")
+
+
+def test_a_sink_with_a_url_is_sent_to_that() -> None:
+    """As of 1.18: no address, the URL says it all."""
+    made = http(route(parse_sink(bodies.sink("remote", url="https://siem.example/k8s")), None))
+    assert (made.url, made.address, made.format) == ("https://siem.example/k8s", None, "event-list")
+
+
+def test_a_service_without_an_address_is_refused() -> None:
+    """A headless Service cannot be dialled without DNS."""
+    with pytest.raises(Invalid, match="has no ClusterIP"):
+        route(parse_sink(bodies.sink("falco", service=SERVICE)), None)
+
+
+@pytest.mark.parametrize("bundle", ["not base64!", base64.b64encode(b"no certificate").decode()])
+def test_a_bundle_that_cannot_be_read_costs_that_sink_alone(bundle: str) -> None:
+    """In the configuration it would cost every sink its events."""
+    with pytest.raises(Invalid, match="caBundle"):
+        route(parse_sink(bodies.sink("falco", service=SERVICE, caBundle=bundle)), "10.96.0.9")
+
+
+def test_a_good_bundle_is_handed_over_as_text() -> None:
+    """The data plane trusts nothing else for that sink."""
+    encoded = base64.b64encode(PEM.encode()).decode()
+    made = http(route(parse_sink(bodies.sink("falco", service=SERVICE, caBundle=encoded)), "10.96.0.9"))
+    assert made.ca == PEM
+
+
+def test_the_configuration_does_not_depend_on_the_order_of_the_sinks() -> None:
+    """Lists come in any order; the digest must not change with it."""
+    routes = [route(parse_sink(bodies.sink(name, url="https://siem.example/")), None) for name in ("b", "a")]
+    assert gateway_config(routes, 2**30) == gateway_config(reversed(routes), 2**30)
+
+
+def test_a_large_configuration_is_packed_and_read_back() -> None:
+    """A Secret holds 1 MiB at most; the digest is that of the bytes before gzip."""
+    body = b"x" * (GZIP_FROM + 1)
+    assert list(packed(body)) == ["config.json.gz"]
+    for content in (body, b"small"):
+        data = {key: base64.b64encode(value).decode() for key, value in packed(content).items()}
+        assert unpacked({"data": data}) == content
+    assert packed(body) == packed(body)

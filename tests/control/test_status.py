@@ -1,0 +1,175 @@
+"""The status, as a table: what was found, and what is said about it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from auditpipeline.control.facts import Facts, PodFacts, PodReport, Problem, Truth, Verdict, Workload
+from auditpipeline.control.recorder import transitions
+from auditpipeline.control.status import conditions, counters_only, status
+from auditpipeline.core.report import Events, OutputReport, Report
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+LATER = datetime(2026, 1, 1, 13, tzinfo=UTC)
+REGISTERED = Verdict("True", "Registered", "")
+
+
+def report(received: int = 5, config: str = "c1", **output: Any) -> Report:
+    """What a healthy Pod says."""
+    values: dict[str, Any] = {"name": "archive", "state": "Delivering", "delivered": received}
+    made = OutputReport(**(values | output))
+    return Report("receiver", "security", config, Events(received=received, delivered=received), (made,))
+
+
+def good(**changed: Any) -> Facts:
+    """Everything is as it should be."""
+    values: dict[str, Any] = {
+        "generation": 3,
+        "now": NOW,
+        "outputs": ("archive",),
+        "certificate": LATER,
+        "workload": Workload(wanted=1, ready=1, updated=1, observed=True),
+        "sink": REGISTERED,
+        "config": "c1",
+        "reports": [PodReport("audit-security-0", report())],
+    }
+    return Facts(**(values | changed))
+
+
+def silent() -> list[PodReport]:
+    """A Pod that cannot be asked."""
+    return [PodReport("audit-security-0", None, "no answer within 3 s")]
+
+
+def unstarted(problem: Problem) -> dict[str, Any]:
+    """No Pod is ready, and one says why."""
+    pod = PodFacts("audit-security-0", "audit", "u", problem=problem)
+    return {"workload": Workload(1, 0, 0, True), "pods": [pod], "reports": []}
+
+
+REFUSED = Report("receiver", "security", "c0", Events(), (), config_error="routes[0]: no")
+CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
+    ("all is well", {}, "Ready", "True", "Ready"),
+    ("all is well", {}, "Delivering", "True", "Delivering"),
+    ("no event yet is no fault", {"reports": [PodReport("p", report(0))]}, "Ready", "True", "Ready"),
+    ("no event yet is not known", {"reports": [PodReport("p", report(0))]}, "Delivering", "Unknown", "NoEventsYet"),
+    ("an invalid spec", {"stalled": Problem("InvalidSpec", "x")}, "Ready", "False", "InvalidSpec"),
+    ("an invalid spec", {"stalled": Problem("InvalidSpec", "x")}, "Stalled", "True", "InvalidSpec"),
+    ("nothing looked at", {"stalled": Problem("X", "x"), "certificate": None}, "CertificateReady", "Unknown", "X"),
+    ("a missing Secret", {"missing_secrets": ["a"]}, "WebhookAvailable", "False", "SecretMissing"),
+    ("a missing Secret", {"missing_secrets": ["a"]}, "Ready", "False", "SecretMissing"),
+    ("Pods not started", {"workload": Workload(2, 0, 0, True)}, "WebhookAvailable", "False", "PodsPending"),
+    ("one of two Pods", {"workload": Workload(2, 1, 1, True)}, "WebhookAvailable", "True", "SomePodsReady"),
+    ("an old view", {"workload": Workload(1, 1, 1, False)}, "WebhookAvailable", "False", "PodsPending"),
+    ("no image", unstarted(Problem("ImagePullBackOff", "x")), "WebhookAvailable", "False", "ImagePullBackOff"),
+    ("no volume", unstarted(Problem("X", "x")) | {"claims": ["c"]}, "WebhookAvailable", "False", "ClaimPending"),
+    ("no gateway", {"sink": Verdict("False", "GatewayNotRunning", "")}, "Ready", "False", "GatewayNotRunning"),
+    ("gateway not known", {"sink": Verdict("Unknown", "GatewayDisabled", "")}, "Ready", "False", "GatewayDisabled"),
+    ("output fails", {"reports": [PodReport("p", report(state="Failing"))]}, "Ready", "False", "OutputFailing"),
+    ("output fails", {"reports": [PodReport("p", report(state="Failing"))]}, "Delivering", "False", "OutputFailing"),
+    ("a Pod is silent", {"reports": silent()}, "Delivering", "Unknown", "PodUnreachable"),
+    ("an old configuration", {"config": "c2"}, "Ready", "False", "ConfigurationPending"),
+    ("a refused one", {"reports": [PodReport("p", REFUSED)]}, "Ready", "False", "ConfigurationRefused"),
+    ("suspended", {"suspended": True}, "Ready", "False", "Suspended"),
+    ("suspended", {"suspended": True}, "SinkRegistered", "False", "Suspended"),
+    ("waiting", {"waiting": Problem("Replacing", "x")}, "Reconciling", "True", "Replacing"),
+]
+
+
+@pytest.mark.parametrize(("what", "found", "kind", "truth", "reason"), CASES, ids=lambda value: str(value)[:24])
+def test_a_condition_says_what_was_found(
+    what: str, found: dict[str, Any], kind: str, truth: Truth, reason: str
+) -> None:
+    """One line a case."""
+    verdict = conditions(good(**found))[kind]
+    assert (verdict.status, verdict.reason) == (truth, reason)
+
+
+@pytest.mark.parametrize(
+    ("found", "extra"),
+    [
+        ({}, set()),
+        ({"suspended": True}, set()),
+        ({"missing_secrets": ["a"]}, {"Reconciling"}),
+        ({"stalled": Problem("X", "x")}, {"Stalled"}),
+    ],
+)
+def test_reconciling_and_stalled_are_there_only_while_true(found: dict[str, Any], extra: set[str]) -> None:
+    """kstatus reads their presence."""
+    always = {"Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering"}
+    assert set(conditions(good(**found))) == always | extra
+
+
+def test_the_same_findings_leave_the_status_alone() -> None:
+    """A no-op resync writes nothing, an hour later either."""
+    first = status(good(), {})
+    assert status(good(now=LATER), first) == first
+
+
+def test_the_transition_time_moves_only_with_the_status() -> None:
+    """Another reason or message is no transition."""
+    waiting = status(good(workload=Workload(1, 0, 0, True)), {})
+    still = status(good(now=LATER, missing_secrets=["a"]), waiting)
+    ready = status(good(now=LATER), waiting)
+    assert times(still)["WebhookAvailable"] == times(waiting)["WebhookAvailable"]
+    assert times(ready)["WebhookAvailable"] == "2026-01-01T13:00:00Z"
+
+
+def test_what_pods_report_is_summed_up() -> None:
+    """The worst state, the largest lag, the newest error, and the sums."""
+    reports = [
+        PodReport("audit-security-0", report(5, lag_seconds=1.5)),
+        PodReport("audit-security-1", report(7, state="Failing", lag_seconds=9.9, last_error="503", last_error_at=9.0)),
+    ]
+    made = status(good(reports=reports), {})
+    assert made["events"] == {"received": 12, "delivered": 12, "dropped": 0}
+    assert made["outputs"] == [
+        {"name": "archive", "state": "Failing", "lagSeconds": 9, "delivered": 12, "lastError": "503"}
+    ]
+    assert made["outputsReady"] == "0/1"
+
+
+def test_a_pod_that_is_away_keeps_its_counts() -> None:
+    """Counters do not fall because one Pod restarts."""
+    away = [PodReport("audit-security-0", report(5)), *[PodReport("audit-security-1", None, "no connection")]]
+    made = status(good(reports=away, last_reports={"audit-security-1": report(7)}), {})
+    assert made["events"]["received"] == 12
+
+
+def test_counts_are_kept_while_nobody_can_be_asked() -> None:
+    """An operator that has just started does not write zeros over them; it claims no output to be good."""
+    former = status(good(), {})
+    made = status(good(reports=[]), former)
+    assert (made["events"], made["outputs"]) == (former["events"], former["outputs"])
+    assert made["outputsReady"] == "0/1"
+
+
+def test_what_only_counts_is_told_from_what_changed() -> None:
+    """The first is written now and then, the second at once."""
+    old = status(good(), {})
+    more = status(good(reports=[PodReport("audit-security-0", report(6))]), old)
+    failing = status(good(reports=[PodReport("audit-security-0", report(state="Failing"))]), old)
+    assert more != old
+    assert counters_only(more, old)
+    assert not counters_only(failing, old)
+
+
+def test_events_are_told_for_transitions_and_only_for_them() -> None:
+    """Becoming Ready is news, staying so is not, and failing is a warning."""
+    waiting = status(good(workload=Workload(1, 0, 0, True)), {})["conditions"]
+    ready = status(good(), {})["conditions"]
+    failing = status(good(reports=[PodReport("p", report(state="Failing"))]), {})["conditions"]
+    assert [reason for reason, _, _ in transitions(ready, waiting)] == ["Ready"]
+    assert transitions(ready, ready) == []
+    assert [(reason, warning) for reason, _, warning in transitions(failing, ready)] == [
+        ("OutputFailing", True),
+        ("OutputFailing", True),
+    ]
+
+
+def times(made: dict[str, Any]) -> dict[str, str]:
+    """Transition times by condition."""
+    return {entry["type"]: entry["lastTransitionTime"] for entry in made["conditions"]}

@@ -1,0 +1,281 @@
+"""The spool: held against a list, then against what disks and files do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane import log as logs
+from auditpipeline.dataplane import store
+from auditpipeline.dataplane.spool import Spool, open_spool
+from auditpipeline.dataplane.store import Dead, Store
+
+OUTPUTS = ("a", "b", "c")
+LOG = logs.make(io.StringIO())
+
+
+class SpoolAgainstAList(RuleBasedStateMachine):
+    """The store must always agree with a plain list of events and a dict of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "spool.sqlite"
+        self.events: list[bytes] = []
+        self.positions: dict[str, int] = {}
+        self.delivered: dict[str, int] = {}
+        self.lost = 0
+        self.store = Store(store.open_checked(self.path), 2**20)
+        self.store_reader = store.connect(self.path)
+
+    def teardown(self) -> None:
+        self.store_reader.close()
+        self.store.close()
+        self.folder.cleanup()
+
+    @rule(count=st.integers(1, 5), size=st.integers(0, 50))
+    def append(self, count: int, size: int) -> None:
+        lines = [b'{"n":%d,"p":"%s"}' % (len(self.events) + number, b"x" * size) for number in range(count)]
+        with self.store.transaction():
+            self.store.append(lines, "digest")
+        self.events += lines
+
+    @rule(output=st.sampled_from(OUTPUTS), step=st.integers(0, 7), lost=st.integers(0, 2))
+    def advance(self, output: str, step: int, lost: int) -> None:
+        if output not in self.positions:
+            return
+        position = min(self.positions[output] + step, len(self.events))
+        with self.store.transaction():
+            self.store.advance(
+                output, position, step, [Dead(output, "refused by a test", b"{}")], {"undelivered": lost}
+            )
+        self.positions[output] = position
+        self.delivered[output] += step
+        self.lost += lost + 1
+
+    @rule(outputs=st.sets(st.sampled_from(OUTPUTS)))
+    def use(self, outputs: set[str]) -> None:
+        with self.store.transaction():
+            self.store.use(sorted(outputs))
+        self.positions = {name: self.positions.get(name, len(self.events)) for name in outputs}
+        self.delivered = {name: self.delivered.get(name, 0) for name in outputs}
+
+    @rule(count=st.integers(1, 5))
+    def fail(self, count: int) -> None:
+        """What a transaction did is gone when it fails."""
+        with contextlib.suppress(RuntimeError), self.store.transaction():
+            self.store.append([b"{}"] * count, "digest")
+            self.store.use([])
+            raise RuntimeError
+
+    @rule()
+    def prune(self) -> None:
+        with self.store.transaction():
+            self.store.prune()
+
+    @rule(clean=st.booleans())
+    def reopen(self, clean: bool) -> None:
+        self.store_reader.close()
+        self.store.close(clean)
+        self.store = Store(store.open_checked(self.path), 2**20)
+        self.store_reader = store.connect(self.path)
+
+    @precondition(lambda self: self.positions)
+    @rule(data=st.data(), most=st.integers(1, 200))
+    def read(self, data: st.DataObject, most: int) -> None:
+        """From any cursor on, the events are there, in order, and joined up."""
+        position = self.positions[data.draw(st.sampled_from(sorted(self.positions)))]
+        got: list[bytes] = []
+        while chunks := store.read(self.store_reader, position + len(got), most):
+            for chunk in chunks:
+                assert chunk.lines is not None
+                got += chunk.lines[position + len(got) - chunk.first :]
+        assert got == self.events[position:]
+
+    @invariant()
+    def agrees(self) -> None:
+        assert {name: cursor.next for name, cursor in self.store.cursors.items()} == self.positions
+        assert {name: cursor.delivered for name, cursor in self.store.cursors.items()} == self.delivered
+        assert self.store.end == len(self.events)
+        rows = self.store_reader.execute(
+            "SELECT coalesce(sum(size), 0), coalesce(min(first), ?) FROM events", (self.store.end,)
+        )
+        size, lowest = rows.fetchone()
+        assert size == self.store.size
+        assert lowest <= min(self.positions.values(), default=len(self.events))
+        figures = store.figures(self.store_reader)
+        assert sum(events for _, _, events in figures.lost) == self.lost
+        waiting = {name for name, position in self.positions.items() if position < len(self.events)}
+        assert set(figures.waiting_since) == waiting
+
+
+TestSpoolAgainstAList = SpoolAgainstAList.TestCase
+TestSpoolAgainstAList.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+async def opened(path: Path, max_bytes: int = 2**30, outputs: tuple[str, ...] = ("out",)) -> Spool:
+    """A spool with these outputs."""
+    spool = await open_spool(path, max_bytes, outputs, LOG)
+    await spool.use(outputs)
+    return spool
+
+
+async def lines_from(spool: Spool, position: int = 0) -> list[bytes]:
+    """Everything from a position on."""
+    lines: list[bytes] = []
+    while chunks := await spool.read(position, 2**20):
+        for chunk in chunks:
+            lines += chunk.lines or []
+            position = chunk.first + chunk.events
+    return lines
+
+
+async def test_requests_that_come_together_share_commits(tmp_path: Path) -> None:
+    """200 appends at once need far fewer syncs than 200, and each is there."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    commits: list[str] = []
+    spool._store._db.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    await asyncio.gather(*(spool.append([b"%d" % number]) for number in range(200)))
+    assert len(commits) < 20
+    assert await lines_from(spool) == [b"%d" % number for number in range(200)]
+    await spool.close()
+
+
+async def test_a_full_disk_is_back_pressure_and_cursors_still_move(tmp_path: Path) -> None:
+    """SQLITE_FULL (here by page limit): append is told to come later, what is there stays, and there is room again when
+    the output has taken it."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    pages = spool._store._db.execute("PRAGMA page_count").fetchone()[0]
+    spool._store._db.execute(f"PRAGMA max_page_count = {pages + 40}")
+    noise = [bytes(byte % 90 + 33 for byte in number.to_bytes(16, "big") * 64) for number in range(4)]
+    stored = 0
+    with contextlib.suppress(Retryable):
+        while True:
+            await spool.append([b"%d" % stored, *noise])
+            stored += 1
+    with pytest.raises(Retryable, match="full"):
+        await spool.append(noise * 4)
+    assert len(await lines_from(spool)) == stored * 5
+    await spool.advance("out", spool.end, spool.end)
+    await spool.append([b"again"])
+    assert (await lines_from(spool, spool.end - 1))[-1] == b"again"
+    await spool.close()
+
+
+async def test_a_request_larger_than_the_limit_is_taken_by_an_empty_spool(tmp_path: Path) -> None:
+    """Else it would be refused for ever; the next one waits."""
+    spool = await opened(tmp_path / "spool.sqlite", max_bytes=100)
+    noise = bytes(range(33, 127)) * 3
+    await spool.append([noise])
+    with pytest.raises(Retryable, match="the spool holds"):
+        await spool.append([noise])
+    await spool.close()
+
+
+async def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
+    """The second one says so at once."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    with pytest.raises(AuditPipelineError, match="in use by another process"):
+        await opened(tmp_path / "spool.sqlite")
+    await spool.close()
+
+
+async def test_dead_letters_take_a_bounded_share(tmp_path: Path) -> None:
+    """The oldest make room; each stays counted."""
+    spool = await opened(tmp_path / "spool.sqlite", max_bytes=2**20)
+    for number in range(40):
+        await spool.append([], dead=[Dead("", f"letter {number}", os.urandom(2**16))])
+    figures = await spool.figures()
+    assert figures.lost == [("", "unreadable", 40)]
+    assert figures.dead + figures.dead_removed == 40
+    assert 0 < figures.dead < 40
+    await spool.close()
+
+
+@pytest.mark.parametrize("damage", ["no database", "empty header", "a torn page in the middle", "truncated"])
+async def test_a_damaged_file_is_put_aside_and_what_is_readable_saved(tmp_path: Path, damage: str) -> None:
+    """Never a crash loop: the spool opens, works, keeps what can be read, and counts what cannot."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path)
+    for number in range(400):
+        await spool.append([b'{"n":%d,"p":"%s"}' % (number, os.urandom(1500).hex().encode()), b"{}"])
+    await spool.advance("out", 10, 10)
+    spool.damaged = True
+    await spool.close()
+    break_file(path, damage)
+
+    spool = await opened(path)
+    assert aside(tmp_path)
+    lines, end = await lines_from(spool, 10), spool.end
+    lost = sum(events for _, _, events in (await spool.figures()).lost)
+    if "header" in damage or "database" in damage:
+        assert (end, lost) == (0, 1)
+    else:
+        assert (end, len(lines) + lost) == (800, 790)
+        assert 0 < lost < 600
+    await spool.append([b"new"])
+    assert (await lines_from(spool, spool.end - 1))[-1] == b"new"
+    await spool.close()
+
+
+def aside(folder: Path) -> list[Path]:
+    """What was put aside."""
+    return list(folder.glob("spool.sqlite.damaged-*"))
+
+
+def break_file(path: Path, damage: str) -> None:
+    """Damages a closed database."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        match damage:
+            case "no database":
+                file.write(b"x" * 100)
+            case "empty header":
+                file.write(bytes(100))
+            case "a torn page in the middle":
+                # A leaf of the table: its type byte is 0x0d.
+                page = next(n for n in range(size // 8192, size // 4096) if _type(path, n) == 0x0D)
+                file.seek(page * 4096)
+                file.write(b"\xff" * 4096)
+            case _:
+                file.truncate(size // 2)
+
+
+def _type(path: Path, page: int) -> int:
+    with path.open("rb") as file:
+        file.seek(page * 4096)
+        return file.read(1)[0]
+
+
+async def test_a_row_that_cannot_be_inflated_is_told_apart(tmp_path: Path) -> None:
+    """The frame's checksum says so; the rows around it are read."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    for number in range(3):
+        await spool.append([b"%d" % number])
+    spool._store._db.execute("UPDATE events SET data = x'00' WHERE first = 1")
+    chunks = await spool.read(0, 2**20)
+    assert [chunk.lines for chunk in chunks] == [[b"0"], None, [b"2"]]
+    await spool.close()
+
+
+async def test_anybody_can_open_it_with_sqlite(tmp_path: Path) -> None:
+    """Mode 0600, WAL, and a table that explains itself."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    await spool.append([b"{}", b"{}"])
+    with contextlib.closing(sqlite3.connect(tmp_path / "spool.sqlite")) as found:
+        assert found.execute("SELECT first, count FROM events").fetchall() == [(0, 2)]
+        assert found.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert (tmp_path / "spool.sqlite").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "spool.sqlite-wal").stat().st_mode & 0o777 == 0o600
+    await spool.close()

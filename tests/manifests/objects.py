@@ -1,0 +1,210 @@
+"""AuditPipelines and AuditSinks for the tests of this folder: a good one of each, and what is wrong with bad ones.
+
+A `Bad` case is one line: how it differs from the good object, and a part of what the API server says. The same table is
+put to the CRDs (on a real API server) and to core/spec.py, so that neither accepts what the other refuses.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Object = dict[str, Any]
+REMOVED = object()
+"""The value of a change that takes a field away."""
+
+PIPELINE: Object = {
+    "apiVersion": "auditpipeline.dev/v1alpha1",
+    "kind": "AuditPipeline",
+    "metadata": {"name": "security"},
+    "spec": {
+        "targetNamespace": "audit",
+        "policy": {
+            "omitStages": ["RequestReceived"],
+            "omitManagedFields": True,
+            "rules": [
+                {"level": "None", "nonResourceURLs": ["/healthz*", "/version", "*"]},
+                {
+                    "level": "RequestResponse",
+                    "users": ["alice"],
+                    "userGroups": ["team"],
+                    "verbs": ["create"],
+                    "resources": [
+                        {"group": "", "resources": ["pods", "pods/*", "*/scale"], "resourceNames": ["one"]},
+                        {"group": "rbac.authorization.k8s.io"},
+                        {"group": "*"},
+                    ],
+                    "namespaces": ["default", ""],
+                    "omitStages": ["Panic"],
+                    "omitManagedFields": False,
+                },
+                {"level": "Metadata"},
+            ],
+        },
+        "outputs": [
+            {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl", "maxSize": "1.5Gi", "keep": 3}},
+            {
+                "name": "siem",
+                "http": {
+                    "url": "https://siem.example:8443/audit",
+                    "format": "event-list",
+                    "bearerTokenSecretRef": {"name": "siem", "key": "token"},
+                    "caSecretRef": {"name": "siem", "key": "ca.crt"},
+                },
+                "delivery": "BestEffort",
+                "policy": {"rules": [{"level": "Metadata"}]},
+            },
+            {"name": "console", "stdout": {}},
+        ],
+        "webhook": {
+            "replicas": 3,
+            "storage": {"size": "20Gi", "storageClassName": "fast", "ephemeral": False},
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": 2, "memory": "1Gi"}},
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "audit", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
+        },
+        "throttle": {"qps": 20, "burst": 30},
+        "expireAfter": "1h30m",
+        "suspend": False,
+    },
+}
+SINK: Object = {
+    "apiVersion": "auditregistration.k8s.io/v1alpha1",
+    "kind": "AuditSink",
+    "metadata": {"name": "sink.example"},
+    "spec": {
+        "policy": {"level": "Metadata", "stages": ["ResponseComplete"]},
+        "webhook": {
+            "throttle": {"qps": 10, "burst": 15},
+            "clientConfig": {"url": "https://audit.example/events", "caBundle": "Y2VydGlmaWNhdGU="},
+        },
+    },
+}
+SERVICE = {"namespace": "audit", "name": "hook"}
+
+
+class Bad(NamedTuple):
+    """One difference from the good object: the field's path, its value, and a part of the API server's answer.
+
+    `parser` is whether core/spec.py refuses it too; it does not where only the API server knows or cares.
+    """
+
+    path: str
+    value: Any
+    says: str
+    parser: bool = True
+
+
+RULE, OUTPUT, CONFIG = "spec.policy.rules.0", "spec.outputs.0", "spec.webhook.clientConfig"
+BAD_PIPELINES = [
+    Bad("metadata.name", "a" * 41, "must be a DNS label of at most 40 characters"),
+    Bad("metadata.name", "a.b", "must be a DNS label of at most 40 characters"),
+    Bad("spec.policy", REMOVED, "spec.policy: Required value"),
+    Bad("spec.outputs", REMOVED, "spec.outputs: Required value"),
+    Bad("spec.targetNamespace", "Not_A_Label", "spec.targetNamespace in body should match"),
+    Bad("spec.policy.rules", [], "should have at least 1 items"),
+    Bad(
+        "spec.policy.rules",
+        [{"level": "Metadata"}] * 2000,
+        "Too many: 2000: must have at most 1000 items",
+        parser=False,
+    ),
+    Bad("spec.policy.omitStages", ["Never"], 'Unsupported value: "Never"'),
+    Bad(f"{RULE}.level", "Everything", 'supported values: "None", "Metadata", "Request", "RequestResponse"'),
+    Bad(f"{RULE}.level", REMOVED, "spec.policy.rules[0].level: Required value"),
+    Bad(f"{RULE}.omitStages", ["RequestComplete"], 'Unsupported value: "RequestComplete"'),
+    Bad(f"{RULE}.users", ["a" * 1025], "Too long: may not be more than 1024 bytes"),
+    Bad(f"{RULE}.nonResourceURLs", ["version"], "rules[0].nonResourceURLs[0] in body should match"),
+    Bad(f"{RULE}.nonResourceURLs", ["/a*b"], "rules[0].nonResourceURLs[0] in body should match"),
+    Bad(f"{RULE}.resources", [{"group": "apps"}], "cannot apply to both regular resources and non-resource URLs"),
+    Bad(f"{RULE}.namespaces", ["default"], "make two rules, one with resources and namespaces"),
+    Bad("spec.policy.rules.1.resources", [{"group": "apps/v1"}], "resources[0].group in body should match"),
+    Bad(
+        "spec.policy.rules.1.resources",
+        [{"resourceNames": ["a"]}],
+        "using resourceNames requires at least one resource",
+    ),
+    Bad("spec.outputs", [], "should have at least 1 items"),
+    Bad("spec.outputs", [{"name": f"o{n}", "stdout": {}} for n in range(17)], "must have at most 16 items"),
+    Bad("spec.outputs.1.name", "archive", 'Duplicate value: {"name":"archive"}'),
+    Bad(f"{OUTPUT}.name", "Archive", "spec.outputs[0].name in body should match"),
+    Bad(f"{OUTPUT}.file", REMOVED, "exactly one of stdout, file and http is needed"),
+    Bad(f"{OUTPUT}.stdout", {}, "make an output of its own for each destination"),
+    Bad(f"{OUTPUT}.delivery", "AtMostOnce", 'supported values: "Guaranteed", "BestEffort"'),
+    Bad(f"{OUTPUT}.policy", {"rules": []}, "should have at least 1 items"),
+    Bad(f"{OUTPUT}.file.path", "/etc/passwd", "must be a file in a folder below /var/log"),
+    Bad(f"{OUTPUT}.file.path", "/var/log/audit/../../../etc/cron", "must be a file in a folder below /var/log"),
+    Bad(f"{OUTPUT}.file.path", "/var/log/events.jsonl", "must be a file in a folder below /var/log"),
+    Bad(
+        "spec.outputs.2",
+        {"name": "b", "file": {"path": "/var/log/audit/events.jsonl"}},
+        "two outputs write the same file",
+    ),
+    Bad(f"{OUTPUT}.file.maxSize", "100 MB", "maxSize in body should match"),
+    Bad(f"{OUTPUT}.file.keep", 0, "should be greater than or equal to 1"),
+    Bad("spec.outputs.1.http.url", "siem.example", "should match"),
+    Bad("spec.outputs.1.http.url", "https://:443/", "must be a URL with a host"),
+    Bad("spec.outputs.1.http.url", "https://[::1", "must be a URL with a host"),
+    Bad("spec.outputs.1.http.url", "https://siem.example:99999/", "must be a URL with a host"),
+    Bad("spec.outputs.1.http.url", "https://siem.example/a b", "must be a URL with a host"),
+    Bad("spec.outputs.1.http.url", "https://me:secret@siem.example", "put the credential into a Secret"),
+    Bad("spec.outputs.1.http.url", "https://siem.example/?token=1", "query parameters are not permitted"),
+    Bad("spec.outputs.1.http.url", "https://siem.example/#a", "fragments"),
+    Bad("spec.outputs.1.http.format", "xml", 'supported values: "json-lines", "json-array", "event-list"'),
+    Bad("spec.outputs.1.http.bearerTokenSecretRef", {"name": "siem"}, "bearerTokenSecretRef.key: Required value"),
+    Bad("spec.outputs.1.http.caSecretRef", {"name": "", "key": "a"}, "should be at least 1 chars long"),
+    Bad("spec.outputs.1.http.caSecretRef", {"name": "a", "key": "../a"}, "caSecretRef.key in body should match"),
+    Bad("spec.outputs.1.http.caSecretRef", {"name": "a", "key": ".."}, "caSecretRef.key in body should match"),
+    Bad("spec.outputs.1.http.caSecretRef", {"name": "../a", "key": "a"}, "caSecretRef.name in body should match"),
+    Bad("spec.webhook.replicas", 11, "should be less than or equal to 10"),
+    Bad("spec.webhook.storage.size", "ten", "size in body should match"),
+    Bad("spec.webhook.resources", {"limits": {"cpu": "much"}}, "limits.cpu in body should match", parser=False),
+    Bad("spec.webhook.tolerations", [{"effect": "Never"}], 'Unsupported value: "Never"', parser=False),
+    Bad("spec.throttle.qps", 0, "should be greater than or equal to 1"),
+    Bad("spec.expireAfter", "two hours", "expireAfter in body should match"),
+    Bad("spec.expireAfter", "", "expireAfter in body should match"),
+    Bad("spec.unknown", 1, 'unknown field "spec.unknown"'),
+]
+BAD_SINKS = [
+    Bad("spec.policy.level", "Everything", 'supported values: "None", "Metadata", "Request", "RequestResponse"'),
+    Bad("spec.policy.level", REMOVED, "spec.policy.level: Required value"),
+    Bad("spec.policy.stages", REMOVED, "stages is required for a level other than None"),
+    Bad("spec.policy.stages", ["Never"], 'Unsupported value: "Never"'),
+    Bad("spec.policy.rules", [{"level": "All"}], 'Unsupported value: "All"'),
+    Bad("spec.policy.rules", [{"level": "None", "resources": [{"resourceNames": ["a"]}]}], "at least one resource"),
+    Bad("spec.webhook", REMOVED, "spec.webhook: Required value"),
+    Bad(f"{CONFIG}.url", REMOVED, "exactly one of url or service is required"),
+    Bad(f"{CONFIG}.service", SERVICE, "exactly one of url or service is required"),
+    Bad(f"{CONFIG}.url", "audit.example", "host must be specified; desired format: https://host[/path]"),
+    Bad(f"{CONFIG}.url", "https://me:secret@audit.example", "user information is not permitted in the URL"),
+    Bad(f"{CONFIG}.url", "https://audit.example/?a=b", "query parameters are not permitted"),
+    Bad(CONFIG, {"service": {"namespace": "audit"}}, "service.name: Required value"),
+    Bad(CONFIG, {"service": SERVICE | {"name": ""}}, "should be at least 1 chars long"),
+    Bad(CONFIG, {"service": SERVICE | {"port": 0}}, "should be greater than or equal to 1"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "audit"}}, "service.path in body should match"),
+    Bad(f"{CONFIG}.caBundle", "no base64!", "must be of type byte", parser=False),
+    Bad("spec.webhook.throttle.burst", 0, "should be greater than or equal to 1"),
+    Bad("spec.webhook.retries", 3, 'unknown field "spec.webhook.retries"'),
+]
+
+
+def changed(good: Object, path: str, value: Any) -> Object:
+    """A copy of `good` in which the field at `path` (dots; numbers for items) has `value`, or is gone."""
+    copy = deepcopy(good)
+    *parents, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    node: Any = copy
+    for step in parents:
+        node = node[step]
+    if value is REMOVED:
+        del node[last]
+    else:
+        node[last] = value
+    return copy
+
+
+def named(case: Bad) -> str:
+    """A test's name for the case."""
+    return f"{case.path}={'-' if case.value is REMOVED else str(case.value)[:32]}"
