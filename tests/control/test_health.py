@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
-from auditpipeline.control.facts import PodReport
-from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.health import Heartbeat
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.recorder import QUIET, Recorder
 from auditpipeline.control.resources import EVENTS, PIPELINES
-from auditpipeline.core.report import Events, Report
 from tests.control.fakes import Answers
 
 META = {"name": "a", "uid": "u"}
@@ -49,38 +44,3 @@ async def test_an_event_that_cannot_be_written_holds_up_nothing() -> None:
     recorder = Recorder(kube, lambda: datetime(2026, 1, 1, tzinfo=UTC), "test")
     await recorder.event(PIPELINES, META, "Ready", "well", warning=False, events=EVENTS)
     assert kube.written == []
-
-
-def running(config: str, error: str = "") -> PodReport:
-    """A gateway Pod that runs `config`."""
-    return PodReport("gateway", Report("gateway", "gateway", config, Events(), (), config_error=error))
-
-
-@pytest.mark.parametrize(
-    ("reports", "status", "reason"),
-    [
-        ([], "False", "GatewayNotRunning"),
-        ([running("c2")], "True", "Registered"),
-        ([running("c1")], "True", "Registered"),
-        ([running("c0")], "False", "GatewayPending"),
-        ([running("unknown")], "False", "GatewayPending"),
-        ([running("c2"), running("c0")], "False", "GatewayPending"),
-        ([running("c0", "routes[3]: no")], "False", "GatewayRefused"),
-        ([running("c2"), PodReport("gateway", None, "no answer")], "Unknown", "GatewayUnreachable"),
-    ],
-)
-def test_a_sink_is_registered_when_every_gateway_pod_holds_it(
-    reports: list[PodReport], status: str, reason: str
-) -> None:
-    """As it is now, in whatever configuration: c1 held it like c2, c0 held it otherwise."""
-    state = GatewayState(looked=True, reports=reports)
-    for digest, routes in (("c0", {"a": "old"}), ("c1", {"a": "new"}), ("c2", {"a": "new", "b": "x"})):
-        state.rendered(digest, b"", routes)
-    assert state.registration("a")[:2] == (status, reason)
-
-
-def test_a_sink_without_a_route_says_why() -> None:
-    """Refused, or not rendered yet."""
-    state = GatewayState(looked=True, problems={"bad": "no ClusterIP"})
-    assert state.registration("bad")[:2] == ("False", "SinkRefused")
-    assert state.registration("new")[:2] == ("False", "GatewayPending")

@@ -11,11 +11,11 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
-from auditpipeline.control import access
+from auditpipeline.control import access, names
 from auditpipeline.control.handlers import quiet_settings, registry
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, entry_of, key_of
@@ -82,6 +82,8 @@ async def _operate(
             clusterwide=False,
             namespaces=list(namespaces),
             stop_flag=stop,
+            # kopf would ask for the name of the user, which a container with a bare number has not.
+            identity=cast("Any", names.MANAGER),
         )
     finally:
         waiting.cancel()
