@@ -41,10 +41,12 @@ def operator(kubeconfig: Path | None, **options: object) -> None:
         raise Invalid("", "the controller needs kopf and kubernetes: pip install 'auditpipeline[operator]'") from None
     import uvloop
 
+    from auditpipeline.cli.logs import configure
     from auditpipeline.cli.serve import stop_on_signals
     from auditpipeline.control.operator import run
     from auditpipeline.control.settings import Settings
 
+    configure()
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     settings = Settings(**options, identity=identity)  # type: ignore[arg-type]
 

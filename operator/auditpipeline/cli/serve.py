@@ -28,9 +28,11 @@ def serve(config: Path, root: str, listen_audit: str | None, listen_ops: str | N
     """
     import uvloop
 
+    from auditpipeline.cli.logs import configure
     from auditpipeline.core.config import relocated
     from auditpipeline.dataplane.run import run
 
+    configure()
     transform = partial(relocated, root=root, audit=listen_audit, ops=listen_ops)
 
     async def composed() -> None:

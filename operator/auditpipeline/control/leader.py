@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from auditpipeline.control import names
-from auditpipeline.control.kube import Conflict, Kube
+from auditpipeline.control.kube import Conflict, Forbidden, Kube
 from auditpipeline.control.resources import LEASES
 from auditpipeline.core.errors import Permanent, Retryable
 
@@ -102,7 +102,8 @@ class Lease:
             self._see(await self._kube.replace(LEASES, self._body(current)))
         except Conflict:
             return False
-        except Retryable as error:
+        except (Retryable, Forbidden) as error:
+            # An API server that has just started knows no roles for a moment; for good, the deadline tells.
             log.warning("lease not renewed", error=str(error))
             return False
         return True

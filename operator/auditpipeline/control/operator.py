@@ -21,7 +21,7 @@ from auditpipeline.control import access, health
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.discovery import discover
 from auditpipeline.control.gateway import reconcile_gateway
-from auditpipeline.control.kube import Client
+from auditpipeline.control.kube import Client, Forbidden
 from auditpipeline.control.leader import Lease
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
@@ -187,7 +187,7 @@ async def _resyncing(world: World, heartbeat: health.Heartbeat) -> None:
         await asyncio.sleep(world.settings.resync)
         try:
             await _resync(world)
-        except Retryable as error:
+        except (Retryable, Forbidden) as error:
             log.warning("resync failed", error=str(error))
 
 
@@ -203,7 +203,7 @@ async def _until_done(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         try:
             await work()
-        except Retryable as error:
+        except (Retryable, Forbidden) as error:
             log.warning("not started yet", error=str(error))
             await asyncio.sleep(START_RETRY)
         else:
