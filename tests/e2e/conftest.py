@@ -1,20 +1,26 @@
-"""The same tests on both tiers: processes over a real control plane, and Pods on a real node."""
+"""auditpipeline on both tiers: processes over a real control plane, and Pods on a real node."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.cluster.local import LocalDeployment
+from tests.cluster.onnode import NodeDeployment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDeployment]:
-    """auditpipeline on the control plane alone, with the API server's own log of the same events beside it."""
-    data: Path = tmp_path_factory.mktemp("local")
+    """auditpipeline on the control plane alone."""
     with LocalDeployment(
-        data, operator_args=("--resync", "5", "--status-interval", "1"), audit_log=data / "audit.log"
+        tmp_path_factory.mktemp("local"), operator_args=("--resync", "5", "--status-interval", "1")
     ) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def on_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeDeployment]:
+    """auditpipeline installed by helm on a real node."""
+    with NodeDeployment(tmp_path_factory.mktemp("node"), values=("operator.statusInterval=1",)) as it:
         yield it

@@ -6,9 +6,8 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 import yaml
@@ -16,26 +15,11 @@ import yaml
 from tests.cluster.deployment import NAMESPACE
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import Failed
+from tests.e2e.traffic import MINE, count, gone, pipeline, recorded, touch, wait_recorded
 
 pytestmark = pytest.mark.controlplane
 
-MINE = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
 numbers = itertools.count()
-
-
-def pipeline(name: str, *rules: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    spec = {
-        "policy": {"omitStages": ["RequestReceived"], "rules": list(rules) or [MINE]},
-        "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
-        "webhook": {"replicas": 1, "storage": {"ephemeral": False, "size": "1Gi"}},
-        **changes,
-    }
-    return {
-        "apiVersion": "auditpipeline.dev/v1alpha1",
-        "kind": "AuditPipeline",
-        "metadata": {"name": name},
-        "spec": spec,
-    }
 
 
 @pytest.fixture
@@ -44,34 +28,6 @@ def name(local: LocalDeployment) -> Iterator[str]:
     chosen = f"t{next(numbers)}"
     yield chosen
     local.kubectl("delete", "auditpipeline", chosen, "--ignore-not-found", "--wait=false")
-
-
-def touch(local: LocalDeployment, user: str = "alice") -> str:
-    """One request that audit can be asked for: a ConfigMap made by `user`. Returns its name."""
-    made = f"marker-{next(numbers)}"
-    kubeconfig = local.cluster.user_kubeconfig(user, ["system:masters"])
-    local.kubectl("create", "configmap", made, "-n", "default", kubeconfig=kubeconfig)
-    return made
-
-
-def recorded(local: LocalDeployment, pipeline_name: str) -> set[str]:
-    """The names of the objects in the events that the pipeline has delivered."""
-    return {event.get("objectRef", {}).get("name", "") for event in local.events(pipeline_name)}
-
-
-def wait_recorded(local: LocalDeployment, pipeline_name: str, wanted: set[str], timeout: float = 60) -> None:
-    local.wait_for(f"{sorted(wanted)} in {pipeline_name}", lambda: wanted <= recorded(local, pipeline_name), timeout)
-
-
-def gone(local: LocalDeployment, pipeline_name: str) -> Callable[[], bool]:
-    kinds = "statefulsets,services,secrets,pods,serviceaccounts,poddisruptionbudgets,networkpolicies,pvc"
-    selector = f"auditpipeline.dev/pipeline={pipeline_name}"
-    return lambda: (
-        not (
-            local.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").strip()
-            or f"audit-{pipeline_name}" in local.kubectl("get", "auditsinks", "-o", "name")
-        )
-    )
 
 
 def restarted(local: LocalDeployment, pod: str, before: int) -> bool:
@@ -297,15 +253,6 @@ def test_a_foreign_auditsink_is_served_too(local: LocalDeployment, name: str) ->
     }
     local.apply(foreign)
     try:
-        local.wait_for("an event twice", lambda: _count(local, name, touch(local)) == 2)
+        local.wait_for("an event twice", lambda: count(local, name, touch(local)) == 2)
     finally:
         local.kubectl("delete", "auditsink", f"{name}-foreign")
-
-
-def _count(local: LocalDeployment, pipeline_name: str, marker: str) -> int:
-    """How often the marker's event is in the file, when it is there at all."""
-    wait_recorded(local, pipeline_name, {marker})
-    # Both sinks post at their own pace: a later event through the same gateway comes after this one through both.
-    wait_recorded(local, pipeline_name, {touch(local)})
-    names = [event["objectRef"].get("name") for event in local.events(pipeline_name) if "objectRef" in event]
-    return names.count(marker)

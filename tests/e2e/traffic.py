@@ -1,0 +1,64 @@
+"""What the end-to-end tests do and look at, on either tier."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from tests.cluster.deployment import Deployment
+
+MINE = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
+numbers = itertools.count()
+
+
+def pipeline(name: str, *rules: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    spec = {
+        "policy": {"omitStages": ["RequestReceived"], "rules": list(rules) or [MINE]},
+        "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
+        "webhook": {"replicas": 1, "storage": {"ephemeral": False, "size": "1Gi"}},
+        **changes,
+    }
+    return {
+        "apiVersion": "auditpipeline.dev/v1alpha1",
+        "kind": "AuditPipeline",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def touch(it: Deployment, user: str = "alice") -> str:
+    """One request that audit can be asked for: a ConfigMap made by `user`. Returns its name."""
+    made = f"marker-{next(numbers)}"
+    kubeconfig = it.cluster.user_kubeconfig(user, ["system:masters"])
+    it.kubectl("create", "configmap", made, "-n", "default", kubeconfig=kubeconfig)
+    return made
+
+
+def recorded(it: Deployment, pipeline_name: str) -> set[str]:
+    """The names of the objects in the events that the pipeline has delivered."""
+    return {event.get("objectRef", {}).get("name", "") for event in it.events(pipeline_name)}
+
+
+def wait_recorded(it: Deployment, pipeline_name: str, wanted: set[str], timeout: float = 60) -> None:
+    it.wait_for(f"{sorted(wanted)} in {pipeline_name}", lambda: wanted <= recorded(it, pipeline_name), timeout)
+
+
+def gone(it: Deployment, pipeline_name: str) -> Callable[[], bool]:
+    kinds = "statefulsets,services,secrets,pods,serviceaccounts,poddisruptionbudgets,networkpolicies,pvc"
+    selector = f"auditpipeline.dev/pipeline={pipeline_name}"
+    return lambda: (
+        not (
+            it.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").strip()
+            or f"audit-{pipeline_name}" in it.kubectl("get", "auditsinks", "-o", "name")
+        )
+    )
+
+
+def count(it: Deployment, pipeline_name: str, marker: str) -> int:
+    """How often the marker's event is in the file, when it is there at all."""
+    wait_recorded(it, pipeline_name, {marker})
+    # Both sinks post at their own pace: a later event through the same gateway comes after this one through both.
+    wait_recorded(it, pipeline_name, {touch(it)})
+    names = [event["objectRef"].get("name") for event in it.events(pipeline_name) if "objectRef" in event]
+    return names.count(marker)
