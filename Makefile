@@ -33,8 +33,10 @@ unit: $(VENV)/installed ## tests that need no cluster
 	$(BIN)/pytest -m 'not controlplane and not node'
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
-	$(BIN)/python -m tests.cluster.packages
-	$(BIN)/pytest -m 'controlplane or node' --timeout 900
+	@if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then $(BIN)/python -m tests.cluster.packages && \
+	  $(BIN)/python -m tests.cluster.prepare node; else $(BIN)/python -m tests.cluster.prepare; fi
+	@arguments=$$($(BIN)/python -m tests.cluster.tier) && eval "set -- $$arguments" && \
+	  $(BIN)/pytest --timeout 900 "$$@"
 
 bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory: docs/performance.md
 	$(BIN)/python -m tests.bench.control $(BENCH_ARGS)

@@ -11,10 +11,7 @@ Without, it shows events as they come until Ctrl-C. Either way nothing is left r
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +26,7 @@ from . import packages
 from .binaries import Missing
 from .deployment import ROOT, Deployment
 from .processes import Failed
+from .tier import docker_answers, root_on_linux
 
 QUICKSTART = ROOT / "manifests" / "examples" / "quickstart.yaml"
 PEOPLE = {"alice": "platform", "bob": "developers", "mallory": "contractors"}
@@ -60,12 +58,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _choose(tier: str, data: Path) -> Deployment:
-    if tier == "kind" or (tier == "auto" and _docker_answers()):
+    if tier == "kind" or (tier == "auto" and docker_answers()):
         from .onkind import KindDeployment
 
         _say("Docker answers: a kind cluster")
         return KindDeployment(data)
-    if tier == "node" or (tier == "auto" and sys.platform == "linux" and os.geteuid() == 0):
+    if tier == "node" or (tier == "auto" and root_on_linux()):
         from .onnode import NodeDeployment
 
         _say("root on Linux: a real node in namespaces of its own")
@@ -153,13 +151,6 @@ def readable(event: dict[str, Any]) -> str:
 
 def _users(events: Sequence[dict[str, Any]]) -> set[str]:
     return {event["user"]["username"] for event in events}
-
-
-def _docker_answers() -> bool:
-    docker = shutil.which("docker")
-    if not docker:
-        return False
-    return subprocess.run([docker, "info"], capture_output=True, check=False, timeout=20).returncode == 0
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,11 @@ from .deployment import CHART, EVENTS, NAMESPACE, Deployment, bootstrap
 from .node import Node
 from .processes import Failed, run
 
+KILL = """
+for process in /proc/[0-9]*; do
+  if grep -qs '{uid}' $process/cgroup && grep -qs serve $process/cmdline; then kill -9 "${{process#/proc/}}"; fi
+done
+"""
 CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
 
 
@@ -44,7 +48,11 @@ class NodeDeployment(Deployment):
         """helm against the node, in the operator's namespace."""
         command = [str(binaries.find("helm")["helm"]), *args]
         flags = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", NAMESPACE]
-        return run(self.cluster.entered([*command, *flags]), timeout=300)
+        return run(self.entered([*command, *flags]), timeout=300)
+
+    def entered(self, command: list[str]) -> list[str]:
+        """The command line that runs `command` where the API server is reached."""
+        return self.cluster.entered(command)
 
     def lines(self, namespace: str, pod: str, path: str) -> list[bytes]:
         """Read through `kubectl exec`."""
@@ -55,16 +63,9 @@ class NodeDeployment(Deployment):
         return content.encode().split(b"\n")[:-1]
 
     def kill(self, pod: str) -> None:
-        """Kill the container's first process from the node, as no process in the container may."""
-        uid = self.get("pod", pod, "-n", NAMESPACE)["metadata"]["uid"].replace("-", "")
-        for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
-            try:
-                mine = uid in cgroup.read_text().replace("-", "").replace("_", "")
-                command = cgroup.with_name("cmdline").read_bytes()
-            except OSError:
-                continue  # it ended while we looked
-            if mine and b"auditpipeline" in command:
-                os.kill(int(cgroup.parent.name), 9)
+        """Kill the container's process from the node, as no process in the container may."""
+        uid = self.get("pod", pod, "-n", NAMESPACE)["metadata"]["uid"].replace("-", "[-_]")
+        self.cluster.run("/bin/sh", "-c", KILL.format(uid=uid))
 
     def hints(self) -> list[str]:
         """The node is in namespaces of its own: kubectl goes through a script."""

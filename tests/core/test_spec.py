@@ -26,6 +26,10 @@ def output(**fields: Any) -> dict[str, Any]:
     return {"name": "one", **fields}
 
 
+def _with_token(secret: str) -> dict[str, Any]:
+    return output(http={"url": "https://siem/", "bearerTokenSecretRef": {"name": secret, "key": "tls.key"}})
+
+
 def test_defaults_are_those_of_the_documentation() -> None:
     """A pipeline with a policy and an output is complete."""
     spec = parse_pipeline(pipeline()).spec
@@ -56,6 +60,10 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ({"outputs": [output(stdout={}, policy={"rules": []})]}, "spec.outputs[0].policy.rules"),
         ({"webhook": {"replicas": 0}}, "spec.webhook.replicas"),
         ({"webhook": {"storage": {"size": "ten"}}}, "spec.webhook.storage.size"),
+        ({"webhook": {"storage": {"size": "1Mi"}}}, "spec.webhook.storage.size"),
+        ({"outputs": [output(file={"path": "/var/log/a/b", "maxSize": "0"})]}, "spec.outputs[0].file.maxSize"),
+        ({"outputs": [_with_token("auditpipeline-ca")]}, "spec.outputs[0].http.bearerTokenSecretRef.name"),
+        ({"outputs": [_with_token("audit-other-tls")]}, "spec.outputs[0].http.bearerTokenSecretRef.name"),
         ({"expireAfter": "soon"}, "spec.expireAfter"),
         ({"unknown": 1}, "spec"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import tier
 from tests.cluster.local import LocalDeployment
 from tests.cluster.onnode import NodeDeployment
 
@@ -21,6 +22,6 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDeployment]
 
 @pytest.fixture(scope="module")
 def on_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeDeployment]:
-    """auditpipeline installed by helm on a real node."""
-    with NodeDeployment(tmp_path_factory.mktemp("node"), values=("operator.statusInterval=1",)) as it:
+    """auditpipeline installed by helm on a real node (kind where Docker answers)."""
+    with tier.deployment(tmp_path_factory.mktemp("node"), values=("operator.statusInterval=1",)) as it:
         yield it

@@ -25,6 +25,9 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", m
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 # "", "/", or segments that are each a DNS subdomain: k8s.io/apiserver/pkg/util/webhook/validation.go.
 SERVICE_PATH = r"^(/|(/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)+/?)?$"
+OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls)")
+# Below these, a spool could not keep its reserve, and a file would rotate with every batch.
+LEAST_STORAGE, LEAST_FILE = 64 * 2**20, 2**20
 Format = Literal["json-lines", "json-array", "event-list"]
 
 
@@ -230,7 +233,7 @@ def _pipeline_problems(spec: PipelineSpec) -> list[Invalid]:
             if output.file.path in paths:
                 problems.append(Invalid(f"{where}.file.path", "another output writes this file: give each its own"))
             paths.add(output.file.path)
-    parse_bytes(spec.webhook.storage.size, "spec.webhook.storage.size")
+    parse_bytes(spec.webhook.storage.size, "spec.webhook.storage.size", LEAST_STORAGE)
     if spec.expire_after is not None:
         parse_seconds(spec.expire_after, "spec.expireAfter")
     return problems
@@ -250,13 +253,26 @@ def _output_problems(output: Output, where: str) -> list[Invalid]:
         problems += _file_problems(output.file, f"{where}.file")
     if output.http:
         problems += _url_problems(output.http.url, f"{where}.http.url")
+        problems += _secret_problems(output.http, f"{where}.http")
     if output.policy:
         problems += _policy_problems(output.policy, f"{where}.policy")
     return problems
 
 
+def _secret_problems(http: Http, where: str) -> list[Invalid]:
+    """The operator's own Secrets hold private keys: no output may send one away."""
+    references = {"bearerTokenSecretRef": http.bearer_token_secret_ref, "caSecretRef": http.ca_secret_ref}
+    return [
+        Invalid(
+            f"{where}.{field}.name", f"{reference.name!r} is a Secret of auditpipeline itself: make one of your own"
+        )
+        for field, reference in references.items()
+        if reference and OWN_SECRETS.fullmatch(reference.name)
+    ]
+
+
 def _file_problems(file: File, where: str) -> list[Invalid]:
-    parse_bytes(file.max_size, f"{where}.maxSize")
+    parse_bytes(file.max_size, f"{where}.maxSize", LEAST_FILE)
     if not re.fullmatch(r"/var/log(/[A-Za-z0-9_][-A-Za-z0-9._]*){2,}", file.path):
         return [
             Invalid(f"{where}.path", "must be a file in a folder below /var/log, such as /var/log/audit/events.jsonl")
