@@ -30,6 +30,7 @@ class Crowd:
         self._rest = rest
         self._folder = tempfile.TemporaryDirectory()
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._hosts: dict[ssl.SSLContext, str] = {}
         self._reports: dict[str, bytes] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -71,10 +72,12 @@ class Crowd:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(path)
             self._contexts[host] = context
+            self._hosts[context] = host
         return self._contexts[host]
 
     async def _status(self, request: web.Request) -> web.Response:
-        host = request.host.partition(":")[0]
+        assert request.transport is not None
+        host = self._hosts[request.transport.get_extra_info("ssl_object").context]
         if host not in self._reports:
             body = self._secret(host, "config")["config.json"]
             outputs = tuple(report.OutputReport(name=route.name) for route in config.decode(body).routes)
