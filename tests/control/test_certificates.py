@@ -29,11 +29,20 @@ def test_a_leaf_is_good_for_exactly_the_hosts_asked_for(ca: Pair) -> None:
     assert certificates.names(certificate) == list(HOSTS)
 
 
-def test_a_leaf_is_server_and_client(ca: Pair) -> None:
-    """One certificate serves and identifies."""
-    certificate, _ = certificates.load(leaf(ca, "audit-security", HOSTS, NOW))
-    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert set(usage) == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+@pytest.mark.parametrize(
+    ("hosts", "client", "purposes"),
+    [
+        (HOSTS, False, {ExtendedKeyUsageOID.SERVER_AUTH}),
+        ((), False, {ExtendedKeyUsageOID.CLIENT_AUTH}),
+        (HOSTS, True, {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}),
+    ],
+)
+def test_a_leaf_is_good_for_its_own_purpose_alone(
+    ca: Pair, hosts: tuple[str, ...], client: bool, purposes: set[x509.ObjectIdentifier]
+) -> None:
+    """What a receiver serves with does not let its holder in anywhere."""
+    certificate, _ = certificates.load(leaf(ca, "audit-security", hosts, NOW, client=client))
+    assert set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == purposes
 
 
 def test_everything_is_backdated_for_clocks_that_are_behind(ca: Pair) -> None:

@@ -69,7 +69,9 @@ class Authority:
             await self._kube.apply(SECRETS, desired.tls_secret(manifest_meta, desired.Certified(pair, self.bundle)))
         return pair
 
-    async def leaf(self, namespace: str, secret: str, common_name: str, hosts: Sequence[str]) -> Pair:
+    async def leaf(
+        self, namespace: str, secret: str, common_name: str, hosts: Sequence[str], *, client: bool = False
+    ) -> Pair:
         """The certificate that Secret `secret` should hold: what it holds already while that is good, else a new one.
 
         The caller writes it there.
@@ -77,7 +79,7 @@ class Authority:
         key, now = (namespace, secret), self._clock()
         pair = self._leaves.get(key) or pair_of(await self._kube.get(SECRETS, secret, namespace) or {})
         if pair is None or certificates.needs_renewal(pair, now, hosts, self.bundle):
-            pair = certificates.leaf(self.ca, common_name, hosts, now)
+            pair = certificates.leaf(self.ca, common_name, hosts, now, client=client)
         self._leaves[key] = pair
         return pair
 

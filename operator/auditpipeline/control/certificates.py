@@ -1,6 +1,7 @@
 """Certificates: one authority of the operator, and the leaves that it signs. Pure but for randomness in keys.
 
-Promises: ECDSA P-256 throughout; the names of a leaf are exactly those asked for; a leaf is good as server and client;
+Promises: ECDSA P-256 throughout; the names of a leaf are exactly those asked for; a leaf is good for its own purpose
+alone;
 everything is backdated by five minutes, for clocks that are behind; `needs_renewal` is true from two thirds of a
 leaf's life on, and at once when its names or its authority changed or it cannot be read. A private key is only in
 `Pair.key` and never in a message. Profiles: RFC 5280, with the key identifiers that strict verifiers want.
@@ -47,15 +48,26 @@ def authority(now: datetime) -> Pair:
     return _pair(builder.sign(key, hashes.SHA256()), key)
 
 
-def leaf(ca: Pair, common_name: str, hosts: Sequence[str], now: datetime, lifetime: timedelta = LEAF_LIFETIME) -> Pair:
+def leaf(
+    ca: Pair,
+    common_name: str,
+    hosts: Sequence[str],
+    now: datetime,
+    lifetime: timedelta = LEAF_LIFETIME,
+    *,
+    client: bool = False,
+) -> Pair:
     """A new key with a certificate for it, signed by `ca`, for exactly `hosts` (DNS names, IP addresses).
 
-    Invalid where `ca` cannot sign.
+    With hosts it is good as a server; without, or with `client`, as a client: a receiver's certificate opens no other
+    receiver. Invalid where `ca` cannot sign.
     """
     issuer, signer = load(ca)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH] if hosts else []
+    if client or not hosts:
+        purposes.append(ExtendedKeyUsageOID.CLIENT_AUTH)
     builder = (
         _builder(subject, issuer.subject, key.public_key(), now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

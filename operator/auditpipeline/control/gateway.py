@@ -171,7 +171,7 @@ async def _deliver(world: World) -> None:
 async def _tls(world: World) -> str:
     """Write the gateway's certificate, if it is not there already; the digest of what its Pods mount."""
     namespace, host = world.settings.namespace, _host(world)
-    leaf = await world.authority.leaf(namespace, names.GATEWAY_TLS_SECRET, names.GATEWAY, (host,))
+    leaf = await world.authority.leaf(namespace, names.GATEWAY_TLS_SECRET, names.GATEWAY, (host,), client=True)
     meta = {"name": names.GATEWAY_TLS_SECRET, "namespace": namespace, "labels": names.gateway_labels()}
     manifest = desired.tls_secret(meta, desired.Certified(leaf, world.authority.bundle))
     await ensure(world, manifest)
