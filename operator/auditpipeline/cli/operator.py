@@ -20,6 +20,19 @@ NAMESPACE = "auditpipeline-system"
 )
 @click.option("--image", default="auditpipeline:latest", show_default=True, help="Image of the webhook Pods.")
 @click.option(
+    "--image-pull-policy",
+    default="IfNotPresent",
+    show_default=True,
+    type=click.Choice(["Always", "IfNotPresent", "Never"]),
+    help="When kubelet pulls that image.",
+)
+@click.option(
+    "--image-pull-secret",
+    "image_pull_secrets",
+    multiple=True,
+    help="Secret of each target namespace for pulling it; repeatable.",
+)
+@click.option(
     "--service-port", default=443, show_default=True, type=click.IntRange(1, 65535), help="Port of the Services."
 )
 @click.option("--gateway/--no-gateway", default=True, show_default=True, help="Render the gateway's configuration.")

@@ -1,8 +1,7 @@
 """Certificates: one authority of the operator, and the leaves that it signs. Pure but for randomness in keys.
 
 Promises: ECDSA P-256 throughout; the names of a leaf are exactly those asked for; a leaf is good for its own purpose
-alone;
-everything is backdated by five minutes, for clocks that are behind; `needs_renewal` is true from two thirds of a
+alone; everything is backdated by five minutes, for clocks that are behind; `needs_renewal` is true from two thirds of a
 leaf's life on, and at once when its names or its authority changed or it cannot be read. A private key is only in
 `Pair.key` and never in a message. Profiles: RFC 5280, with the key identifiers that strict verifiers want.
 """

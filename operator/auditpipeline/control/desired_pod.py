@@ -98,6 +98,8 @@ def _pod(pipeline: Pipeline, settings: Settings, features: Features) -> dict[str
         "containers": [_container(pipeline, settings)],
         "volumes": _volumes(pipeline),
     }
+    if settings.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret} for secret in settings.image_pull_secrets]
     if webhook.node_selector:
         pod["nodeSelector"] = dict(webhook.node_selector)
     if webhook.tolerations:
@@ -109,7 +111,7 @@ def _container(pipeline: Pipeline, settings: Settings) -> dict[str, Any]:
     return {
         "name": "receiver",
         "image": settings.image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": settings.image_pull_policy,
         "args": ["serve", "--config", f"{names.CONFIG_FOLDER}/config.json"],
         "ports": [
             {"name": "audit", "containerPort": names.AUDIT_PORT, "protocol": "TCP"},

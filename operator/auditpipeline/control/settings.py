@@ -17,6 +17,8 @@ class Settings:
     namespace: str = "auditpipeline-system"
     watch_namespaces: tuple[str, ...] = ()
     image: str = "auditpipeline:latest"
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
     service_port: int = 443
     gateway: bool = True
     gateway_spool_bytes: int = 4 * 2**30
