@@ -99,6 +99,18 @@ def test_a_list_removes_what_it_does_not_hold_but_nothing_newer_than_itself() ->
     assert list(seen.entries) == [newer]
 
 
+def test_what_belongs_to_a_pipeline_follows_its_label() -> None:
+    """A child whose label is taken away is nobody's, and one that is deleted is gone."""
+    seen = Seen()
+    seen.put(KEY, version("1"))
+    assert list(seen.of("a")) == [KEY]
+    seen.put(KEY, version("2")._replace(pipeline=""))
+    assert seen.of("a") == {}
+    seen.put(KEY, version("3"))
+    seen.drop(KEY)
+    assert (seen.of("a"), seen.members) == ({}, {})
+
+
 def test_a_statefulset_is_observed_when_its_controller_has_caught_up() -> None:
     """Ready Pods of a former spec do not count as this one's."""
     body = {"metadata": {"name": "a", "generation": 2}, "spec": {"replicas": 2}, "status": {"readyReplicas": 2}}

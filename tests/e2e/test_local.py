@@ -177,6 +177,7 @@ def test_a_missing_secret_is_told_and_mended_when_it_comes(local: LocalDeploymen
         return f"{name}-token" not in text
 
     local.wait_for("no more message", told)
+    local.wait_for("a sink", lambda: local.condition(name, "SinkRegistered").get("status") == "True")
     marker = touch(local)
     wait_recorded(local, name, {marker})
 

@@ -205,7 +205,11 @@ PATH = RULES[0]["properties"]["nonResourceURLs"]["items"]
 @pytest.mark.parametrize(
     ("schema", "path", "values"),
     [
-        (SIZE, "spec.webhook.storage.size", ["67108864", "1.5Gi", "10G", "99999k", "", "-1", "1Pi", "1.", ".5Gi", "1e3", " 1"]),
+        (
+            SIZE,
+            "spec.webhook.storage.size",
+            ["67108864", "1.5Gi", "10G", "99999k", "", "-1", "1Pi", "1.", ".5Gi", "1e3", " 1"],
+        ),
         (EXPIRE, "spec.expireAfter", ["2h", "1h30m", "0.5h", "100ms", "5", "h", "-1h", "1d", "1h ", "1us"]),
         (
             GROUP,

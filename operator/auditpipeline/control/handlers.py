@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from auditpipeline.control import names
 from auditpipeline.control.resources import PIPELINES, PODS, SINKS, Features, Resource
@@ -57,6 +58,20 @@ class _Nothing(kopf.DiffBaseStorage):
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
         pass
+
+
+class Forgetful(ResourceMemories):
+    """kopf keeps some kilobytes for each object it ever saw, for handlers that are not used here."""
+
+    async def recall(
+        self,
+        raw_body: kopf.RawBody,
+        *,
+        memobase: Any = None,
+        noticed_by_listing: bool = False,
+        ephemeral: bool = True,
+    ) -> ResourceMemory:
+        return await super().recall(raw_body, memobase=memobase, noticed_by_listing=noticed_by_listing, ephemeral=True)
 
 
 def quiet_settings(features: Features) -> kopf.OperatorSettings:

@@ -103,5 +103,7 @@ def _why(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"its certificate is not believed: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection: {error.os_error.strerror or type(error.os_error).__name__}"
+        number = error.os_error.errno
+        # The error's own text holds the address, which would be another message after each restart.
+        return f"no connection: {os.strerror(number) if number else type(error.os_error).__name__}"
     return type(error).__name__

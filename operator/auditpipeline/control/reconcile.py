@@ -13,14 +13,14 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from auditpipeline.control.facts import Facts
+from auditpipeline.control.facts import Facts, Problem
 from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
-from auditpipeline.control.rounds import Halt, Round
+from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.status import conditions, counters_only, status
 from auditpipeline.control.steps import expire, parse, place, prune, refresh, register, secrets
 from auditpipeline.control.workload import children, observe
-from auditpipeline.control.world import World
+from auditpipeline.control.world import BeingDeleted, World
 
 log = structlog.get_logger()
 
@@ -55,6 +55,9 @@ async def _take_steps(this: Round) -> None:
     try:
         for step in STEPS:
             await step(this)
+    except BeingDeleted as error:
+        this.facts.waiting = Problem("BeingDeleted", str(error))
+        this.look_again(error.after or SETTLING)
     except Halt as halt:
         if halt.stalled:
             this.facts.stalled = halt.problem

@@ -10,6 +10,7 @@ fingerprinted too; their content is not kept.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -43,10 +44,12 @@ class Entry(NamedTuple):
 
 @dataclass
 class Seen:
-    """Entries by key. `clock` counts changes, so that a list that was begun before one does not undo it."""
+    """Entries by key, and keys by pipeline. `clock` counts changes, so that a list that was begun before one does not
+    undo it."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     stamps: dict[Key, int] = field(default_factory=dict)
+    members: dict[str, set[Key]] = field(default_factory=dict)
     clock: int = 0
 
     def put(self, key: Key, entry: Entry) -> bool:
@@ -57,6 +60,9 @@ class Seen:
         self.clock += 1
         self.entries[key] = entry
         self.stamps[key] = self.clock
+        if old and old.pipeline != entry.pipeline:
+            self._leave(key, old)
+        self.members.setdefault(entry.pipeline, set()).add(key)
         return not entry.same(old)
 
     def drop(self, key: Key, uid: str = "") -> Entry | None:
@@ -65,6 +71,7 @@ class Seen:
         if old is None or (uid and old.uid != uid):
             return None
         self.stamps.pop(key, None)
+        self._leave(key, old)
         return self.entries.pop(key)
 
     def keep_only(self, plural: str, namespace: str, listed: Iterable[Key], since: int) -> list[Entry]:
@@ -79,21 +86,23 @@ class Seen:
 
     def of(self, pipeline: str) -> dict[Key, Entry]:
         """Everything that carries the label of a pipeline."""
-        return {key: entry for key, entry in self.entries.items() if entry.pipeline == pipeline}
+        return {key: self.entries[key] for key in self.members.get(pipeline, ())}
 
     def pods(self, pipeline: str) -> list[PodFacts]:
         """The Pods of a pipeline, by name."""
-        return sorted(
-            entry.facts
-            for entry in self.entries.values()
-            if entry.pipeline == pipeline and isinstance(entry.facts, PodFacts)
-        )
+        return sorted(entry.facts for entry in self.of(pipeline).values() if isinstance(entry.facts, PodFacts))
+
+    def _leave(self, key: Key, entry: Entry) -> None:
+        members = self.members.get(entry.pipeline, set())
+        members.discard(key)
+        if not members:
+            self.members.pop(entry.pipeline, None)
 
 
 def key_of(plural: str, body: Mapping[str, Any]) -> Key:
     """The key of an object."""
     meta = body["metadata"]
-    return plural, meta.get("namespace", ""), meta["name"]
+    return plural, sys.intern(meta.get("namespace", "")), sys.intern(meta["name"])
 
 
 def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
@@ -105,11 +114,12 @@ def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
         version=meta.get("resourceVersion", ""),
         # A Pod's body changes all the time and is never applied.
         fingerprint="" if plural == "pods" else fingerprint(body),
-        pipeline=meta.get("labels", {}).get(names.PIPELINE, ""),
-        owner=owners[0] if owners else "",
+        # Interned: the same few strings for every child of a pipeline.
+        pipeline=sys.intern(meta.get("labels", {}).get(names.PIPELINE, "")),
+        owner=sys.intern(owners[0]) if owners else "",
         deleting="deletionTimestamp" in meta,
         facts=_facts(plural, body),
-        app=meta.get("labels", {}).get(names.APP, ""),
+        app=sys.intern(meta.get("labels", {}).get(names.APP, "")),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import kopf
 
 from auditpipeline.control import access, names
-from auditpipeline.control.handlers import quiet_settings, registry
+from auditpipeline.control.handlers import Forgetful, quiet_settings, registry
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, entry_of, key_of
 
@@ -78,6 +78,7 @@ async def _operate(
         await kopf.operator(
             registry=handlers,
             settings=quiet_settings(features),
+            memories=Forgetful(),
             standalone=True,
             clusterwide=False,
             namespaces=list(namespaces),

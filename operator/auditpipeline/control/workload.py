@@ -59,7 +59,7 @@ async def observe(this: Round) -> None:
     }:
         del known[pod]
     facts.last_reports = dict(known)
-    if facts.workload and not facts.workload.ready and not this.pipeline.spec.webhook.storage.ephemeral:
+    if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
 
@@ -94,6 +94,8 @@ async def _replace_statefulset(this: Round, manifest: desired.Manifest, error: I
 
 async def _pending_claims(this: Round) -> list[str]:
     storage = this.pipeline.spec.webhook.storage
+    if storage.ephemeral:
+        return []
     found = [
         claim["metadata"]["name"]
         async for claim in this.world.kube.list(CLAIMS, this.namespace, f"{names.PIPELINE}={this.name}")

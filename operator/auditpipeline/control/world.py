@@ -26,6 +26,10 @@ AUTHORITY_KEY = "authority"
 RESYNC_KEY = "resync"
 
 
+class BeingDeleted(Retryable):
+    """The former object of a child's name is not gone yet."""
+
+
 def pipeline_key(name: str) -> str:
     """The work queue's key of a pipeline."""
     return f"pipeline/{name}"
@@ -67,7 +71,7 @@ async def ensure(world: World, manifest: desired.Manifest) -> Entry:
     wanted = desired.digest(manifest)
     entry = world.seen.entries.get(key)
     if entry and entry.deleting:
-        raise Retryable(f"{kind.kind} {key[2]} is being deleted: waiting for it to be gone", after=1.0)
+        raise BeingDeleted(f"{kind.kind} {key[2]} is being deleted: waiting for it to be gone", after=1.0)
     if entry and world.applied.get(key) == (wanted, entry.fingerprint):
         return entry
     entry = entry_of(kind.plural, await world.kube.apply(kind, manifest))

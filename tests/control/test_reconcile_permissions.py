@@ -1,0 +1,106 @@
+"""Against a real API server with RBAC: what the operator needs, verb by verb, and that it is enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from auditpipeline.control.kube import Client
+from auditpipeline.control.resources import EVENTS, PIPELINES, SERVICES, SINKS
+from tests.cluster.controlplane import ControlPlane
+from tests.control import bodies
+from tests.control.running import eventually, gateway_pod, operator, statefulset, until
+
+pytestmark = pytest.mark.controlplane
+
+Rule = tuple[str, str, str]
+CLUSTER: list[Rule] = [
+    ("auditpipeline.dev", "auditpipelines", "get list watch delete"),
+    ("auditpipeline.dev", "auditpipelines/status", "patch"),
+    ("auditregistration.k8s.io", "auditsinks", "list watch create patch delete"),
+    ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
+    ("", "namespaces", "get"),
+    ("", "services", "get"),
+]
+TARGET: list[Rule] = [
+    ("", "secrets", "get list watch create patch delete"),
+    ("", "services", "list watch create patch delete"),
+    ("", "serviceaccounts", "list watch create patch delete"),
+    ("", "pods", "list watch patch"),
+    ("", "persistentvolumeclaims", "list"),
+    ("apps", "statefulsets", "list watch create patch delete"),
+    ("policy", "poddisruptionbudgets", "list watch create patch delete"),
+    ("networking.k8s.io", "networkpolicies", "list watch create patch delete"),
+]
+LEASES: list[Rule] = [("coordination.k8s.io", "leases", "get create update")]
+TOLD: list[Rule] = [("events.k8s.io", "events", "create")]
+
+
+def grant(user: str, rules: list[Rule], namespace: str | None) -> list[dict[str, Any]]:
+    """A role with `rules` and its binding to `user`; for the cluster where there is no namespace."""
+    kind = "Role" if namespace else "ClusterRole"
+    meta = {"name": user} | ({"namespace": namespace} if namespace else {})
+    group = "rbac.authorization.k8s.io"
+    granted = [{"apiGroups": [api], "resources": [what], "verbs": verbs.split()} for api, what, verbs in rules]
+    subject = {"kind": "User", "name": user, "apiGroup": group}
+    return [
+        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": meta, "rules": granted},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": f"{kind}Binding",
+            "metadata": meta,
+            "roleRef": {"apiGroup": group, "kind": kind, "name": user},
+            "subjects": [subject],
+        },
+    ]
+
+
+async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, namespace: str) -> None:
+    """To lead, make, mend, make again, suspend, tell and expire; in two namespaces."""
+    user, other = f"least-{namespace}", f"{namespace}-other"
+    served.kubectl("create", "namespace", other)
+    manifests = [
+        *grant(user, CLUSTER, None),
+        *grant(user, TARGET + LEASES, namespace),
+        *grant(user, TARGET, other),
+        *grant(user, TOLD, "default"),
+    ]
+    served.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(manifests))
+    settings: dict[str, Any] = {"watch_namespaces": (other,), "leader_elect": True, "resync": 1.0}
+    async with operator(served.user_kubeconfig(user), namespace, **settings) as running:
+        body = bodies.pipeline("a", targetNamespace=other, webhook={"replicas": 1, "storage": {"size": "1Gi"}})
+        await kube.create(PIPELINES, body | {"metadata": {"name": "a"}})
+        await gateway_pod(kube, namespace)
+        await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
+        await kube.delete(SERVICES, "audit-a", other)
+        await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other))
+        await _remake(kube, other)
+        await kube.patch(PIPELINES, "a", {"spec": {"suspend": True}})
+        await until(kube, "a", "Ready", "False", "Suspended")
+        assert await kube.get(SINKS, "audit-a") is None
+        await kube.create(SINKS, bodies.sink("bad", url="https://siem.example/", caBundle="bm8="))
+        await eventually("told", lambda: _told(kube))
+        await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1s"}})
+        await eventually("expired", lambda: _gone(kube))
+        assert "reconcile_errors_total{" not in await running.get("/metrics")
+
+
+async def _remake(kube: Client, namespace: str) -> None:
+    old = (await statefulset(kube, namespace, "a") or {})["metadata"]["uid"]
+    await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "2Gi"}}}})
+
+    async def remade() -> bool:
+        new = await statefulset(kube, namespace, "a")
+        return new is not None and new["metadata"]["uid"] != old
+
+    await eventually("made again", remade, 90)
+
+
+async def _told(kube: Client) -> bool:
+    return any([body["reason"] == "SinkRefused" async for body in kube.list(EVENTS, "default")])
+
+
+async def _gone(kube: Client) -> bool:
+    return await kube.get(PIPELINES, "a") is None
