@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from auditpipeline.cli.lean import leave_out_synchronous_client
 from auditpipeline.core.errors import Invalid
 
 NAMESPACE = "auditpipeline-system"
@@ -48,8 +49,8 @@ NAMESPACE = "auditpipeline-system"
 def operator(kubeconfig: Path | None, **options: object) -> None:
     """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
     try:
+        leave_out_synchronous_client()
         import kopf  # noqa: F401
-        import kubernetes  # noqa: F401
     except ImportError:
         raise Invalid("", "the controller needs kopf and kubernetes: pip install 'auditpipeline[operator]'") from None
     import uvloop

@@ -1,0 +1,45 @@
+"""What the installation grants is what a whole life cycle was run with, and nothing more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.control.test_reconcile_permissions import CLUSTER, LEASES, TARGET, TOLD, Rule
+
+INSTALL = Path(__file__).parents[2] / "manifests" / "install" / "auditpipeline.yaml"
+
+
+def flat(rules: list[Rule]) -> set[tuple[str, str, str]]:
+    return {(group, resource, verb) for group, resource, verbs in rules for verb in verbs.split()}
+
+
+def granted(kind: str, *, lease: bool = False, namespace: str | None = None) -> set[tuple[str, str, str]]:
+    roles: list[dict[str, Any]] = [
+        found for found in yaml.safe_load_all(INSTALL.read_text()) if found and found["kind"] == kind
+    ]
+    return {
+        (group, resource, verb)
+        for role in roles
+        if role["metadata"].get("namespace") == namespace
+        for rule in role["rules"]
+        if ("leases" in rule["resources"]) is lease
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_cluster_role_is_the_proven_one() -> None:
+    """tests/control runs an operator with exactly these rights."""
+    assert granted("ClusterRole") == flat(CLUSTER)
+
+
+def test_the_roles_are_the_proven_ones() -> None:
+    """In the operator's namespace, for the Lease, and for Events of cluster-scoped objects."""
+    namespace = "auditpipeline-system"
+    assert granted("Role", namespace=namespace) == flat(TARGET)
+    assert granted("Role", lease=True, namespace=namespace) == flat(LEASES)
+    assert granted("Role", namespace="default") == flat(TOLD)
