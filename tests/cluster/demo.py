@@ -85,6 +85,8 @@ def _show(deployment: Deployment, *, once: bool) -> None:
         deployment.wait_ready(name, WAIT)
         _say(f"AuditPipeline {name} is Ready {time.monotonic() - began:.1f} s after kubectl apply")
         shown = _traffic_and_events(deployment, name)
+        # The operator reads the receivers' counters every ten seconds.
+        deployment.wait_for("Delivering", lambda: deployment.condition(name, "Delivering")["status"] == "True", WAIT)
         print(deployment.kubectl("get", "auditpipelines"))
         print(deployment.kubectl("get", "auditpipelines,auditsinks,statefulsets,services,secrets,pods", "-A"))
         if not once:

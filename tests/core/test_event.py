@@ -44,7 +44,9 @@ def narrowed(event: dict[str, Any], *policies: Policy) -> dict[str, Any] | None:
     return json.loads(encode_line(cut(raw(event), captured.level, decision))) if decision else None
 
 
-@pytest.mark.parametrize("case", [case for case in CASES.get("policy_cases", []) if "event" in case], ids=lambda case: case["id"])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES.get("policy_cases", []) if "event" in case], ids=lambda case: case["id"]
+)
 def test_an_event_is_judged_as_its_request_was(case: dict[str, Any]) -> None:
     """The cases of Kubernetes again, from the event's side."""
     fields = {k: v for k, v in case["policy"].items() if k not in ("apiVersion", "kind")}
