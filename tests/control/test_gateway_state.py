@@ -8,6 +8,8 @@ from auditpipeline.control.facts import PodReport
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.core.report import Events, Report
 
+NOW = ("u1", "as it was")
+
 
 def running(config: str, error: str = "") -> PodReport:
     """A gateway Pod that runs `config`."""
@@ -33,12 +35,23 @@ def test_a_sink_is_registered_when_every_gateway_pod_holds_it(
     """As it is now, in whatever configuration: c1 held it like c2, c0 held it otherwise."""
     state = GatewayState(looked=True, reports=reports)
     for digest, routes in (("c0", {"a": "old"}), ("c1", {"a": "new"}), ("c2", {"a": "new", "b": "x"})):
-        state.rendered(digest, b"", routes)
-    assert state.registration("a")[:2] == (status, reason)
+        state.rendered(digest, b"", routes, {"a": NOW})
+    assert state.registration("a", NOW)[:2] == (status, reason)
 
 
 def test_a_sink_without_a_route_says_why() -> None:
     """Refused, or not rendered yet."""
-    state = GatewayState(looked=True, problems={"bad": "no ClusterIP"})
-    assert state.registration("bad")[:2] == ("False", "SinkRefused")
-    assert state.registration("new")[:2] == ("False", "GatewayPending")
+    state = GatewayState(looked=True, problems={"bad": "no ClusterIP"}, sources={"bad": NOW})
+    assert state.registration("bad", NOW)[:2] == ("False", "SinkRefused")
+    assert state.registration("new", NOW)[:2] == ("False", "GatewayPending")
+
+
+@pytest.mark.parametrize("now", [("u1", "edited"), ("u2", "as it was")])
+def test_a_sink_that_changed_since_the_last_rendering_is_not_registered(now: tuple[str, str]) -> None:
+    """Edited, or deleted and made again: the Pods hold what it was, whatever they report."""
+    state = GatewayState(looked=True, reports=[running("c1")])
+    state.rendered("c1", b"", {"a": "route"}, {"a": NOW})
+    assert state.registration("a", NOW).status == "True"
+    assert state.registration("a", now)[:2] == ("False", "GatewayPending")
+    state.problems = {"a": "no ClusterIP"}
+    assert state.registration("a", now).reason == "GatewayPending"

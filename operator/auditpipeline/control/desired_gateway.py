@@ -59,6 +59,7 @@ def route(sink: Sink, address: str | None) -> config.Route:
             ca=_bundle(client.ca_bundle),
             client_tls=CLIENT,
         ),
+        uid=sink.metadata.uid,
         throttle=config.Throttle(float(throttle.qps), throttle.burst),
     )
 

@@ -113,9 +113,10 @@ async def _recall(world: World) -> None:
 
 
 async def _render(world: World, recorder: Recorder) -> None:
-    routes, problems = [], {}
+    routes, problems, sources = [], {}, {}
     async for body in world.kube.list(SINKS):
         name = body["metadata"]["name"]
+        sources[name] = entry_of(SINKS.plural, body).identity
         try:
             sink = parse_sink(body)
             routes.append(route(sink, await _address(world, sink)))
@@ -130,7 +131,7 @@ async def _render(world: World, recorder: Recorder) -> None:
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)
-    world.gateway.rendered(config.digest(encoded), encoded, route_digests(value))
+    world.gateway.rendered(config.digest(encoded), encoded, route_digests(value), sources)
 
 
 async def _refused(world: World, recorder: Recorder, body: dict[str, Any], message: str) -> None:
@@ -183,8 +184,8 @@ def _host(world: World) -> str:
 
 
 def _verdicts(world: World) -> dict[str, Verdict]:
-    sinks = [key[2] for key in world.seen.entries if key[0] == SINKS.plural]
-    return {sink: world.gateway.registration(sink) for sink in sinks}
+    sinks = {key[2]: entry.identity for key, entry in world.seen.entries.items() if key[0] == SINKS.plural}
+    return {sink: world.gateway.registration(sink, identity) for sink, identity in sinks.items()}
 
 
 def unpacked(secret: dict[str, Any]) -> bytes | None:

@@ -1,8 +1,9 @@
 """What the controller knows of the gateway: which configuration it rendered, and which its Pods run. Pure.
 
-A sink is registered when every running gateway Pod has a configuration in force that holds the sink's route as it is
-now. Pods that still run an older configuration count too, where that one holds the same route: another pipeline's
-change must not make this one look unregistered. For this the routes of the last configurations are remembered.
+A sink is registered when the last configuration was rendered from the sink as it is now, and every running gateway Pod
+has a configuration in force that holds its route of then. Pods that still run an older configuration count too, where
+that one holds the same route: another pipeline's change must not make this one look unregistered. For this the routes
+of the last configurations are remembered.
 """
 
 from __future__ import annotations
@@ -16,19 +17,24 @@ import msgspec
 from auditpipeline.control.facts import PodReport, Verdict
 from auditpipeline.core.config import Config, HttpOutput
 
+Identity = tuple[str, str]
+"""A sink as it was at one moment: its UID and its fingerprint."""
+
 REMEMBERED = 8
 
 
 @dataclass
 class GatewayState:
-    """`routes` maps sinks to digests of their routes as rendered last; `problems` says why a sink has none. `dirty`
-    means that something changed since. `addresses` are the last known ones of the sinks' Services: a route outlives a
-    Service that is gone for a moment, because with the route its place in the gateway's spool would go. `reports` has
-    one entry for each running gateway Pod. `patience` is how long changes are gathered before the next rendering."""
+    """`routes` maps sinks to digests of their routes as rendered last, `sources` to what they were rendered from;
+    `problems` says why a sink has no route. `dirty` means that something changed since. `addresses` are the last known
+    ones of the sinks' Services: a route outlives a Service that is gone for a moment, because with the route its place
+    in the gateway's spool would go. `reports` has one entry for each running gateway Pod. `patience` is how long
+    changes are gathered before the next rendering."""
 
     digest: str = ""
     body: bytes = b""
     routes: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, Identity] = field(default_factory=dict)
     history: dict[str, Mapping[str, str]] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -37,9 +43,9 @@ class GatewayState:
     looked: bool = False
     dirty: bool = True
 
-    def rendered(self, digest: str, body: bytes, routes: Mapping[str, str]) -> None:
+    def rendered(self, digest: str, body: bytes, routes: Mapping[str, str], sources: Mapping[str, Identity]) -> None:
         """Remember the configuration that was rendered last."""
-        self.digest, self.body, self.routes = digest, body, routes
+        self.digest, self.body, self.routes, self.sources = digest, body, routes, sources
         self.remember(digest, routes)
 
     def remember(self, digest: str, routes: Mapping[str, str]) -> None:
@@ -53,11 +59,12 @@ class GatewayState:
         """Whether a Pod does not run the newest configuration, or cannot say."""
         return any(entry.report is None or entry.report.config != self.digest for entry in self.reports)
 
-    def registration(self, sink: str) -> Verdict:
-        """Whether every gateway Pod posts to `sink`."""
-        if sink in self.problems:
+    def registration(self, sink: str, now: Identity) -> Verdict:
+        """Whether every gateway Pod posts to `sink` as it is `now`."""
+        current = self.sources.get(sink) == now
+        if current and sink in self.problems:
             return Verdict("False", "SinkRefused", f"AuditSink {sink} cannot be used: {self.problems[sink]}")
-        if sink not in self.routes or not self.looked:
+        if not current or sink not in self.routes or not self.looked:
             return Verdict("False", "GatewayPending", "the gateway's configuration is being made")
         if not self.reports:
             message = "no gateway Pod runs: see DaemonSet auditpipeline-gateway"

@@ -37,6 +37,11 @@ class Entry(NamedTuple):
     facts: Workload | PodFacts | str | None = None
     app: str = ""
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Which object it is, and what it holds."""
+        return self.uid, self.fingerprint
+
     def same(self, other: Entry | None) -> bool:
         """Whether nothing changed that anybody here looks at."""
         return other is not None and self._replace(version="") == other._replace(version="")

@@ -12,6 +12,7 @@ import structlog
 from auditpipeline.control import desired, desired_pod, names
 from auditpipeline.control.facts import Verdict
 from auditpipeline.control.gateway import mark
+from auditpipeline.control.gateway_state import Identity
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
@@ -88,7 +89,7 @@ async def register(this: Round) -> None:
     this.kept.add(key)
     before = world.applied.get(key)
     try:
-        await ensure(world, manifest)
+        entry = await ensure(world, manifest)
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:
@@ -96,7 +97,7 @@ async def register(this: Round) -> None:
     if world.applied.get(key) != before:
         world.gateway.dirty = True
         world.wake(GATEWAY_KEY, world.gateway.patience)
-    this.facts.sink = _registration(world, names.child(this.name))
+    this.facts.sink = _registration(world, names.child(this.name), entry.identity)
 
 
 async def prune(this: Round) -> None:
@@ -137,10 +138,10 @@ async def forbidden(this: Round, error: Forbidden) -> None:
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
 
 
-def _registration(world: World, sink: str) -> Verdict:
+def _registration(world: World, sink: str, now: Identity) -> Verdict:
     if world.features.sinks == "builtin":
         return Verdict("True", "Registered", "kube-apiserver posts events to this pipeline")
     if not world.settings.gateway:
         message = "this operator runs without a gateway: enable it (gateway.enabled of the chart)"
         return Verdict("Unknown", "GatewayDisabled", message)
-    return world.gateway.registration(sink)
+    return world.gateway.registration(sink, now)

@@ -97,11 +97,16 @@ class Throttle(_Value, frozen=True):
 
 
 class Route(_Value, frozen=True):
-    """What one destination gets: an event must pass every policy; its level is the lowest that any of them gives."""
+    """What one destination gets: an event must pass every policy; its level is the lowest that any of them gives.
+
+    `uid` is that of the AuditSink that a gateway's route was made from: whoever deletes an AuditSink and makes one of
+    the same name and content gets another route, so that a report of the first is none of the second.
+    """
 
     name: str
     policies: tuple[Policy, ...]
     output: StdoutOutput | FileOutput | HttpOutput
+    uid: str = ""
     delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
     throttle: Throttle | None = None
     max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 400
