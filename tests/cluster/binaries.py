@@ -11,6 +11,7 @@ there is all that an upgrade needs. Nothing is downloaded but Go modules.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -40,17 +41,23 @@ class Toolchain:
     module: str
     packages: dict[str, str]
     seconds: dict[str, int] = field(default_factory=dict)
+    own: Path | None = None
+    """The folder of a program of our own that lies elsewhere: its version changes with its source."""
 
     @property
     def folder(self) -> Path:
         """The folder of its go.mod."""
-        return _FOLDER / self.name
+        return self.own or _FOLDER / self.name
 
     @property
     def version(self) -> str:
         """The required version of `module`, without the `v`; 1 for a program of our own."""
         found = re.search(rf"{re.escape(self.module)} v(\S+)", (self.folder / "go.mod").read_text())
-        return found[1] if found else "1"
+        version = found[1] if found else "1"
+        if self.own:
+            source = b"".join(path.read_bytes() for path in sorted(self.own.glob("*.go")))
+            version += f"-{hashlib.sha256(source).hexdigest()[:8]}"
+        return version
 
     @property
     def cache(self) -> Path:
@@ -89,7 +96,14 @@ KUBERNETES = Toolchain(
 )
 HELM = Toolchain("helm", "helm.sh/helm/v4", {"helm": "helm.sh/helm/v4/cmd/helm"}, {"helm": 60})
 PAUSE = Toolchain("pause", "auditpipeline.dev/tests/cluster/pause", {"pause": "."}, {"pause": 5})
-TOOLCHAINS = (KUBERNETES, HELM, PAUSE)
+ORACLE = Toolchain(
+    "oracle",
+    "k8s.io/apiserver",
+    {"policy-oracle": "auditpipeline.dev/tests/policy-oracle"},
+    {"policy-oracle": 60},
+    Path(__file__).parents[1] / "oracle",
+)
+TOOLCHAINS = (KUBERNETES, HELM, PAUSE, ORACLE)
 PACKAGED = {
     "containerd": "containerd",
     "ctr": "containerd",

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import Raw, cut, decode_body, encode_line, head, narrow
+from auditpipeline.core.managed import without_managed_fields
 from auditpipeline.core.policy import Level, Policy, Rule, decide
 from tests.core.test_policy import CASES
 
@@ -152,3 +153,116 @@ def test_random_bytes_are_refused_or_read(body: bytes) -> None:
             head(event)
     except Permanent:
         pass
+
+
+def managed(body: bytes) -> bytes:
+    return bytes(without_managed_fields(msgspec.Raw(body)))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"metadata":{"name":"a"},"x":1}', None),
+        (b'{"a":"managedFields","metadata":{"name":"a"}}', None),
+        (b'{"metadata":{"managedFields":[1],"n":1.50},"x": 1E3}', b'{"metadata":{"n":1.50},"x":1E3}'),
+        (
+            b'{"metadata":{"managedFields":[1]},"spec":{"managedFields" :[2]}}',
+            b'{"metadata":{},"spec":{"managedFields" :[2]}}',
+        ),
+        (
+            b'{"metadata":{"managed\\u0046ields":[1]},"big":12345678901234567890123}',
+            b'{"metadata":{},"big":12345678901234567890123}',
+        ),
+        (b'{"items":[{"metadata":{"managedFields":1}},{ "a":1 },7]}', b'{"items":[{"metadata":{}},{ "a":1 },7]}'),
+        (b'{"items":[{"items":[{"metadata":{"managedFields":1}}]}]}', None),
+        (
+            b'{"rows":[{"cells":[1],"object":{"metadata":{"managedFields":1,"a":2}}}]}',
+            b'{"rows":[{"cells":[1],"object":{"metadata":{"a":2}}}]}',
+        ),
+        (b'{"rows":[{"cells":["managedFields"]}],"metadata":null}', None),
+        (b'{"metadata":"managedFields"}', None),
+        (b'[{"op":"add","path":"/metadata/managedFields"}]', None),
+        (b'"managedFields"', None),
+    ],
+)
+def test_only_managed_fields_go(body: bytes, expected: bytes | None) -> None:
+    """Every other value keeps its bytes; one line a case, None where nothing changes."""
+    assert managed(body) == (body if expected is None else expected)
+
+
+def test_an_object_that_cannot_be_read_says_so() -> None:
+    """Instead of passing on what it may hold."""
+    with pytest.raises(Permanent):
+        managed(b'{"metadata":{"managedFields":')
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["metadata", "managedFields", "items", "rows", "object", "a"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def cleaned(value: Any, lists: bool = True) -> Any:
+    """The same with plain dicts: what the bytes must come to."""
+    if not isinstance(value, dict):
+        return value
+    found = dict(value)
+    if isinstance(found.get("metadata"), dict):
+        found["metadata"] = {k: v for k, v in found["metadata"].items() if k != "managedFields"}
+    if lists and isinstance(found.get("items"), list):
+        found["items"] = [cleaned(item, False) for item in found["items"]]
+    if lists and isinstance(found.get("rows"), list):
+        found["rows"] = [
+            {**row, "object": cleaned(row["object"], False)} if isinstance(row, dict) and "object" in row else row
+            for row in found["rows"]
+        ]
+    return found
+
+
+@settings(max_examples=500, deadline=None)
+@given(json_values)
+def test_managed_fields_go_from_any_json(value: Any) -> None:
+    """Whatever the shape, and whether or not it is an object of Kubernetes."""
+    for ascii_ in (True, False):
+        body = json.dumps(value, ensure_ascii=ascii_).encode(errors="surrogatepass")
+        try:
+            body.decode()
+        except UnicodeDecodeError:
+            continue
+        assert json.loads(managed(body)) == cleaned(value)
+
+
+def test_response_codes_are_left_out_where_a_rule_says_so() -> None:
+    """Only by the rule that decides, and only events that have a response."""
+    quiet = Policy(
+        rules=(Rule(level="Metadata", verbs=("update",), omit_response_codes=(404, 409)), Rule(level="Metadata"))
+    )
+    assert narrowed(EVENT | {"responseStatus": {"code": 404}}, quiet) is None
+    assert narrowed(EVENT | {"responseStatus": {"code": 200}}, quiet)
+    assert narrowed(EVENT | {"responseStatus": {}}, quiet)
+    assert narrowed(EVENT | {"responseStatus": None}, quiet)
+    assert narrowed(EVENT, quiet)
+    assert narrowed(EVENT | {"verb": "get", "responseStatus": {"code": 404}}, quiet)
+    with pytest.raises(Permanent):
+        head(raw(EVENT | {"responseStatus": {"code": "404"}}))
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("/healthz?verbose", "/healthz"),
+        ("/a%20b%2Fc?x=%41", "/a b/c"),
+        ("/%zz", "/%zz"),
+        ("/caf%C3%A9", "/café"),
+        ("", ""),
+    ],
+)
+def test_a_path_is_judged_without_query_and_escapes(uri: str, path: str) -> None:
+    """As the URL's path that kube-apiserver looks at."""
+    assert head(raw({**EVENT, "requestURI": uri})).request.path == path

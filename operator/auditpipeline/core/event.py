@@ -7,24 +7,28 @@ Shapes: `audit.k8s.io/v1` Event and EventList (k8s.io/apiserver/pkg/apis/audit/v
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
+from auditpipeline.core import managed
 from auditpipeline.core.errors import Permanent
+from auditpipeline.core.managed import without_managed_fields
 from auditpipeline.core.policy import STAGES, Attributes, Decision, Level, Policy, decide
 
-Raw = dict[str, msgspec.Raw]
+Raw = managed.Raw
+Request = tuple[str | None, tuple[str, ...], str, str, str | None, str, str, str, str]
 
 
-class User(msgspec.Struct):
+class User(msgspec.Struct, gc=False):
     """Who asked; impersonated requests are judged by the original user, as kube-apiserver does."""
 
     username: str = ""
     groups: tuple[str, ...] | None = None
 
 
-class ObjectRef(msgspec.Struct, rename="camel"):
+class ObjectRef(msgspec.Struct, rename="camel", gc=False):
     """What was asked for, of a resource request."""
 
     resource: str = ""
@@ -34,13 +38,20 @@ class ObjectRef(msgspec.Struct, rename="camel"):
     api_group: str = ""
 
 
+class Status(msgspec.Struct, gc=False):
+    """How the request ended; 0 before it has."""
+
+    code: int | None = 0
+
+
 class Head(NamedTuple):
-    """What decisions and keys need of one event."""
+    """What decisions and keys need of one event. `code` is the response's HTTP status, 0 where there is none yet."""
 
     level: Level
     stage: str
     audit_id: str
     request: Attributes
+    code: int = 0
 
 
 class _List(msgspec.Struct):
@@ -67,9 +78,11 @@ _OBJECTS = msgspec.json.Decoder(Raw)
 _STRINGS = msgspec.json.Decoder(str)
 _USERS = msgspec.json.Decoder(User | None)
 _REFS = msgspec.json.Decoder(ObjectRef | None)
-_ANY = msgspec.json.Decoder(Any)
+_STATUSES = msgspec.json.Decoder(Status | None)
 _ENCODER = msgspec.json.Encoder()
 _NULL = msgspec.Raw(b'""')
+_NONE = msgspec.Raw(b"null")
+_LEVELS = {level: msgspec.Raw(f'"{level.title}"'.encode()) for level in Level}
 
 
 def decode_body(body: bytes) -> list[Raw]:
@@ -101,27 +114,67 @@ def decode_event(line: bytes) -> Raw:
 
 def head(event: Raw) -> Head:
     """What decisions need of the event; Permanent where a field has another type than the API says."""
+    request = attributes(event)
     try:
-        level = Level.parse(_STRINGS.decode(event.get("level", _NULL)))
-        stage = _STRINGS.decode(event.get("stage", _NULL))
-        if stage not in STAGES:
-            raise Permanent(f"unknown stage {stage[:64]!r}")
-        return Head(level, stage, _STRINGS.decode(event.get("auditID", _NULL)), _attributes(event))
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise Permanent(f"the event cannot be read: {str(error)[:200]}") from None
+        name, stage = level_and_stage(event)
+        level = Level.parse(name)
+        audit_id = _STRINGS.decode(event.get("auditID", _NULL))
+    except ValueError as error:
+        raise unreadable(error) from None
+    if stage not in STAGES:
+        raise Permanent(f"unknown stage {stage[:64]!r}")
+    return Head(level, stage, audit_id, request, response_code(event))
 
 
-def _attributes(event: Raw) -> Attributes:
-    user = _USERS.decode(event["user"]) if "user" in event else None
-    ref = _REFS.decode(event["objectRef"]) if "objectRef" in event else None
-    path = _STRINGS.decode(event.get("requestURI", _NULL)).partition("?")[0]
-    verb = _STRINGS.decode(event.get("verb", _NULL))
+def attributes(event: Raw) -> Attributes:
+    """The request that the event tells of: a resource request has an objectRef. Permanent as `head`."""
+    try:
+        found = Attributes(*request_of(event))
+        return found._replace(path=path_of(_STRINGS.decode(event.get("requestURI", _NULL))))
+    except ValueError as error:
+        raise unreadable(error) from None
+
+
+def request_of(event: Raw) -> Request:
+    """The fields of `attributes` at the least cost, with an empty path for a resource request; ValueError."""
+    get = event.get
+    user = _USERS.decode(get("user", _NONE))
+    verb = _STRINGS.decode(get("verb", _NULL))
     # An event always has a user object; an unauthenticated request's is empty.
-    name = user.username if user and (user.username or user.groups) else None
-    groups = (user.groups or ()) if user else ()
+    name = groups = None
+    if user is not None:
+        groups = user.groups
+        name = user.username if groups else user.username or None
+    ref = _REFS.decode(get("objectRef", _NONE))
     if ref is None:
-        return Attributes(name, groups, verb, path)
-    return Attributes(name, groups, verb, path, ref.resource, ref.subresource, ref.api_group, ref.namespace, ref.name)
+        return name, groups or (), verb, path_of(_STRINGS.decode(get("requestURI", _NULL))), None, "", "", "", ""
+    return name, groups or (), verb, "", ref.resource, ref.subresource, ref.api_group, ref.namespace, ref.name
+
+
+def level_and_stage(event: Raw) -> tuple[str, str]:
+    """Both as they are written; ValueError where one is no text."""
+    return _STRINGS.decode(event.get("level", _NULL)), _STRINGS.decode(event.get("stage", _NULL))
+
+
+def response_code(event: Raw) -> int:
+    """The HTTP status that the request was answered with; 0 before it is. Permanent as `head`."""
+    try:
+        status = _STATUSES.decode(event["responseStatus"]) if "responseStatus" in event else None
+    except ValueError as error:
+        raise unreadable(error) from None
+    return (status.code or 0) if status else 0
+
+
+def unreadable(error: ValueError) -> Permanent:
+    """The error of an event with a field of another type than the API says."""
+    # msgspec.DecodeError and UnicodeDecodeError are ValueErrors.
+    return Permanent(f"the event cannot be read: {str(error)[:200]}")
+
+
+def path_of(uri: str) -> str:
+    """The path of a request URI as policies see it: without the query, and with no %-escapes."""
+    path = uri.partition("?")[0]
+    return unquote(path, errors="surrogateescape") if "%" in path else path
 
 
 def narrow(captured: Head, policies: tuple[Policy, ...]) -> Decision | None:
@@ -133,6 +186,8 @@ def narrow(captured: Head, policies: tuple[Policy, ...]) -> Decision | None:
         level = min(level, decision.level)
         stages |= decision.omit_stages
         managed = managed or decision.omit_managed_fields
+        if rule is not None and captured.code in policy.rules[rule].omit_response_codes:
+            return None
     if level is Level.NONE or captured.stage in stages:
         return None
     return Decision(level, stages, managed, rule)
@@ -143,7 +198,7 @@ def cut(event: Raw, captured: Level, decision: Decision) -> Raw:
     if decision.level is captured and not decision.omit_managed_fields:
         return event
     kept = dict(event)
-    kept["level"] = msgspec.Raw(f'"{decision.level.title}"'.encode())
+    kept["level"] = _LEVELS[decision.level]
     if decision.level < Level.REQUEST_RESPONSE:
         kept.pop("responseObject", None)
     if decision.level < Level.REQUEST:
@@ -155,32 +210,25 @@ def cut(event: Raw, captured: Level, decision: Decision) -> Raw:
     return kept
 
 
-def without_managed_fields(body: msgspec.Raw) -> msgspec.Raw:
-    """The object (or list of objects) without `metadata.managedFields`; as it came where it has none. Permanent where
-    it cannot be read."""
-    if b"managedFields" not in bytes(body):
-        return body
+def is_plain(body: bytes) -> bool:
+    """Whether every event of a body that could be decoded is one line of UTF-8 already, as kube-apiserver sends it."""
+    end = body.find(b"\n")
     try:
-        found = _ANY.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Permanent(f"the event's object cannot be read: {str(error)[:200]}") from None
-    if not isinstance(found, dict):
-        return body
-    items = found.get("items")
-    for item in [found, *(items if isinstance(items, list) else [])]:
-        metadata = item.get("metadata") if isinstance(item, dict) else None
-        if isinstance(metadata, dict):
-            metadata.pop("managedFields", None)
-    return msgspec.Raw(_ENCODER.encode(found))
+        return (end < 0 or end == len(body) - 1) and b"\r" not in body and (body.isascii() or bool(body.decode()))
+    except UnicodeDecodeError:
+        return False
 
 
-def encode_line(event: Raw) -> bytes:
+def encode_line(event: Raw, plain: bool = False) -> bytes:
     """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked
     for.
 
-    A line end can only stand between tokens: the decoder refuses one within a string.
+    A line end can only stand between tokens: the decoder refuses one within a string. `plain` says that the event comes
+    out of a body that `is_plain`, so that there is nothing to look for.
     """
     line = _ENCODER.encode(event)
+    if plain:
+        return line
     if not line.isascii():
         try:
             line.decode()

@@ -10,12 +10,12 @@ AuditSink's `rules` are the same type.
 
 from __future__ import annotations
 
-import re
 from enum import IntEnum
 from typing import Annotated, NamedTuple
 
 import msgspec
 
+from auditpipeline.core.apierror import invalid, not_supported, required, subdomain_problems
 from auditpipeline.core.errors import Invalid
 
 STAGES = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
@@ -42,16 +42,11 @@ class Level(IntEnum):
         return _LEVELS[name]
 
 
-_TITLES = {
-    Level.NONE: "None",
-    Level.METADATA: "Metadata",
-    Level.REQUEST: "Request",
-    Level.REQUEST_RESPONSE: "RequestResponse",
-}
+_TITLES = dict(zip(Level, ("None", "Metadata", "Request", "RequestResponse"), strict=True))
 _LEVELS = {title: level for level, title in _TITLES.items()}
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
+Code = Annotated[int, msgspec.Meta(ge=100, le=599)]
 
 
 class GroupResources(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
@@ -74,6 +69,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     non_resource_urls: tuple[Text, ...] = msgspec.field(default=(), name="nonResourceURLs")
     omit_stages: tuple[Text, ...] = ()
     omit_managed_fields: bool | None = None
+    # Our own, unknown to kube-apiserver: events whose response has one of these codes are left out.
+    omit_response_codes: tuple[Code, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
@@ -109,28 +106,27 @@ class Decision(NamedTuple):
 
 def decide(policy: Policy, request: Attributes) -> Decision:
     """The policy's decision on one request. Source: policyRuleEvaluator.EvaluatePolicyRule."""
-    for index, rule in enumerate(policy.rules):
-        if matches(rule, request):
-            managed = rule.omit_managed_fields
-            return Decision(
-                Level.parse(rule.level),
-                frozenset(policy.omit_stages) | frozenset(rule.omit_stages),
-                policy.omit_managed_fields if managed is None else managed,
-                index,
-            )
-    return Decision(Level.NONE, frozenset(policy.omit_stages), policy.omit_managed_fields, None)
+    return decision_of(policy, next((i for i, rule in enumerate(policy.rules) if matches(rule, request)), None))
+
+
+def decision_of(policy: Policy, index: int | None) -> Decision:
+    """What the policy decides where the rule of that index is the first that matches; None: where no rule does."""
+    if index is None:
+        return Decision(Level.NONE, frozenset(policy.omit_stages), policy.omit_managed_fields, None)
+    rule = policy.rules[index]
+    stages = frozenset(policy.omit_stages) | frozenset(rule.omit_stages)
+    managed = policy.omit_managed_fields if rule.omit_managed_fields is None else rule.omit_managed_fields
+    return Decision(Level.parse(rule.level), stages, managed, index)
 
 
 def matches(rule: Rule, request: Attributes) -> bool:
     """Whether the rule applies to the request. Source: ruleMatches."""
-    if not _matches_user(rule, request):
-        return False
-    if rule.verbs and request.verb not in rule.verbs:
+    if not _matches_user(rule, request) or (rule.verbs and request.verb not in rule.verbs):
         return False
     if rule.namespaces or rule.resources:
         return _matches_resource(rule, request)
     if rule.non_resource_urls:
-        return request.resource is None and any(_path_matches(request.path, spec) for spec in rule.non_resource_urls)
+        return request.resource is None and any(path_matches(request.path, spec) for spec in rule.non_resource_urls)
     return True
 
 
@@ -142,7 +138,7 @@ def _matches_user(rule: Rule, request: Attributes) -> bool:
     return request.user is not None and any(group in rule.user_groups for group in request.groups)
 
 
-def _path_matches(path: str, spec: str) -> bool:
+def path_matches(path: str, spec: str) -> bool:
     """Source: pathMatches. A trailing `*` matches any rest; `*` alone every path."""
     if spec.endswith("*"):
         return path.startswith(spec.rstrip("*"))
@@ -161,17 +157,22 @@ def _matches_resource(rule: Rule, request: Attributes) -> bool:
 
 
 def _matches_group(entry: GroupResources, request: Attributes) -> bool:
-    if entry.group not in ("*", request.group):
+    if request.resource is None or not group_matches(entry.group, request.group):
         return False
     if not entry.resources:
         return True
     if entry.resource_names and request.name not in entry.resource_names:
         return False
-    return any(_resource_matches(request, wanted) for wanted in entry.resources)
+    return any(resource_matches(wanted, request.resource, request.subresource) for wanted in entry.resources)
 
 
-def _resource_matches(request: Attributes, wanted: str) -> bool:
-    resource, subresource = request.resource, request.subresource
+def group_matches(wanted: str, group: str) -> bool:
+    """Whether an entry's group takes that API group; `*` takes every one (1.36)."""
+    return wanted in ("*", group)
+
+
+def resource_matches(wanted: str, resource: str, subresource: str) -> bool:
+    """Whether one of an entry's resources takes that one: `pods`, `pods/log`, `pods/*` (pods too), `*/log` or `*`."""
     combined = f"{resource}/{subresource}" if subresource else resource
     if wanted in ("*", combined):
         return True
@@ -196,51 +197,54 @@ def wanted_stages(policy: Policy) -> tuple[str, ...]:
 
 
 def validate(policy: Policy, path: str) -> list[Invalid]:
-    """Every reason why kube-apiserver would refuse the policy. Source: pkg/apis/audit/validation/validation.go."""
-    problems = _validate_stages(policy.omit_stages, f"{path}.omitStages")
+    """Every reason why kube-apiserver would refuse the policy, in its own words and order.
+
+    `path` is the policy's own field, as in `spec.policy`; empty for a policy file. Source:
+    pkg/apis/audit/validation/validation.go.
+    """
+    prefix = f"{path}." if path else ""
+    problems = _validate_stages(policy.omit_stages, f"{prefix}omitStages")
     for index, rule in enumerate(policy.rules):
-        problems += _validate_rule(rule, f"{path}.rules[{index}]")
+        problems += _validate_rule(rule, f"{prefix}rules[{index}]")
     return problems
 
 
 def _validate_rule(rule: Rule, path: str) -> list[Invalid]:
     problems: list[Invalid] = []
     if rule.level not in _LEVELS:
-        problems.append(Invalid(f"{path}.level", f"{rule.level!r} is not one of {', '.join(_LEVELS)}"))
+        field = f"{path}.level"
+        problems.append(not_supported(field, rule.level, tuple(_LEVELS)) if rule.level else required(field))
     for index, url in enumerate(rule.non_resource_urls):
         problems += _validate_url(url, f"{path}.nonResourceURLs[{index}]")
     for entry in rule.resources:
         problems += _validate_resources(entry, f"{path}.resources")
+    problems += _validate_stages(rule.omit_stages, f"{path}.omitStages")
     if rule.non_resource_urls and (rule.resources or rule.namespaces):
-        problems.append(
-            Invalid(f"{path}.nonResourceURLs", "rules cannot apply to both regular resources and non-resource URLs")
-        )
-    return problems + _validate_stages(rule.omit_stages, f"{path}.omitStages")
+        detail = "rules cannot apply to both regular resources and non-resource URLs"
+        problems.append(invalid(f"{path}.nonResourceURLs", rule.non_resource_urls, detail))
+    return problems
 
 
 def _validate_url(url: str, path: str) -> list[Invalid]:
     problems: list[Invalid] = []
-    if url == "*":
-        return problems
-    if not url.startswith("/"):
-        problems.append(Invalid(path, f"{url!r} must begin with '/'"))
+    if url != "*" and not url.startswith("/"):
+        problems.append(invalid(path, url, "non-resource URL rules must begin with a '/' character"))
     if "*" in url[:-1]:
-        problems.append(Invalid(path, f"{url!r}: the wildcard '*' must be the final character"))
+        detail = "non-resource URL wildcards '*' must be the final character of the rule"
+        problems.append(invalid(path, url, detail))
     return problems
 
 
 def _validate_resources(entry: GroupResources, path: str) -> list[Invalid]:
     problems: list[Invalid] = []
-    if entry.group not in ("", "*") and not (_SUBDOMAIN.fullmatch(entry.group) and len(entry.group) <= 253):
-        problems.append(Invalid(f"{path}.group", f"{entry.group!r} is no API group name: leave out the version"))
+    if entry.group not in ("", "*") and (reasons := subdomain_problems(entry.group)):
+        problems.append(invalid(f"{path}.group", entry.group, ",".join(reasons)))
     if entry.resource_names and not entry.resources:
-        problems.append(Invalid(f"{path}.resourceNames", "using resourceNames requires at least one resource"))
+        detail = "using resourceNames requires at least one resource"
+        problems.append(invalid(f"{path}.resourceNames", entry.resource_names, detail))
     return problems
 
 
 def _validate_stages(stages: tuple[str, ...], path: str) -> list[Invalid]:
-    return [
-        Invalid(f"{path}[{index}]", f"{stage!r}: allowed stages are {', '.join(STAGES)}")
-        for index, stage in enumerate(stages)
-        if stage not in STAGES
-    ]
+    detail = f"allowed stages are {','.join(STAGES)}"
+    return [invalid(f"{path}[{i}]", stage, detail) for i, stage in enumerate(stages) if stage not in STAGES]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from auditpipeline.core.compile import Compiled
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import (
     Head,
@@ -25,10 +26,15 @@ from auditpipeline.core.event import (
     delivery_key,
     encode_line,
     head,
+    is_plain,
+    level_and_stage,
     narrow,
+    request_of,
+    response_code,
     split_body,
+    unreadable,
 )
-from auditpipeline.core.policy import Decision, Policy
+from auditpipeline.core.policy import Decision, Level, Policy
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
 Policies = tuple[Policy, ...]
@@ -42,6 +48,16 @@ class Taken(NamedTuple):
     dead: list[Dead]
 
 
+class _Fate(NamedTuple):
+    """What becomes of events of one combination: the level that they were captured at, and what is left of them."""
+
+    captured: Level
+    decision: Decision
+
+
+_MAX_FATES = 4096
+
+
 def digest(policies: Iterable[Policies]) -> str:
     """The name of a set of filters: the same policies always have the same name."""
     encoded = sorted({msgspec.json.encode(filter_) for filter_ in policies})
@@ -49,15 +65,22 @@ def digest(policies: Iterable[Policies]) -> str:
 
 
 class Filter:
-    """What the routes of one configuration want together; each item of `routes` is the policies of one."""
+    """What the routes of one configuration want together; each item of `routes` is the policies of one.
+
+    What becomes of an event depends on its level, stage and response code and on the rule that decides in each policy:
+    for each such combination the answer is worked out once, by the interpreter, and then looked up.
+    """
 
     def __init__(self, routes: Iterable[Policies]) -> None:
         self._routes = tuple(dict.fromkeys(routes))
         self.digest = digest(self._routes)
+        policies = dict.fromkeys(policy for policies in self._routes for policy in policies)
+        self._compiled = tuple(Compiled(policy) for policy in policies)
+        self._by_code = any(rule.omit_response_codes for policy in policies for rule in policy.rules)
+        self._fates: dict[tuple[object, ...], _Fate | None] = {}
 
     def take(self, body: bytes) -> Taken:
         """Decides on every event of a body; never raises."""
-        taken = Taken([], 0, [])
         try:
             events: Iterable[Raw | bytes] = decode_body(body)
         except Permanent as error:
@@ -65,22 +88,47 @@ class Filter:
                 events = split_body(body)
             except Permanent:
                 return Taken([], 0, [Dead(NO_OUTPUT, str(error), body)])
-        filtered = sum(not self._take_one(event, taken) for event in events)
-        return taken._replace(filtered=filtered)
+        plain = is_plain(body)
+        lines: list[bytes] = []
+        dead: list[Dead] = []
+        filtered = 0
+        for event in events:
+            try:
+                found = decode_event(event) if isinstance(event, bytes) else event
+                if fate := self._fate(found):
+                    captured, decision = fate
+                    lines.append(encode_line(cut(found, captured, decision), plain))
+                else:
+                    filtered += 1
+            except Permanent as error:
+                data = event if isinstance(event, bytes) else msgspec.json.encode(event)
+                dead.append(Dead(NO_OUTPUT, str(error), data, delivery_key(data)))
+        return Taken(lines, filtered, dead)
 
-    def _take_one(self, event: Raw | bytes, taken: Taken) -> bool:
-        """Puts the event where it belongs; whether anything is left of it."""
+    def _fate(self, event: Raw) -> _Fate | None:
+        """What becomes of the event; None where no route wants it. Permanent where it cannot be read."""
         try:
-            found = decode_event(event) if isinstance(event, bytes) else event
-            captured = head(found)
-            decision = self.decide(captured)
-            if decision:
-                taken.lines.append(encode_line(cut(found, captured.level, decision)))
-            return decision is not None
-        except Permanent as error:
-            data = event if isinstance(event, bytes) else msgspec.json.encode(event)
-            taken.dead.append(Dead(NO_OUTPUT, str(error), data, delivery_key(data)))
-            return True
+            level, stage = level_and_stage(event)
+            user, groups, verb, path, resource, subresource, group, namespace, name = request_of(event)
+        except ValueError as error:
+            raise unreadable(error) from None
+        kind = (verb, group, resource, subresource)
+        rules = [
+            (compiled.branches.get(kind) or compiled.branch(kind))(user, groups, path, namespace, name).rule
+            for compiled in self._compiled
+        ]
+        combination = (level, stage, response_code(event) if self._by_code else 0, *rules)
+        try:
+            return self._fates[combination]
+        except KeyError:
+            return self._remember(combination, head(event))
+
+    def _remember(self, combination: tuple[object, ...], captured: Head) -> _Fate | None:
+        if len(self._fates) >= _MAX_FATES:
+            self._fates.clear()
+        decision = self.decide(captured)
+        self._fates[combination] = _Fate(captured.level, decision) if decision else None
+        return self._fates[combination]
 
     def decide(self, captured: Head) -> Decision | None:
         """The widest of what the routes want of the event; None where no route wants it."""

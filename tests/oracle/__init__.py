@@ -1,0 +1,1 @@
+"""What kube-apiserver's own evaluator says, and that ours says the same."""
