@@ -13,6 +13,7 @@ import click
 from auditpipeline import __version__
 from auditpipeline.cli.bootstrap import bootstrap
 from auditpipeline.cli.operator import operator
+from auditpipeline.cli.policy import policy
 from auditpipeline.cli.serve import gateway_init, serve
 from auditpipeline.core.errors import AuditPipelineError
 
@@ -31,7 +32,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (operator, serve, gateway_init, bootstrap):
+for command in (operator, serve, gateway_init, bootstrap, policy):
     cli.add_command(command)
 
 

@@ -1,0 +1,161 @@
+"""`auditpipeline policy explain`: what a policy decides, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from auditpipeline.cli.policy_io import FILE, lines_of, policy_name, policy_of, shown
+from auditpipeline.core import explain as why
+from auditpipeline.core.errors import Invalid, Permanent
+from auditpipeline.core.event import Head, head
+from auditpipeline.core.eventlog import Broken, events
+from auditpipeline.core.policy import Attributes
+from auditpipeline.core.policyfile import Source
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.argument("verb", required=False)
+@click.argument("target", required=False, metavar="[RESOURCE[/NAME] | PATH]")
+@click.option("--as", "user", metavar="USER", help="Who asks; absent: a request without a user.")
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="A group of the user; repeatable.")
+@click.option("-n", "--namespace", help="The namespace; absent: none.")
+@click.option("--subresource", help="As log in pods/log.")
+@click.option("--api-group", help="Absent: behind a dot (deployments.apps), or looked up in Kubernetes' own.")
+@click.option("--event", type=FILE, metavar="EVENT.json", help="Explain one audit event.")
+@click.option("--events", "log", type=FILE, metavar="FILE.jsonl", help="One line for each event of a log.")
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@policy_name
+def explain(
+    file: Path,
+    verb: str | None,
+    target: str | None,
+    event: Path | None,
+    log: Path | None,
+    output: str,
+    name: str | None,
+    **request: Any,
+) -> None:
+    """Say at which level a request is recorded, which rule decides, and why no earlier one did.
+
+    The request is named in the way of kubectl auth can-i, or it is an audit event. As kube-apiserver does, every user
+    is put into system:authenticated (or system:unauthenticated), and a ServiceAccount into the groups of its namespace.
+
+    \b
+    Examples:
+      auditpipeline policy explain policy.yaml create secrets/db -n default --as alice --group dev
+      auditpipeline policy explain policy.yaml get pods/web --subresource log -n default --as alice
+      auditpipeline policy explain policy.yaml get /healthz
+      auditpipeline policy explain policy.yaml --event event.json
+      auditpipeline policy explain policy.yaml --events audit.log --output json
+    """
+    if sum((bool(verb), event is not None, log is not None)) != 1 or bool(verb) != bool(target):
+        raise click.UsageError("name a request (VERB and RESOURCE or PATH), an --event, or --events: one of the three")
+    if not verb and any(request.values()):
+        raise click.UsageError("--as, --group, -n, --subresource and --api-group describe a request, not an event")
+    source = policy_of(file, name)
+    if log is not None:
+        for each in _heads(log):
+            answer = why.answer(source.rules, each)
+            click.echo(json.dumps(answer.fields()) if output == "json" else _line(answer))
+        return
+    captured = next(_heads(event), None) if event is not None else None
+    if event is not None and captured is None:
+        raise Invalid(shown(event), "no event in it")
+    asked = captured.request if captured else _request(str(verb), str(target), **request)
+    found = why.explain(source.rules, asked)
+    if output == "json":
+        click.echo(json.dumps(_fields(source, found, captured), indent=2))
+    else:
+        click.echo("\n".join(_text(source, found, captured)))
+
+
+def _request(
+    verb: str,
+    target: str,
+    user: str | None,
+    groups: tuple[str, ...],
+    namespace: str | None,
+    subresource: str | None,
+    api_group: str | None,
+) -> Attributes:
+    if groups and not user:
+        raise click.UsageError("--group needs --as: only a user is in a group")
+    found = why.request_for(
+        verb,
+        target,
+        user=user,
+        groups=groups,
+        namespace=namespace or "",
+        subresource=subresource or "",
+        group=api_group,
+    )
+    if why.likely_subresource(found):
+        note = f"{found.name} is taken as a name: for the subresource write {found.resource} --subresource {found.name}"
+        click.echo(f"auditpipeline: {note}", err=True)
+    return found
+
+
+def _heads(path: Path) -> Iterator[Head]:
+    """What decisions need of each event; a broken line ends it with file, line and column."""
+
+    def broken(line: Broken) -> NoReturn:
+        raise Invalid(f"{shown(path)}:{line.line}:{line.column}", line.message)
+
+    with lines_of(path, progress=False) as lines:
+        for line in events(lines, broken):
+            try:
+                yield head(line.event)
+            except Permanent as error:
+                broken(Broken(line.number, 1, str(error)))
+
+
+def _line(answer: why.Answer) -> str:
+    rule = "no rule" if answer.rule is None else f"rule {answer.rule}"
+    recorded = answer.level if answer.recorded else "not recorded"
+    return f"{answer.audit_id:36}  {answer.stage:16}  {recorded:15}  {rule}"
+
+
+def _text(source: Source, found: why.Explanation, captured: Head | None) -> Iterator[str]:
+    decision = found.decision
+    yield f"request   {why.sentence(found.request)}"
+    if captured:
+        answer = why.answer(source.rules, captured)
+        recorded = f"recorded at {answer.level}" if answer.recorded else "not recorded"
+        yield f"event     captured at {captured.level.title}, stage {captured.stage}: {recorded}"
+    yield f"level     {decision.level.title}"
+    if decision.rule is None:
+        yield "decided   by no rule: what no rule matches is not recorded"
+    else:
+        yield f"decided   {_place(source, decision.rule)}: {why.summary(source.rules.rules[decision.rule])}"
+    omitted = [*why.ordered(decision.omit_stages), *(["managedFields"] if decision.omit_managed_fields else [])]
+    if omitted:
+        yield f"omitted   {', '.join(omitted)}"
+    if found.reasons:
+        yield "earlier   these rules did not match:"
+    for rule, reason in enumerate(found.reasons):
+        yield f"          {_place(source, rule)}: {reason}"
+
+
+def _place(source: Source, rule: int) -> str:
+    return f"rule {rule} ({source.file}:{source.position(f'rules[{rule}]').line})"
+
+
+def _fields(source: Source, found: why.Explanation, captured: Head | None) -> dict[str, object]:
+    decision = found.decision
+    fields: dict[str, object] = {
+        "level": decision.level.title,
+        "rule": decision.rule,
+        "omitStages": list(why.ordered(decision.omit_stages)),
+        "omitManagedFields": decision.omit_managed_fields,
+    }
+    if captured:
+        fields = why.answer(source.rules, captured).fields()
+    line = None if decision.rule is None else source.position(f"rules[{decision.rule}]").line
+    reasons = [{"rule": rule, "reason": reason} for rule, reason in enumerate(found.reasons)]
+    return {"request": found.request._asdict(), **fields, "line": line, "earlier": reasons}
