@@ -47,6 +47,16 @@ async def digest(kube: Client, namespace: str, secret: str) -> str:
     return config.digest(unpacked(await kube.get(SECRETS, secret, namespace) or {}) or b"")
 
 
+async def newer(kube: Client, namespace: str, secret: str, than: str) -> str:
+    """The digest of the configuration that takes the place of the one with digest `than`."""
+
+    async def changed() -> str:
+        found = await digest(kube, namespace, secret)
+        return "" if found == than else found
+
+    return str(await eventually(f"another {secret}", changed))
+
+
 def said(digest_: str, received: int = 5, **output: Any) -> Report:
     """A receiver's report."""
     values: dict[str, Any] = {"name": "archive", "state": "Delivering", "delivered": received}
@@ -115,7 +125,7 @@ async def test_ready_means_that_the_newest_policy_is_in_force(
         await until(kube, "a", "Ready", "True")
         await kube.patch(PIPELINES, "a", {"spec": {"policy": {"rules": [{"level": "Request"}]}}})
         await until(kube, "a", "Ready", "False", "GatewayPending")
-        rendered = await digest(kube, namespace, names.GATEWAY_CONFIG_SECRET)
+        rendered = await newer(kube, namespace, names.GATEWAY_CONFIG_SECRET, gateway.report.config)
         gateway.report = Report("gateway", "gateway", rendered, Events(), ())
         await until(kube, "a", "Ready", "False", "ConfigurationPending")
         receiver.report = said(await digest(kube, namespace, "audit-a-config"))
@@ -128,12 +138,7 @@ async def test_another_sink_leaves_this_one_registered(served: ControlPlane, kub
         await until(kube, "a", "Ready", "True")
         before = await condition(kube, "a", "SinkRegistered")
         await kube.create(SINKS, bodies.sink("other", url="https://siem.example/"))
-        old = gateway.report.config
-
-        async def rendered() -> bool:
-            return await digest(kube, namespace, names.GATEWAY_CONFIG_SECRET) != old
-
-        await eventually("rendered", rendered)
+        await newer(kube, namespace, names.GATEWAY_CONFIG_SECRET, gateway.report.config)
         await kube.patch(PIPELINES, "a", {"spec": {"throttle": {"qps": 11}}})
         await until(kube, "a", "SinkRegistered", "False", "GatewayPending")
         await kube.patch(PIPELINES, "a", {"spec": {"throttle": {"qps": 10}}})
