@@ -20,13 +20,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "toolchain"
-_VERSION_PACKAGE = "k8s.io/component-base/version"
+_VERSION_PACKAGES = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
 class Missing(RuntimeError):
@@ -43,6 +43,8 @@ class Toolchain:
     seconds: dict[str, int] = field(default_factory=dict)
     own: Path | None = None
     """The folder of a program of our own that lies elsewhere: its version changes with its source."""
+    prepare: Callable[[Path], None] | None = None
+    """What has to be done in a copy of the folder before the build, where a go.mod alone does not do."""
 
     @property
     def folder(self) -> Path:
@@ -68,11 +70,14 @@ class Toolchain:
     @property
     def linker_flags(self) -> str:
         """Strip symbols, and say the version that a release would say: clients and API discovery read it."""
-        if self.name != "kubernetes":
+        if self.module != "k8s.io/kubernetes":
             return "-s -w"
         major, minor, _ = self.version.split(".", 2)
         values = {"gitVersion": f"v{self.version}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
-        return " ".join(["-s -w", *(f"-X {_VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
+        said = [f"-X {package}.{key}={value}" for package in _VERSION_PACKAGES for key, value in values.items()]
+        # Old modules reach into the runtime by names that newer linkers guard.
+        reach = ["-checklinkname=0"] if self.prepare else []
+        return " ".join(["-s -w", *reach, *said])
 
 
 KUBERNETES = Toolchain(
@@ -123,6 +128,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "auditpipeline"
 
 
+def find_in(toolchain: Toolchain) -> dict[str, Path]:
+    """All programs of one toolchain, from the cache or built; raises `Missing`."""
+    return _build(toolchain, list(toolchain.packages))
+
+
 def find(*names: str) -> dict[str, Path]:
     """Find each named program, building those that are nowhere; raises `Missing`."""
     found = {name: path for name in names if (path := _present(name))}
@@ -159,6 +169,8 @@ def _present(name: str) -> Path | None:
 
 
 def _build(toolchain: Toolchain, names: Sequence[str]) -> dict[str, Path]:
+    if all((toolchain.cache / name).exists() for name in names):
+        return {name: toolchain.cache / name for name in names}
     go = shutil.which("go")
     if go is None:
         raise Missing(
@@ -180,21 +192,34 @@ def _build(toolchain: Toolchain, names: Sequence[str]) -> dict[str, Path]:
 def _go_build(go: str, toolchain: Toolchain, names: Sequence[str], folder: Path) -> None:
     about = sum(toolchain.seconds.get(name, 20) for name in names)
     what = f"{', '.join(names)} {toolchain.version}"
-    with tempfile.TemporaryFile("w+") as output, _progress(what, about):
-        done = subprocess.run(
-            [
-                *[go, "build", "-trimpath", "-buildvcs=false", "-ldflags", toolchain.linker_flags],
-                *["-o", f"{folder}/", *(toolchain.packages[name] for name in names)],
-            ],
-            cwd=toolchain.folder,
-            env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": "-mod=readonly"},
-            stderr=output,
-            check=False,
-        )
-        output.seek(0)
-        lines = [line.strip() for line in output.read().splitlines() if line.strip()]
+    command = [
+        *[go, "build", "-trimpath", "-buildvcs=false", "-ldflags", toolchain.linker_flags],
+        *["-o", f"{folder}/", *(toolchain.packages[name] for name in names)],
+    ]
+    with _progress(what, about), _prepared(toolchain) as (source, mode):
+        done = run_go(command, source, mode)
     if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         raise Missing(f"building {what} failed: {_advice(lines, toolchain)}")
+
+
+def run_go(command: Sequence[str], folder: Path, mode: str = "readonly") -> subprocess.CompletedProcess[str]:
+    """Run the go command, or a program that calls it, in the folder of a module; `mode` is that of -mod."""
+    env = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": f"-mod={mode}", "GODEBUG": "gotypesalias=0"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def _prepared(toolchain: Toolchain) -> Iterator[tuple[Path, str]]:
+    """The folder to build in, and its -mod: a copy with everything vendored where something has to be prepared."""
+    if toolchain.prepare is None:
+        yield toolchain.folder, "readonly"
+        return
+    with tempfile.TemporaryDirectory(dir=toolchain.cache, prefix=".source-") as copy:
+        source = Path(copy) / "source"
+        shutil.copytree(toolchain.folder, source)
+        toolchain.prepare(source)
+        yield source, "vendor"
 
 
 def _advice(lines: Sequence[str], toolchain: Toolchain) -> str:

@@ -39,6 +39,8 @@ class ControlPlane:
     programs: tuple[str, ...] = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
     site = Site()
     parent: Path | None = None
+    apiserver_args: tuple[str, ...] = ()
+    manager_args: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -118,7 +120,9 @@ class ControlPlane:
     def start_apiserver(self) -> None:
         """Start kube-apiserver, which reads its audit files now, and wait until it is ready."""
         command = flags.apiserver(self.data, self.site, self._port, self._credentials)
-        self._launch("kube-apiserver", [*command, *flags.audit(self.audit), *self._extra_apiserver_args])
+        self._launch(
+            "kube-apiserver", [*command, *flags.audit(self.audit), *self.apiserver_args, *self._extra_apiserver_args]
+        )
         self.wait_for("ready kube-apiserver", self.ready)
 
     def stop_apiserver(self, sig: int = signal.SIGKILL) -> None:
@@ -156,6 +160,10 @@ class ControlPlane:
         """Resident bytes of each program."""
         return {name: resident(process.pid) for name, process in self._processes.items()}
 
+    def find(self) -> dict[str, Path]:
+        """The programs by name, built where they are nowhere; raises `binaries.Missing`."""
+        return binaries.find(*self.programs)
+
     def entered(self, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` where the API is reached: a node enters its network."""
         return list(command)
@@ -169,11 +177,12 @@ class ControlPlane:
         self._launch("etcd", flags.etcd(self.data))
         self.start_apiserver()
         manager = self.user_kubeconfig("system:kube-controller-manager")
-        self._launch("kube-controller-manager", flags.controller_manager(manager, self._credentials))
+        command = flags.controller_manager(manager, self._credentials)
+        self._launch("kube-controller-manager", [*command, *self.manager_args])
         self.wait_for("default service account", self._service_account_made)
 
     def _prepare(self) -> None:
-        self._found = binaries.find(*self.programs)
+        self._found = self.find()
         self._data = Path(tempfile.mkdtemp(prefix="auditpipeline-", dir=self.parent))
         self._port = self.site.port or _free_port(self.site.address)
         self.authority = Authority(self.data / "pki")

@@ -13,13 +13,15 @@ from .pki import Pair
 
 @dataclass(frozen=True)
 class Site:
-    """The addresses of a control plane; `port` 0 means a free one."""
+    """The addresses of a control plane; `port` 0 means a free one. `etcd` is its socket as kube-apiserver is given it,
+    which runs in the data folder; "" is the whole path."""
 
     address: str = "127.0.0.1"
     port: int = 0
     services: str = "127.96.0.0/16"
     first_service: str = "127.96.0.1"
     endpoint_reconciler: str = "none"
+    etcd: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def apiserver(data: Path, site: Site, port: int, credentials: Credentials) -> li
     """A kube-apiserver with RBAC and default admission."""
     return [
         *[f"--bind-address={site.address}", f"--advertise-address={site.address}", f"--secure-port={port}"],
-        f"--etcd-servers={_etcd_url(data)}",
+        f"--etcd-servers={site.etcd or _etcd_url(data)}",
         f"--service-cluster-ip-range={site.services}",
         # A loopback address is refused as an endpoint: the `kubernetes` Service has none on a control plane alone.
         f"--endpoint-reconciler-type={site.endpoint_reconciler}",
