@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -12,6 +14,9 @@ import msgspec
 import pytest
 
 from auditpipeline.core.errors import AuditPipelineError
+from auditpipeline.dataplane import log as logs
+from auditpipeline.dataplane.run import run
+from auditpipeline.dataplane.salvage import open_or_salvage
 from tests.dataplane.process import serving
 from tests.dataplane.setting import Setting, event, event_list, ids, lines_in, until
 
@@ -127,48 +132,56 @@ async def test_no_log_line_holds_a_secret(setting: Setting) -> None:
     assert "hunter2" not in setting.log.getvalue()
 
 
-async def test_health_is_served_while_the_spool_is_opened(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A check of many gigabytes must not look like a process that hangs: alive, not ready, and it can be stopped."""
-    import threading
+async def test_health_is_served_while_the_spool_is_opened(setting: Setting, slow_check: threading.Event) -> None:
+    """A check of many gigabytes must not look like a process that hangs: alive, and not ready."""
+    shown = setting.authority.client(setting.client_tls)
+    stop = asyncio.Event()
+    setting.write(setting.config())
+    task = asyncio.create_task(run(setting.path, stop=stop, log=logs.make(setting.log)))
+    (line,) = await until(lambda: setting.log_lines("listening"))
+    async with aiohttp.ClientSession() as session:
 
-    from auditpipeline.dataplane import log as logs
-    from auditpipeline.dataplane import spool as spools
-    from auditpipeline.dataplane.run import run
+        async def answers() -> list[int]:
+            found = []
+            for path in ("healthz", "readyz", "status", "metrics"):
+                async with session.get(f"https://127.0.0.1:{line['port']}/{path}", ssl=shown) as response:
+                    found.append(response.status)
+            return found
 
-    checked, original = threading.Event(), spools.open_or_salvage
+        assert await answers() == [200, 503, 503, 503]
+        slow_check.set()
+
+        async def ready() -> bool:
+            return await answers() == [200] * 4
+
+        await until(ready)
+    stop.set()
+    await asyncio.wait_for(task, 10)
+
+
+async def test_it_can_be_stopped_while_the_spool_is_opened(setting: Setting, slow_check: threading.Event) -> None:
+    """At once; what was being opened is closed again when it is open, and belongs to nobody."""
+    stop = asyncio.Event()
+    setting.write(setting.config())
+    task = asyncio.create_task(run(setting.path, stop=stop, log=logs.make(setting.log)))
+    await until(lambda: setting.log_lines("listening"))
+    stop.set()
+    await asyncio.wait_for(task, 10)
+    slow_check.set()
+    await until(lambda: "spool-opener" not in {thread.name for thread in threading.enumerate()})
+    async with setting.running() as plane:
+        assert await plane.post([event()]) == 200
+
+
+@pytest.fixture
+def slow_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Opening a spool takes until this is set."""
+    checked = threading.Event()
 
     def slowly(*args: Any) -> Any:
         assert checked.wait(30)
-        return original(*args)
+        return open_or_salvage(*args)
 
-    monkeypatch.setattr(spools, "open_or_salvage", slowly)
-    setting.write(setting.config())
-    shown = setting.authority.client(setting.client_tls)
-    try:
-        for goes_on in (False, True):
-            stop = asyncio.Event()
-            task = asyncio.create_task(run(setting.path, stop=stop, log=logs.make(setting.log)))
-            number = 2 if goes_on else 1
-            await until(lambda number=number: len(setting.log_lines("listening")) == number)  # type: ignore[misc]
-            port = setting.log_lines("listening")[-1]["port"]
-            async with aiohttp.ClientSession() as session:
-
-                async def answers(session: aiohttp.ClientSession = session, port: int = port) -> list[int]:
-                    found = []
-                    for path in ("healthz", "readyz", "status", "metrics"):
-                        async with session.get(f"https://127.0.0.1:{port}/{path}", ssl=shown) as response:
-                            found.append(response.status)
-                    return found
-
-                assert await answers() == [200, 503, 503, 503]
-                if goes_on:
-                    checked.set()
-
-                    async def ready() -> bool:
-                        return await answers() == [200] * 4
-
-                    await until(ready)
-            stop.set()
-            await asyncio.wait_for(task, 10)
-    finally:
-        checked.set()
+    monkeypatch.setattr("auditpipeline.dataplane.spool.open_or_salvage", slowly)
+    yield checked
+    checked.set()

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -157,8 +157,9 @@ def _how(path: Path) -> str:
     shared, journal = Path(f"{path}-shm"), Path(f"{path}-wal")
     if shared.exists():
         return "readonly_shm=1"
-    if journal.exists() and journal.stat().st_size:
-        raise _Alone(f"{journal} is there and {shared.name} is not, as in a copy: touch {shared}")
+    with suppress(FileNotFoundError):
+        if journal.stat().st_size:
+            raise _Alone(f"{journal} is there and {shared.name} is not, as in a copy: touch {shared}")
     return "immutable=1"
 
 

@@ -80,7 +80,7 @@ class Stopwatch:
 class Spool:
     """An open spool; made by `open_spool`. All methods belong to one event loop."""
 
-    def __init__(self, writer: Store, reader: sqlite3.Connection, reserve: Reserve, lock: int) -> None:
+    def __init__(self, writer: Store, reader: sqlite3.Connection, lock: int, reserve: Reserve) -> None:
         self.end = writer.end
         self.size = writer.size
         self.cursors = dict(writer.cursors)
@@ -319,12 +319,24 @@ async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -
     """
     path = Path(config.path)
     reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)
-    opening = Worker("spool-opener")
+    opening, given_up = Worker("spool-opener"), threading.Event()
+
+    def opened() -> tuple[Store, sqlite3.Connection, int]:
+        writer, reader, lock = _open(config, list(outputs), reserve, log)
+        if given_up.is_set():
+            reader.close()
+            writer.close()
+            os.close(lock)
+        return writer, reader, lock
+
     try:
-        writer, reader, lock = await opening.run(lambda: _open(config, list(outputs), reserve, log))
+        return Spool(*await opening.run(opened), reserve)
+    except asyncio.CancelledError:
+        # A check cannot be broken off, but nobody waits for it any more.
+        given_up.set()
+        raise
     finally:
         opening.stop()
-    return Spool(writer, reader, reserve, lock)
 
 
 def _open(

@@ -94,7 +94,8 @@ class Http:
             headers = [*headers, ("Content-Encoding", "gzip")]
         async with session.post(
             self._url,
-            data=data,
+            # Bytes would be written all at once, whatever their number, and the event loop wait for that.
+            data=io.BytesIO(data),
             headers=headers,
             allow_redirects=False,
             proxy=self._proxy,
