@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,11 @@ def rendered(case: str) -> list[dict[str, Any]]:
     """Every object of a case."""
     body, features = CASES[case]
     value = bodies.parsed(body)
-    encoded = config.encode(desired.receiver_config(value))
+    encoded = config.encode(desired.receiver_config(value, features))
+    tls = replace(TLS, token="t0k3n" if features.sinks == "builtin" else "")
     return [
-        *desired.children(value, encoded, TLS, SETTINGS, features),
-        desired.audit_sink(value, TLS.bundle, SETTINGS, features),
+        *desired.children(value, encoded, tls, SETTINGS, features),
+        desired.audit_sink(value, TLS.bundle, SETTINGS, features, tls.token),
     ]
 
 
@@ -78,7 +80,7 @@ def test_a_changed_policy_restarts_no_pod() -> None:
     before, after = bodies.parsed(), bodies.parsed(bodies.pipeline(policy={"rules": [{"level": "Request"}]}))
     pods = [desired_pod.statefulset(value, "audit", SETTINGS, Features()) for value in (before, after)]
     assert pods[0] == pods[1]
-    assert desired.receiver_config(before) != desired.receiver_config(after)
+    assert desired.receiver_config(before, Features()) != desired.receiver_config(after, Features())
 
 
 def test_another_output_folder_changes_the_pods() -> None:
@@ -101,13 +103,13 @@ def test_the_configuration_is_one_that_the_data_plane_reads(case: str) -> None:
 
 def test_an_output_narrows_the_policy_of_its_pipeline() -> None:
     """Both have to want an event."""
-    routes = desired.receiver_config(bodies.parsed(bodies.rich())).routes
+    routes = desired.receiver_config(bodies.parsed(bodies.rich()), Features()).routes
     assert [len(route.policies) for route in routes] == [1, 2, 1]
 
 
 def test_no_secret_stands_in_the_configuration() -> None:
     """Credentials are files that it names."""
-    siem = desired.receiver_config(bodies.parsed(bodies.rich())).routes[1].output
+    siem = desired.receiver_config(bodies.parsed(bodies.rich()), Features()).routes[1].output
     assert isinstance(siem, config.HttpOutput)
     assert siem.bearer_token_file == "/etc/auditpipeline/secrets/siem/token"
     assert siem.ca_file == "/etc/auditpipeline/secrets/siem/ca.crt"

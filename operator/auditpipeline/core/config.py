@@ -44,7 +44,8 @@ class Tls(_Value, frozen=True):
 class Listen(_Value, frozen=True):
     """Addresses as `host:port`.
 
-    `audit` takes events and demands a client certificate; `ops` serves /healthz, /readyz and /metrics to everybody and
+    `audit` takes events and demands a client certificate, or where there is an `audit_token_file` the token in it, as a
+    bearer token or as the last part of the path; `ops` serves /healthz, /readyz and /metrics to everybody and
     /status to holders of a client certificate.
     """
 
@@ -52,6 +53,7 @@ class Listen(_Value, frozen=True):
     ops: str
     audit_tls: Tls
     ops_tls: Tls
+    audit_token_file: str | None = None
 
 
 class Spool(_Value, frozen=True):
@@ -184,7 +186,13 @@ def relocated(config: Config, root: str, audit: str | None = None, ops: str | No
     listen = config.listen
     return replace(
         config,
-        listen=Listen(audit or listen.audit, ops or listen.ops, tls(listen.audit_tls), tls(listen.ops_tls)),
+        listen=Listen(
+            audit or listen.audit,
+            ops or listen.ops,
+            tls(listen.audit_tls),
+            tls(listen.ops_tls),
+            below(listen.audit_token_file),
+        ),
         spool=replace(config.spool, path=below(config.spool.path)),
         routes=tuple(route(value) for value in config.routes),
     )

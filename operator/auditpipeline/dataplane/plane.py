@@ -12,6 +12,7 @@ from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.report import Events, Report
 from auditpipeline.dataplane import outputs
+from auditpipeline.dataplane.admission import Admission
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.metrics import Metrics
@@ -64,9 +65,11 @@ class Plane:
         self._routes: dict[str, Route] = {}
         self._metrics = Metrics()
         self._stopping = False
-        self._intake = Intake(spool, _filter(config), config.max_body, self._metrics)
         listen = config.listen
-        self._audit = _Door("audit", Listener(audit_app(self._intake)), ServerTls(listen.audit_tls, True), log)
+        admission = Admission(listen.audit_token_file)
+        self._intake = Intake(spool, _filter(config), config.max_body, self._metrics, admission)
+        required = listen.audit_token_file is None
+        self._audit = _Door("audit", Listener(audit_app(self._intake)), ServerTls(listen.audit_tls, required), log)
         self._ops = _Door("ops", Listener(ops_app(self)), ServerTls(listen.ops_tls, False), log)
 
     @property

@@ -24,6 +24,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable
+from auditpipeline.dataplane.admission import Admission
 from auditpipeline.dataplane.body import inflate, read_bounded
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.metrics import Metrics
@@ -40,7 +41,10 @@ RETRY_AFTER = 5.0
 class Intake:
     """What the audit listener needs; `filter` and `max_body` are replaced when the configuration changes."""
 
-    def __init__(self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics) -> None:
+    def __init__(
+        self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics, admission: Admission | None = None
+    ) -> None:
+        self.admission = admission or Admission(None)
         self.spool = spool
         self.filter = filter_
         self.max_body = max_body
@@ -53,6 +57,8 @@ class Intake:
         return response
 
     async def _receive(self, request: web.Request) -> web.Response:
+        if not self.admission.admits(request):
+            return _closing(401, "a client certificate or the token is needed")
         if (request.content_length or 0) > self.max_body:
             return _too_large(self.max_body)
         try:
@@ -102,6 +108,7 @@ def audit_app(intake: Intake) -> web.Application:
     """What the audit listener serves."""
     app = web.Application(client_max_size=0)
     app.router.add_post("/audit", intake.receive)
+    app.router.add_post("/audit/{token}", intake.receive)
     app.router.add_post("/", intake.receive)
     return app
 
