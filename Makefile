@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit cluster bench-control lock manifests clean
+.PHONY: help demo test lint unit cluster test-native bench-control lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 demo: $(VENV)/installed ## a cluster, an AuditPipeline and its events (DEMO_ARGS=--once ends by itself)
 	@$(BIN)/python -m tests.cluster.demo $(DEMO_ARGS)
 
-test: lint unit cluster ## everything
+test: lint unit cluster test-native ## everything
 
 lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
 	$(BIN)/ruff check
@@ -30,13 +30,17 @@ lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
 	$(BIN)/python -m tests.manifests.lint
 
 unit: $(VENV)/installed ## tests that need no cluster
-	$(BIN)/pytest -m 'not controlplane and not node'
+	$(BIN)/pytest -m 'not controlplane and not node and not native'
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
 	@if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then $(BIN)/python -m tests.cluster.packages && \
 	  $(BIN)/python -m tests.cluster.prepare node; else $(BIN)/python -m tests.cluster.prepare; fi
 	@arguments=$$($(BIN)/python -m tests.cluster.tier) && eval "set -- $$arguments" && \
 	  $(BIN)/pytest --timeout 900 "$$@"
+
+test-native: $(VENV)/installed ## the same on Kubernetes 1.18, where AuditSink is built in
+	@$(BIN)/python -m tests.cluster.prepare native
+	@$(BIN)/pytest --timeout 900 -m native
 
 bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory: docs/performance.md
 	$(BIN)/python -m tests.bench.control $(BENCH_ARGS)
