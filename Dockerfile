@@ -22,6 +22,7 @@ ARG PIP="python3 -m pip"
 ARG PIP_OPTIONS=""
 COPY pyproject.toml README.md LICENSE /build/
 COPY operator /build/operator
+COPY manifests/policies /build/manifests/policies
 RUN ${PIP} install ${PIP_OPTIONS} --no-deps --no-compile --target=/opt/auditpipeline/code "/build[operator]" \
  && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/auditpipeline/code
 

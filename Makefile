@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint unit cluster test-native bench-control lock manifests clean
+.PHONY: help demo test test-long test-native lint unit cluster bench bench-control bench-policy lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,7 +30,11 @@ lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
 	$(BIN)/python -m tests.manifests.lint
 
 unit: $(VENV)/installed ## tests that need no cluster
-	$(BIN)/pytest -m 'not controlplane and not node and not native'
+	@$(BIN)/python -m tests.cluster.prepare unit
+	$(BIN)/pytest -m 'not controlplane and not node and not native and not long'
+
+test-long: $(VENV)/installed ## reliability, half an hour: 220 kills, ten minutes of soak, more damage; prints what was lost
+	$(BIN)/pytest -m long --timeout 1800 tests/reliability
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
 	@if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then $(BIN)/python -m tests.cluster.packages && \
@@ -42,8 +46,14 @@ test-native: $(VENV)/installed ## the same on Kubernetes 1.18, where AuditSink i
 	@$(BIN)/python -m tests.cluster.prepare native
 	@$(BIN)/pytest --timeout 900 -m native
 
+bench: $(VENV)/installed ## the data plane against a naive receiver and the floor (BENCH_ARGS=--quick takes a minute)
+	$(BIN)/python -m tests.bench.plane $(BENCH_ARGS)
+
 bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory: docs/performance.md
 	$(BIN)/python -m tests.bench.control $(BENCH_ARGS)
+
+bench-policy: $(VENV)/installed ## decisions a second, and what an event costs, against a naive loop, json and kube-apiserver
+	$(BIN)/python -m tests.bench.policy $(BENCH_ARGS)
 
 manifests: $(VENV)/installed ## render manifests/install and the chart's CRDs from their sources
 	$(BIN)/python -m tests.manifests.render

@@ -23,78 +23,14 @@ import msgspec
 
 from auditpipeline.core.compile import compile_policy
 from auditpipeline.core.event import attributes, decode_event
-from auditpipeline.core.policy import Attributes, Level, decide
+from auditpipeline.core.policy import Attributes, decide
 from auditpipeline.dataplane.filter import Filter
+from tests.bench.naive import json_route, naive
 from tests.bench.policy_rules import POLICY, bodies, events
 from tests.cluster.binaries import Missing
 from tests.oracle.oracle import Oracle
 
 PLAIN: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(POLICY))
-
-
-def naive(event: dict[str, Any], policy: dict[str, Any] = PLAIN) -> tuple[str, list[str]]:
-    """Level and omitted stages of an event, as a receiver without an engine decides: dicts and loops."""
-    for rule in policy["rules"]:
-        if naive_match(rule, event):
-            return rule["level"], policy.get("omitStages", []) + rule.get("omitStages", [])
-    return "None", policy.get("omitStages", [])
-
-
-def naive_match(rule: dict[str, Any], event: dict[str, Any]) -> bool:
-    """Every comparison of the evaluator, straight from the dicts."""
-    ref = event.get("objectRef")
-    if not naive_user(rule, event.get("user", {})) or (rule.get("verbs") and event["verb"] not in rule["verbs"]):
-        return False
-    if rule.get("namespaces") or rule.get("resources"):
-        if not ref or (rule.get("namespaces") and ref.get("namespace", "") not in rule["namespaces"]):
-            return False
-        return not rule.get("resources") or any(naive_resource(entry, ref) for entry in rule["resources"])
-    if rule.get("nonResourceURLs"):
-        path = event["requestURI"].split("?")[0]
-        return not ref and any(naive_path(path, url) for url in rule["nonResourceURLs"])
-    return True
-
-
-def naive_user(rule: dict[str, Any], user: dict[str, Any]) -> bool:
-    """Whether a rule takes the user."""
-    if rule.get("users") and user.get("username") not in rule["users"]:
-        return False
-    return not rule.get("userGroups") or any(group in rule["userGroups"] for group in user.get("groups") or [])
-
-
-def naive_resource(entry: dict[str, Any], ref: dict[str, Any]) -> bool:
-    """Whether an entry of a rule takes the object."""
-    if entry.get("group", "") not in ("*", ref.get("apiGroup", "")):
-        return False
-    if not entry.get("resources"):
-        return True
-    if entry.get("resourceNames") and ref.get("name", "") not in entry["resourceNames"]:
-        return False
-    resource, sub = ref.get("resource", ""), ref.get("subresource", "")
-    combined = f"{resource}/{sub}" if sub else resource
-    return any(w in ("*", combined, f"{resource}/*") or (sub and w == f"*/{sub}") for w in entry["resources"])
-
-
-def naive_path(path: str, url: str) -> bool:
-    """Whether a URL of a rule takes the path."""
-    return path.startswith(url.rstrip("*")) if url.endswith("*") else path == url
-
-
-def json_route(body: bytes) -> list[bytes]:
-    """Decode, decide, cut and encode with the standard library and the naive loop."""
-    lines = []
-    for event in json.loads(body)["items"]:
-        level, stages = naive(event)
-        reached = min(Level.parse(level), Level.parse(event["level"]))
-        if reached is Level.NONE or event["stage"] in stages:
-            continue
-        event["level"] = reached.title
-        if reached < Level.REQUEST_RESPONSE:
-            event.pop("responseObject", None)
-        if reached < Level.REQUEST:
-            event.pop("requestObject", None)
-        lines.append(json.dumps(event, separators=(",", ":")).encode())
-    return lines
 
 
 def race(works: dict[str, Callable[[], Callable[[], object]]], rounds: int) -> dict[str, float]:
@@ -141,12 +77,12 @@ def decisions(rounds: int) -> None:
     def requests() -> list[Attributes]:
         return [attributes(decode_event(line)) for line in lines]
 
-    assert [compiled(request).level.title for request in requests()] == [naive(event)[0] for event in real]
+    assert [compiled(request).level.title for request in requests()] == [naive(event, PLAIN)[0] for event in real]
     decided = Counter(compiled(request).rule for request in requests())
     works: dict[str, Callable[[], Callable[[], object]]] = {
         "compiled": lambda: each(compiled, requests()),
         "interpreter": lambda: each(partial(decide, POLICY), requests()),
-        "naive loop": lambda: each(naive, [json.loads(line) for line in lines]),
+        "naive loop": lambda: each(partial(naive, policy=PLAIN), [json.loads(line) for line in lines]),
     }
     found = {name: seconds / len(real) for name, seconds in race(works, rounds * 4).items()}
     if go := nanoseconds_of_go(requests(), rounds):
@@ -164,13 +100,13 @@ def whole_events(rounds: int) -> None:
     filter_ = Filter([(POLICY,)])
     kept = 0
     for body in sent:
-        ours, theirs = filter_.take(body), json_route(body)
+        ours, theirs = filter_.take(body), json_route(body, PLAIN)
         assert not ours.dead
         assert [json.loads(line) for line in ours.lines] == [json.loads(line) for line in theirs]
         kept += len(ours.lines)
     works: dict[str, Callable[[], Callable[[], object]]] = {
         "auditpipeline": lambda: each(filter_.take, sent),
-        "json": lambda: each(json_route, sent),
+        "json": lambda: each(partial(json_route, policy=PLAIN), sent),
     }
     found = {name: seconds / count for name, seconds in race(works, rounds).items()}
     size = sum(map(len, sent)) / count

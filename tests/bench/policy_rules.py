@@ -105,17 +105,24 @@ def bodies(count: int = 10, at_once: int = 400, average: int = 3200) -> Iterator
         yield json.dumps(whole, separators=(",", ":")).encode() + b"\n"
 
 
+_BEHIND = ("requestReceivedTimestamp", "stageTimestamp", "annotations")
+_BEFORE = (
+    *("level", "auditID", "stage", "requestURI", "verb", "user", "impersonatedUser", "sourceIPs", "userAgent"),
+    *("objectRef", "responseStatus"),
+)
+
+
 def _sized(chance: random.Random, event: dict[str, Any], average: int) -> dict[str, Any]:
     kind = chance.random()
-    sized = {key: value for key, value in event.items() if key not in ("requestObject", "responseObject", "level")}
-    if kind < 0.7:
-        return {"level": "Metadata", **sized}
     # 0.7 of about 800 bytes leave so much for the rest.
     target = int((average - 0.75 * 800) / 0.4)
-    sized["requestObject"] = _object(chance, target)
-    if kind < 0.9:
-        return {"level": "Request", **sized}
-    return {"level": "RequestResponse", **sized, "responseObject": _object(chance, target)}
+    sized = {"level": "Metadata"} | {key: event[key] for key in _BEFORE if key in event and key != "level"}
+    if kind >= 0.7:
+        sized |= {"level": "Request", "requestObject": _object(chance, target)}
+    if kind >= 0.9:
+        sized |= {"level": "RequestResponse", "responseObject": _object(chance, target)}
+    # As kube-apiserver writes it: the objects stand in the middle.
+    return sized | {key: value for key, value in event.items() if key in _BEHIND}
 
 
 def _object(chance: random.Random, size: int) -> dict[str, Any]:

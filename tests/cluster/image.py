@@ -183,8 +183,8 @@ def _download(target: Path, what: Sequence[str]) -> None:
 
 
 def _sources() -> list[Path]:
-    code = (PROJECT / "operator").rglob("*")
-    files = [path for path in code if path.is_file() and "__pycache__" not in path.parts]
+    copied = [path for name in ("operator", "manifests/policies") for path in (PROJECT / name).rglob("*")]
+    files = [path for path in copied if path.is_file() and "__pycache__" not in path.parts]
     return [*(PROJECT / name for name in SOURCES), *sorted(files)]
 
 

@@ -1,7 +1,8 @@
-"""Build beforehand what the tests of this folder use: `python -m tests.cluster.prepare [node]`.
+"""Build beforehand what tests use: `python -m tests.cluster.prepare [unit | node | native]`.
 
 The first build of Kubernetes takes some twelve minutes on two cores, which is longer than a test may take; with `node`
-the node's programs and the project's image are made too. What is in the cache already costs nothing.
+the node's programs and the project's image are made too, and `unit` makes what the tests without a cluster need alone:
+kube-apiserver's evaluator (tests/oracle); `native` makes Kubernetes 1.18. What is in the cache already costs nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ from collections.abc import Sequence
 
 from . import binaries, image
 from .controlplane import ControlPlane
+from .native import NATIVE
 from .node import Node
 
 
 def main(arguments: Sequence[str]) -> int:
     """Build what is not there; the exit code."""
     try:
-        binaries.find(*(Node.programs if "node" in arguments else ControlPlane.programs))
+        binaries.find(*binaries.ORACLE.packages)
+        if "native" in arguments:
+            binaries.find_in(NATIVE)
+        if "unit" not in arguments:
+            binaries.find(*(Node.programs if "node" in arguments else ControlPlane.programs))
         if "node" in arguments:
             binaries.find("helm")
             image.build()

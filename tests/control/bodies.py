@@ -44,7 +44,16 @@ def rich(name: str = "security") -> Body:
             ],
         },
         outputs=[
-            {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl", "maxSize": "10Mi", "keep": 3}},
+            {
+                "name": "archive",
+                "file": {
+                    "path": "/var/log/audit/events.jsonl",
+                    "maxSize": "10Mi",
+                    "maxAge": "24h",
+                    "keep": 3,
+                    "compression": "zstd",
+                },
+            },
             {
                 "name": "siem",
                 "delivery": "BestEffort",
@@ -56,12 +65,30 @@ def rich(name: str = "security") -> Body:
                 },
             },
             {"name": "console", "stdout": {}},
+            {
+                "name": "basic",
+                "http": {
+                    "url": "https://logs.example/push",
+                    "format": "json-array",
+                    "compression": "gzip",
+                    "timeout": "5s",
+                    "headers": [{"name": "X-Scope-OrgID", "value": "audit"}],
+                    "proxy": "http://proxy.example:3128",
+                    "serverName": "collector.example",
+                    "basicAuthSecretRef": {"name": "logs"},
+                },
+            },
+            {
+                "name": "mutual",
+                "http": {"url": "https://vault.example/in", "clientCertificateSecretRef": {"name": "siem"}},
+            },
         ],
         targetNamespace="audit",
         throttle={"qps": 20, "burst": 40},
         webhook={
             "replicas": 3,
             "storage": {"size": "5Gi", "storageClassName": "fast"},
+            "spool": {"backpressure": "dropOldest", "maxAge": "72h"},
             "resources": {"limits": {"memory": "1Gi"}},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "audit", "operator": "Exists"}],

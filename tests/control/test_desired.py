@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.certificates import Pair
+from auditpipeline.control.certificates import Pair, authority
 from auditpipeline.control.resources import BUDGETS, Features
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import config
@@ -44,8 +45,9 @@ def rendered(case: str) -> list[dict[str, Any]]:
     """Every object of a case."""
     body, features = CASES[case]
     value = bodies.parsed(body)
-    encoded = config.encode(desired.receiver_config(value, features))
-    tls = replace(TLS, token="t0k3n" if features.sinks == "builtin" else "")
+    builtin = features.sinks == "builtin"
+    encoded = config.encode(desired.receiver_config(value, token=builtin))
+    tls = replace(TLS, token="t0k3n" if builtin else "")
     return [
         *desired.children(value, encoded, tls, SETTINGS, features),
         desired.audit_sink(value, TLS.bundle, SETTINGS, features, tls.token),
@@ -80,7 +82,7 @@ def test_a_changed_policy_restarts_no_pod() -> None:
     before, after = bodies.parsed(), bodies.parsed(bodies.pipeline(policy={"rules": [{"level": "Request"}]}))
     pods = [desired_pod.statefulset(value, "audit", SETTINGS, Features()) for value in (before, after)]
     assert pods[0] == pods[1]
-    assert desired.receiver_config(before, Features()) != desired.receiver_config(after, Features())
+    assert desired.receiver_config(before) != desired.receiver_config(after)
 
 
 def test_another_output_folder_changes_the_pods() -> None:
@@ -103,22 +105,65 @@ def test_the_configuration_is_one_that_the_data_plane_reads(case: str) -> None:
 
 def test_an_output_narrows_the_policy_of_its_pipeline() -> None:
     """Both have to want an event."""
-    routes = desired.receiver_config(bodies.parsed(bodies.rich()), Features()).routes
-    assert [len(route.policies) for route in routes] == [1, 2, 1]
+    routes = desired.receiver_config(bodies.parsed(bodies.rich())).routes
+    assert [len(route.policies) for route in routes] == [1, 2, 1, 1, 1]
 
 
 def test_no_secret_stands_in_the_configuration() -> None:
     """Credentials are files that it names."""
-    siem = desired.receiver_config(bodies.parsed(bodies.rich()), Features()).routes[1].output
+    siem = desired.receiver_config(bodies.parsed(bodies.rich())).routes[1].output
     assert isinstance(siem, config.HttpOutput)
     assert siem.bearer_token_file == "/etc/auditpipeline/secrets/siem/token"
     assert siem.ca_file == "/etc/auditpipeline/secrets/siem/ca.crt"
 
 
+def test_every_way_to_authenticate_names_its_files_and_mounts_them() -> None:
+    """One volume a Secret, with every key that some output needs of it and no other."""
+    pipeline = bodies.parsed(bodies.rich())
+    basic, mutual = (route.output for route in desired.receiver_config(pipeline).routes[3:])
+    assert isinstance(basic, config.HttpOutput)
+    assert isinstance(mutual, config.HttpOutput)
+    folder = "/etc/auditpipeline/secrets"
+    assert basic.basic == config.Basic(f"{folder}/logs/username", f"{folder}/logs/password")
+    assert mutual.client_tls == config.Tls(f"{folder}/siem/tls.crt", f"{folder}/siem/tls.key")
+    pod = desired_pod.statefulset(pipeline, "audit", SETTINGS, Features())["spec"]["template"]["spec"]
+    secrets = {
+        volume["secret"]["secretName"]: [item["key"] for item in volume["secret"]["items"]]
+        for volume in pod["volumes"]
+        if volume["name"].startswith("secret-")
+    }
+    assert secrets == {"logs": ["password", "username"], "siem": ["ca.crt", "tls.crt", "tls.key", "token"]}
+    assert {f"{folder}/logs", f"{folder}/siem"} <= {
+        mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]
+    }
+
+
+def test_every_field_of_a_destination_reaches_the_data_plane() -> None:
+    """As numbers where the object has quantities."""
+    archive, _, _, basic, _ = (route.output for route in desired.receiver_config(bodies.parsed(bodies.rich())).routes)
+    assert archive == config.FileOutput(
+        "/var/log/audit/events.jsonl", max_bytes=10 * 2**20, keep=3, max_age=86400.0, compression="zstd"
+    )
+    assert isinstance(basic, config.HttpOutput)
+    assert (basic.timeout, basic.compression, basic.format) == (5.0, "gzip", "json-array")
+    assert (basic.proxy, basic.server_name) == ("http://proxy.example:3128", "collector.example")
+    assert basic.headers == (("X-Scope-OrgID", "audit"),)
+
+
+def test_an_inline_ca_bundle_is_handed_over_as_text() -> None:
+    """Base64 in the object, as wherever Kubernetes has a caBundle."""
+    bundle = authority(datetime(2026, 1, 1, tzinfo=UTC)).certificate
+    http = {"url": "https://siem.example", "caBundle": base64.b64encode(bundle.encode()).decode()}
+    pipeline = bodies.parsed(bodies.pipeline(outputs=[{"name": "siem", "http": http}]))
+    siem = desired.receiver_config(pipeline).routes[0].output
+    assert isinstance(siem, config.HttpOutput)
+    assert siem.ca == bundle
+
+
 def test_the_sink_says_in_each_rule_what_the_policy_says_for_all() -> None:
     """A sink has no omitManagedFields of its own; a rule that says it for itself keeps its word."""
     sink = desired.audit_sink(bodies.parsed(bodies.rich()), TLS.bundle, SETTINGS, Features())
-    assert [rule["omitManagedFields"] for rule in sink["spec"]["policy"]["rules"]] == [True, True, False]
+    assert [rule["omitManagedFields"] for rule in sink["spec"]["policy"]["rules"]] == [True, True, True, False]
 
 
 def test_the_sink_asks_for_the_widest_level_and_the_wanted_stages() -> None:

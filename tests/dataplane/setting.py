@@ -67,10 +67,10 @@ def ids(events: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def lines_in(path: Path) -> list[dict[str, Any]]:
-    """The events of a file and of what was rotated away, oldest first; each line must be whole."""
-    number = lambda found: int(found.suffix[1:]) if found.suffix[1:].isdecimal() else 0  # noqa: E731
-    files = sorted(path.parent.glob(f"{path.name}*"), key=number, reverse=True)
-    return [json.loads(line) for found in files for line in found.read_bytes().split(b"\n") if line]
+    """The events of a file and of what was rotated away, oldest first; each line must be whole, but for
+    one at the end that is being written."""
+    files = sorted(path.parent.glob(f"{path.name}*"), key=lambda found: (found == path, found.name))
+    return [json.loads(line) for found in files for line in found.read_bytes().split(b"\n")[:-1]]
 
 
 def keys_in(path: Path) -> list[str]:

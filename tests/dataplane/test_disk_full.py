@@ -9,27 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from auditpipeline.core.errors import Retryable
 from tests.dataplane.test_spool import lines_from, opened
-
-_MOUNT = 'mount -t tmpfs -o size=32m none "$1" && shift && exec "$@"'
-
-
-def _in_namespace(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    whole = ["unshare", "--mount", "--map-root-user", "sh", "-c", _MOUNT, "sh", str(folder), *command]
-    return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=60)
+from tests.reliability.namespace import small_disk
 
 
 def test_a_full_disk_stops_events_and_never_cursors(tmp_path: Path) -> None:
     """The spool fills the disk; the output still moves its cursor, and then there is room for events again."""
-    try:
-        if _in_namespace(tmp_path, "true").returncode:
-            pytest.skip("mount namespaces are not allowed here")
-    except FileNotFoundError:
-        pytest.skip("unshare (util-linux) is not installed")
-    found = _in_namespace(tmp_path, sys.executable, "-m", "tests.dataplane.test_disk_full", str(tmp_path))
+    with small_disk(tmp_path / "small", "32m") as disk:
+        command = [*disk.command, sys.executable, "-m", "tests.dataplane.test_disk_full", str(disk.folder)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert found.returncode == 0, found.stderr
 
 

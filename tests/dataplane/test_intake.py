@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import sqlite3
 import ssl
 
 import aiohttp
+import msgspec
 import pytest
 
 from auditpipeline.core.config import HttpOutput
@@ -26,8 +28,12 @@ async def test_what_kube_apiserver_posted_arrives_byte_for_byte(setting: Setting
             assert await plane.post(body) == 200
         await until(lambda: len(lines_in(setting.file)) == len(sent))
         assert lines_in(setting.file) == sent
-        report = await until(plane.report)
-        assert (report.events.received, report.events.delivered, report.events.dropped) == (len(sent), len(sent), 0)
+
+        async def counted() -> bool:
+            events = (await plane.report()).events
+            return (events.received, events.delivered, events.dropped) == (len(sent), len(sent), 0)
+
+        await until(counted)
 
 
 async def test_what_no_route_wants_is_never_stored(setting: Setting) -> None:
@@ -189,6 +195,37 @@ async def test_a_full_spool_is_back_pressure_until_there_is_room(setting: Settin
             await until(taken)
             await until(lambda: len(server.events) > len(acknowledged))
             assert (await plane.report()).events.dropped == 0
+
+
+async def test_where_the_oldest_make_room_nobody_is_refused(setting: Setting) -> None:
+    """`dropOldest`, put in force while it runs: every post is answered 200, what the output has not got by then is
+    counted, and the rest arrives, in order."""
+    server = Destination()
+    async with server.listening():
+        port = server.port
+    output = HttpOutput(f"http://127.0.0.1:{port}/in", "json-array")
+    full = setting.config(setting.route(output=output), max_bytes=2**20)
+    spool = msgspec.structs.replace(full.spool, backpressure="dropOldest")
+    sent: list[str] = []
+    async with setting.running(full) as plane:
+        await plane.in_force(setting.write(msgspec.structs.replace(full, spool=spool)))
+        for _ in range(30):
+            batch = [event(userAgent=os.urandom(30_000).hex()) for _ in range(3)]
+            assert await plane.post(batch) == 200
+            sent += ids(batch)
+        dropped = (await plane.report()).events.dropped
+        assert 0 < dropped < len(sent)
+        assert await plane.metric('auditpipeline_events_dropped_total{output="archive",reason="overflow"}') == dropped
+        async with server.listening(port=port):
+
+            async def idle() -> bool:
+                (found,) = (await plane.report()).outputs
+                return found.pending == 0 and found.delivered + found.dropped == len(sent)
+
+            await until(idle)
+            got = ids(server.events)
+            assert got == [each for each in sent if each in set(got)]
+            assert set(sent[dropped:]) <= set(got)
 
 
 @pytest.mark.parametrize("sent", [b"Content-Length: 200\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b""])

@@ -1,253 +1,262 @@
-"""The outputs by themselves: files on a real disk, HTTP to real servers."""
+"""Every output keeps the contract of docs/outputs.md, on a real pipe, a real disk and real servers."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import json
+import fcntl
 import os
-import stat
+import select
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 
-from auditpipeline.core.config import FileOutput, HttpOutput
-from auditpipeline.core.errors import Permanent, Retryable
-from auditpipeline.core.spec import Format
-from auditpipeline.dataplane.outputs.file import File
-from auditpipeline.dataplane.outputs.http import MAX_AFTER, Http, retry_after
+from auditpipeline.core.config import Basic, FileOutput, HttpOutput
+from auditpipeline.core.destination import Format
+from auditpipeline.core.errors import Retryable
+from auditpipeline.dataplane.outputs import Output, make
 from auditpipeline.dataplane.outputs.stdout import Stdout
+from tests.dataplane.output_contract import FEW, OutputContract, Subject
 from tests.dataplane.pki import Authority
-from tests.dataplane.setting import Destination, lines_in
+from tests.dataplane.proxy import Proxy
+from tests.dataplane.setting import Destination
 
-LINES = [b'{"a":1}', b'{"a":2}', b'{"a":3}']
-
-
-@pytest.fixture
-async def output(tmp_path: Path) -> AsyncIterator[File]:
-    """A file that rotates at 100 bytes and keeps two."""
-    found = File(FileOutput(str(tmp_path / "deep" / "er" / "events.jsonl"), max_bytes=100, keep=2))
-    yield found
-    await found.close()
+_SIZE = 2**20
 
 
-async def test_a_file_is_made_with_its_folder_for_its_owner_only(output: File, tmp_path: Path) -> None:
-    """Audit events are nobody else's business."""
-    await output.deliver(LINES)
-    path = tmp_path / "deep" / "er" / "events.jsonl"
-    assert path.read_bytes() == b'{"a":1}\n{"a":2}\n{"a":3}\n'
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+class Pipe(Subject):
+    """Standard output: a pipe that somebody reads, or that nobody does, or whose reader is gone."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+        self._prepare()
+        self.taken = b""
+
+    def make(self) -> Output:
+        """To the writing end."""
+        return Stdout(self._writing)
+
+    def arrived(self) -> list[bytes]:
+        """What is in the pipe, without the blank lines that `hang` fills it with."""
+        self._drain()
+        return [line for line in self.taken.split(b"\n") if line]
+
+    def fail(self) -> None:
+        """The reader ends."""
+        self._drain()
+        os.close(self.reading)
+        self.reading = -1
+
+    def hang(self) -> None:
+        """The reader sleeps, with the pipe full."""
+        os.set_blocking(self._writing, False)
+        try:
+            while True:
+                os.write(self._writing, b"\n" * 4096)
+        except BlockingIOError:
+            os.set_blocking(self._writing, True)
+
+    def mend(self) -> None:
+        """Another reader, or the old one wakes up."""
+        if self.reading < 0:
+            self.reading, writing = os.pipe()
+            os.dup2(writing, self._writing)
+            os.close(writing)
+            self._prepare()
+        self._drain()
+
+    def end(self) -> None:
+        """Nobody needs it any more."""
+        os.close(self._writing)
+        if self.reading >= 0:
+            os.close(self.reading)
+
+    def _prepare(self) -> None:
+        os.set_blocking(self.reading, False)
+        fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, _SIZE)
+
+    def _drain(self) -> None:
+        try:
+            while self.reading >= 0 and (piece := os.read(self.reading, _SIZE)):
+                self.taken += piece
+        except BlockingIOError:
+            return
 
 
-async def test_a_file_rotates_by_renaming_and_keeps_so_many(output: File, tmp_path: Path) -> None:
-    """The newest of the old ones is .1; what is older than `keep` goes; one delivery stays in one file."""
-    for number in range(8):
-        await output.deliver([b'{"a":%d,"p":"%s"}' % (number, b"x" * 40)])
-    folder = tmp_path / "deep" / "er"
-    assert sorted(found.name for found in folder.iterdir()) == ["events.jsonl", "events.jsonl.1", "events.jsonl.2"]
-    assert [found["a"] for found in lines_in(folder / "events.jsonl")] == [5, 6, 7] or [
-        found["a"] for found in lines_in(folder / "events.jsonl")
-    ] == list(range(8))[-6:]
-    assert all(found.stat().st_size <= 116 for found in folder.iterdir())
+class Disk(Subject):
+    """A folder that is away at times, on a disk whose fsync may not come back."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder / "audit"
+        self._path = self._folder / "events.jsonl"
+        self._config = config
+        self._goes = threading.Event()
+        self._goes.set()
+        sync = os.fsync
+
+        def fsync(number: int) -> None:
+            self._goes.wait()
+            sync(number)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    def make(self) -> Output:
+        """To a file in the folder."""
+        return make(FileOutput(str(self._path), **self._config))
+
+    def arrived(self) -> list[bytes]:
+        """What the files hold: first those that were rotated."""
+        files = sorted(self._folder.glob("*"), key=lambda found: (found == self._path, found.name))
+        return [line for found in files for line in found.read_bytes().split(b"\n") if line]
+
+    def fail(self) -> None:
+        """Something else stands in the folder's place."""
+        if self._folder.exists():
+            self._folder.rename(self._folder.with_name("away"))
+        self._folder.write_text("no folder\n")
+
+    def hang(self) -> None:
+        """The disk takes data, and is never done with it."""
+        self._goes.clear()
+
+    def mend(self) -> None:
+        """The folder is back, the disk works."""
+        self._goes.set()
+        if self._folder.is_file():
+            self._folder.unlink()
+            self._folder.with_name("away").rename(self._folder)
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (b'{"a":0}\n{"tor', b'{"a":0}\n'),
-        (b'{"torn', b""),
-        (b'{"a":0}\n' + b'{"' + b"x" * 200_000, b'{"a":0}\n'),
-        (b'{"a":0}\n', b'{"a":0}\n'),
-        (b"", b""),
-    ],
-    ids=["torn", "only a torn line", "torn and long", "whole", "empty"],
-)
-async def test_a_torn_last_line_is_cut_off(tmp_path: Path, before: bytes, after: bytes) -> None:
-    """Its event was never acknowledged by the output, so it comes again, whole."""
-    path = tmp_path / "events.jsonl"
-    path.write_bytes(before)
-    output = File(FileOutput(str(path)))
-    await output.deliver(LINES[:1])
-    await output.close()
-    assert path.read_bytes() == after + LINES[0] + b"\n"
+class Server(Subject):
+    """An HTTP server that may answer 503, or never."""
+
+    def __init__(self, destination: Destination, config: HttpOutput, secrets: tuple[str, ...] = ()) -> None:
+        self._destination = destination
+        self._config = config
+        self.secrets = secrets
+        self._goes = asyncio.Event()
+
+    def make(self) -> Output:
+        """To the server."""
+        return make(self._config)
+
+    def arrived(self) -> list[bytes]:
+        """What it answered 200 to."""
+        return [msgspec.json.encode(event) for event in self._destination.events]
+
+    def fail(self) -> None:
+        """It repeats what it was sent, which some do."""
+
+        async def answer(events: list[dict[str, Any]]) -> web.Response:
+            said = {"events": events, "headers": dict(self._destination.requests[-1].headers)}
+            return web.Response(status=503, reason="not\tnow", body=msgspec.json.encode(said))
+
+        self._destination.answer = answer
+
+    def hang(self) -> None:
+        """It reads and does not answer; who was there then gets 503 later."""
+        goes = self._goes = asyncio.Event()
+
+        async def answer(_: object) -> web.Response:
+            await goes.wait()
+            return web.Response(status=503)
+
+        self._destination.answer = answer
+
+    def mend(self) -> None:
+        """It answers 200."""
+        self._goes.set()
+        self._destination.answer = None
 
 
-async def test_a_file_that_somebody_moved_away_is_made_anew(output: File, tmp_path: Path) -> None:
-    """logrotate and people do that."""
-    path = tmp_path / "deep" / "er" / "events.jsonl"
-    await output.deliver(LINES[:1])
-    path.rename(tmp_path / "moved")
-    await output.deliver(LINES[1:2])
-    assert path.read_bytes() == LINES[1] + b"\n"
+class TestStdout(OutputContract):
+    """`stdout`."""
+
+    @pytest.fixture
+    async def subject(self) -> AsyncIterator[Subject]:
+        """A pipe."""
+        pipe = Pipe()
+        yield pipe
+        pipe.end()
 
 
-async def test_a_file_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
-    """A folder in its place: Retryable, with the path in the message."""
-    path = tmp_path / "events.jsonl"
-    path.mkdir()
-    output = File(FileOutput(str(path)))
-    with pytest.raises(Retryable, match=r"events\.jsonl"):
-        await output.deliver(LINES)
-    path.rmdir()
-    await output.deliver(LINES)
-    await output.close()
-    assert len(lines_in(path)) == 3
+class TestFile(OutputContract):
+    """`file`, as it is by default, and where it rotates with nearly every delivery."""
+
+    @pytest.fixture(params=[{}, {"max_bytes": 20, "keep": 1000, "max_age": 60.0}], ids=["default", "rotating"])
+    def subject(self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Subject:
+        """A folder."""
+        return Disk(tmp_path, request.param, monkeypatch)
 
 
-async def test_a_full_disk_leaves_no_half_line() -> None:
-    """/dev/full stands for the disk: writing fails, and later works again."""
-    output = File(FileOutput("/dev/full"))
+class TestHttp(OutputContract):
+    """`http`, in each format."""
+
+    @pytest.fixture(params=["json-lines", "json-array", "event-list"])
+    async def subject(self, request: pytest.FixtureRequest, destination: Destination) -> Subject:
+        """A server."""
+        form: Format = request.param
+        return Server(destination, HttpOutput(destination.url, form))
+
+
+class TestHttpBehindEverything(OutputContract):
+    """`http` over TLS, through a proxy, compressed, with each way to authenticate."""
+
+    @pytest.fixture(params=["bearer", "basic", "certificate"])
+    async def subject(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
+        """A server with TLS, reached by its name through a proxy alone."""
+        authority = Authority(tmp_path / "pki")
+        ways: dict[str, dict[str, Any]] = {
+            "bearer": {"bearer_token_file": str(written(tmp_path / "token", "a-very-secret-token"))},
+            "basic": {
+                "basic": Basic(
+                    str(written(tmp_path / "username", "scribe")),
+                    str(written(tmp_path / "password", "correct horse")),
+                )
+            },
+            "certificate": {"client_tls": authority.issue("client")},
+        }
+        secrets = ("a-very-secret-token", "correct horse", "c2NyaWJlOmNvcnJlY3QgaG9yc2U=", "BEGIN PRIVATE KEY")
+        context = authority.server(authority.issue("server", "siem.invalid"), required=request.param == "certificate")
+        async with Destination().listening(context) as server, Proxy().listening(server.port) as proxy:
+            config = HttpOutput(
+                "https://siem.invalid/in",
+                proxy=proxy.url,
+                compression="gzip",
+                ca=authority.ca.read_text(),
+                headers=(("X-Scope-OrgID", "audit"),),
+                **ways[request.param],
+            )
+            yield Server(server, config, secrets)
+            assert set(proxy.asked) <= {"CONNECT siem.invalid:443"}
+
+
+def written(path: Path, text: str) -> Path:
+    """A file that holds the text and a line end, as editors leave it."""
+    path.write_text(f"{text}\n")
+    return path
+
+
+async def test_a_line_that_failed_half_way_is_ended_before_the_next() -> None:
+    """A pipe gives nothing back: a reader that goes and comes again finds a torn line, and then whole ones."""
+    pipe = Pipe()
+    output = pipe.make()
+    big = b'{"a":"%s"}' % (b"x" * 4 * _SIZE)
+    task = asyncio.create_task(output.deliver([big]))
+    await asyncio.to_thread(select.select, [pipe.reading], [], [])
+    torn = os.read(pipe.reading, 10)
+    os.close(pipe.reading)
+    pipe.reading = -1
     with pytest.raises(Retryable):
-        await output.deliver(LINES)
+        await task
+    pipe.mend()
+    await output.deliver(FEW)
     await output.close()
-
-
-async def test_stdout_writes_lines_and_a_reader_that_sleeps_blocks_nobody() -> None:
-    """The pipe fills, the event loop goes on, and every line comes when it is read."""
-    reading, writing = os.pipe()
-    output = Stdout(writing)
-    big = [b'{"a":"%s"}' % (b"x" * 1000)] * 1000
-    task = asyncio.create_task(output.deliver(big))
-    await asyncio.sleep(0)
-    assert not task.done()
-    data = await asyncio.to_thread(_drain, reading, sum(len(line) + 1 for line in big))
-    await task
-    await output.close()
-    assert data.splitlines() == big
-    os.close(reading)
-    os.close(writing)
-
-
-def _drain(number: int, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        data += os.read(number, 2**16)
-    return data
-
-
-@pytest.mark.parametrize("form", ["json-lines", "json-array", "event-list"])
-async def test_http_posts_each_format(destination: Destination, form: Format) -> None:
-    """What arrives is JSON of that shape, with the right content type and no proxy in between."""
-    output = Http(HttpOutput(destination.url, form))
-    await output.deliver(LINES)
-    await output.close()
-    (request,), (body,) = destination.requests, destination.bodies
-    if form == "json-lines":
-        assert body == b"\n".join(LINES) + b"\n"
-        assert request.content_type == "application/x-ndjson"
-    else:
-        assert request.content_type == "application/json"
-        found = json.loads(body)
-        assert (found if form == "json-array" else found["items"]) == [{"a": 1}, {"a": 2}, {"a": 3}]
-        assert form == "json-array" or (found["kind"], found["apiVersion"]) == ("EventList", "audit.k8s.io/v1")
-
-
-@pytest.mark.parametrize(
-    ("status", "expected"),
-    [
-        (200, None), (201, None), (202, None), (204, None),
-        (301, Retryable), (307, Retryable),
-        (400, Permanent), (413, Permanent), (422, Permanent),
-        (401, Retryable), (403, Retryable), (404, Retryable), (405, Retryable), (408, Retryable), (409, Retryable),
-        (425, Retryable), (429, Retryable), (500, Retryable), (502, Retryable), (503, Retryable), (504, Retryable),
-    ],
-)  # fmt: skip
-async def test_what_each_status_means(destination: Destination, status: int, expected: type[Exception] | None) -> None:
-    """Nothing is given up because of what somebody can mend."""
-
-    async def answer(_: object) -> web.Response:
-        return web.Response(status=status, headers={"Location": "/elsewhere", "Retry-After": "7"})
-
-    destination.answer = answer
-    output = Http(HttpOutput(destination.url))
-    if expected is None:
-        await output.deliver(LINES)
-    else:
-        with pytest.raises(expected, match=str(status)) as caught:
-            await output.deliver(LINES)
-        if status in (429, 503):
-            assert isinstance(caught.value, Retryable)
-            assert caught.value.after == 7
-    await output.close()
-    assert len(destination.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("header", "seconds"),
-    [
-        (None, None),
-        ("3", 3.0),
-        ("999999", MAX_AFTER),
-        ("soon", None),
-        ("-1", None),
-        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-    ],
-)
-def test_retry_after_is_bounded(header: str | None, seconds: float | None) -> None:
-    """RFC 9110: a number of seconds or a date; nonsense is nothing."""
-    assert retry_after(header) == seconds
-
-
-def test_retry_after_may_be_a_date() -> None:
-    """A date in the future is so many seconds from now."""
-    date = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
-    found = retry_after(date.strftime("%a, %d %b %Y %H:%M:%S GMT"))
-    assert found is not None
-    assert 50 < found <= 60
-
-
-async def test_a_server_that_is_down_or_unknown_is_retryable() -> None:
-    """A refused connection, and a name that does not exist."""
-    for url in ("http://127.0.0.1:1/", "http://nowhere.invalid/"):
-        output = Http(HttpOutput(url))
-        with pytest.raises(Retryable):
-            await output.deliver(LINES)
-        await output.close()
-
-
-async def test_address_is_dialled_and_the_url_names_the_server(tmp_path: Path) -> None:
-    """No DNS: the URL's host is only the TLS name and the Host header; a client certificate and a token are shown."""
-    authority = Authority(tmp_path / "pki")
-    context = authority.server(authority.issue("server", "audit-x.ns.svc"), required=True)
-    token = tmp_path / "token"
-    token.write_text("first\n")
-    async with Destination().listening(context) as server:
-        config = HttpOutput(
-            "https://audit-x.ns.svc/in",
-            address=f"127.0.0.1:{server.port}",
-            ca=authority.ca.read_text(),
-            client_tls=authority.issue("client"),
-            bearer_token_file=str(token),
-        )
-        output = Http(config)
-        await output.deliver(LINES)
-        token.write_text("second\n")
-        await output.deliver(LINES)
-        await output.close()
-        assert [request.headers["Authorization"] for request in server.requests] == ["Bearer first", "Bearer second"]
-        assert server.requests[0].host == "audit-x.ns.svc"
-
-        wrong = Http(HttpOutput(config.url.replace("audit-x", "audit-y"), address=config.address, ca=config.ca))
-        with pytest.raises(Retryable):
-            await wrong.deliver(LINES)
-        await wrong.close()
-        assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        HttpOutput("https://127.0.0.1:1/", ca="no PEM"),
-        HttpOutput("https://127.0.0.1:1/", ca_file="/nowhere/ca.crt"),
-        HttpOutput("https://127.0.0.1:1/", bearer_token_file="/nowhere/token"),
-    ],
-    ids=["ca", "ca file", "token file"],
-)
-async def test_what_the_configuration_lacks_is_said_and_awaited(config: HttpOutput) -> None:
-    """A Secret that is not there yet comes by itself."""
-    output = Http(config)
-    with pytest.raises(Retryable, match=r"ca|token"):
-        await output.deliver(LINES)
-    await output.close()
+    assert big.startswith(torn)
+    assert pipe.arrived() == FEW
+    assert pipe.taken.startswith(b"\n")
+    pipe.end()

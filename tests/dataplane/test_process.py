@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 
 from auditpipeline.core.errors import AuditPipelineError
+from tests.dataplane.process import serving
 from tests.dataplane.setting import Setting, event, event_list, ids, lines_in, until
-
-
-class Process:
-    """`auditpipeline serve` as a process, and where it listens."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.ports: dict[str, int] = {}
-
-    async def listening(self) -> None:
-        """Waits until both listeners say that they take connections."""
-        assert self.process.stderr
-        while len(self.ports) < 2:
-            line = await asyncio.wait_for(self.process.stderr.readline(), 30)
-            assert line, "the process ended before it listened"
-            found = json.loads(line)
-            if found["event"] == "listening":
-                self.ports[found["listener"]] = found["port"]
-
-    async def end(self, number: int) -> int:
-        """Sends a signal; the exit code."""
-        if self.process.returncode is None:
-            self.process.send_signal(number)
-        await asyncio.wait_for(self.process.communicate(), 30)
-        return self.process.returncode or 0
-
-
-@asynccontextmanager
-async def serving(setting: Setting) -> AsyncIterator[Process]:
-    """A process that runs the configuration which is in place; killed at the end."""
-    command = [sys.executable, "-m", "auditpipeline.cli.main", "serve", "--config", str(setting.path)]
-    process = Process(await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE))
-    try:
-        yield process
-    finally:
-        await process.end(signal.SIGKILL)
 
 
 async def test_200_means_stored_over_kill_9(setting: Setting) -> None:
@@ -114,8 +76,8 @@ async def test_a_taken_port_is_one_clear_line(setting: Setting) -> None:
             async with setting.running():
                 pass
         async with serving(setting) as process:
-            _, errors = await asyncio.wait_for(process.process.communicate(), 30)
-            assert process.process.returncode not in (0, None)
+            assert await asyncio.wait_for(process.process.wait(), 30)
+            errors = process.log.read_bytes()
             assert b"the port is taken" in errors
             assert b"Traceback" not in errors
 
@@ -163,3 +125,50 @@ async def test_no_log_line_holds_a_secret(setting: Setting) -> None:
             assert "401" in (await plane.report()).outputs[0].last_error
             assert "hunter2" not in (await plane.get("/metrics"))[1].decode()
     assert "hunter2" not in setting.log.getvalue()
+
+
+async def test_health_is_served_while_the_spool_is_opened(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of many gigabytes must not look like a process that hangs: alive, not ready, and it can be stopped."""
+    import threading
+
+    from auditpipeline.dataplane import log as logs
+    from auditpipeline.dataplane import spool as spools
+    from auditpipeline.dataplane.run import run
+
+    checked, original = threading.Event(), spools.open_or_salvage
+
+    def slowly(*args: Any) -> Any:
+        assert checked.wait(30)
+        return original(*args)
+
+    monkeypatch.setattr(spools, "open_or_salvage", slowly)
+    setting.write(setting.config())
+    shown = setting.authority.client(setting.client_tls)
+    try:
+        for goes_on in (False, True):
+            stop = asyncio.Event()
+            task = asyncio.create_task(run(setting.path, stop=stop, log=logs.make(setting.log)))
+            number = 2 if goes_on else 1
+            await until(lambda number=number: len(setting.log_lines("listening")) == number)  # type: ignore[misc]
+            port = setting.log_lines("listening")[-1]["port"]
+            async with aiohttp.ClientSession() as session:
+
+                async def answers(session: aiohttp.ClientSession = session, port: int = port) -> list[int]:
+                    found = []
+                    for path in ("healthz", "readyz", "status", "metrics"):
+                        async with session.get(f"https://127.0.0.1:{port}/{path}", ssl=shown) as response:
+                            found.append(response.status)
+                    return found
+
+                assert await answers() == [200, 503, 503, 503]
+                if goes_on:
+                    checked.set()
+
+                    async def ready() -> bool:
+                        return await answers() == [200] * 4
+
+                    await until(ready)
+            stop.set()
+            await asyncio.wait_for(task, 10)
+    finally:
+        checked.set()

@@ -8,20 +8,25 @@ import io
 import os
 import sqlite3
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane import store
 from auditpipeline.dataplane.spool import Spool, open_spool
 from auditpipeline.dataplane.store import Dead, Store
+from tests.dataplane.setting import until
 
 OUTPUTS = ("a", "b", "c")
+PAGE = 8192
 LOG = logs.make(io.StringIO())
 
 
@@ -35,6 +40,7 @@ class SpoolAgainstAList(RuleBasedStateMachine):
         self.events: list[bytes] = []
         self.positions: dict[str, int] = {}
         self.delivered: dict[str, int] = {}
+        self.floors: dict[str, int] = {}
         self.lost = 0
         self.store = Store(store.open_checked(self.path), 2**20)
         self.store_reader = store.connect(self.path)
@@ -60,8 +66,12 @@ class SpoolAgainstAList(RuleBasedStateMachine):
             self.store.advance(
                 output, position, step, [Dead(output, "refused by a test", b"{}")], {"undelivered": lost}
             )
+        floor = self.floors.get(output, 0)
+        if floor and position <= floor:
+            return  # a delivery that was under way when its events were dropped: they are counted
+        self.floors.pop(output, None)
         self.positions[output] = position
-        self.delivered[output] += step
+        self.delivered[output] += min(step, position - floor) if floor else step
         self.lost += lost + 1
 
     @rule(outputs=st.sets(st.sampled_from(OUTPUTS)))
@@ -70,6 +80,7 @@ class SpoolAgainstAList(RuleBasedStateMachine):
             self.store.use(sorted(outputs))
         self.positions = {name: self.positions.get(name, len(self.events)) for name in outputs}
         self.delivered = {name: self.delivered.get(name, 0) for name in outputs}
+        self.floors = {name: floor for name, floor in self.floors.items() if name in outputs}
 
     @rule(count=st.integers(1, 5))
     def fail(self, count: int) -> None:
@@ -78,6 +89,25 @@ class SpoolAgainstAList(RuleBasedStateMachine):
             self.store.append([b"{}"] * count, "digest")
             self.store.use([])
             raise RuntimeError
+
+    @rule(share=st.floats(0, 1), expired=st.booleans())
+    def drop(self, share: float, expired: bool) -> None:
+        """The oldest rows go, and every output that had not got them counts them."""
+        if not self.events:
+            return
+        with self.store.transaction():
+            if expired:
+                self.store.max_age = 1.0
+                self.store.expire(time.time() + 10, 3)
+                self.store.max_age = None
+            else:
+                self.store.drop_oldest(int(share * self.store.size))
+        for output, cursor in self.store.cursors.items():
+            assert cursor.next >= self.positions[output]
+            if cursor.next > self.positions[output]:
+                self.floors[output] = cursor.next
+            self.lost += cursor.next - self.positions[output]
+            self.positions[output] = cursor.next
 
     @rule()
     def prune(self) -> None:
@@ -88,6 +118,7 @@ class SpoolAgainstAList(RuleBasedStateMachine):
     def reopen(self, clean: bool) -> None:
         self.store_reader.close()
         self.store.close(clean)
+        self.floors.clear()
         self.store = Store(store.open_checked(self.path), 2**20)
         self.store_reader = store.connect(self.path)
 
@@ -124,9 +155,9 @@ TestSpoolAgainstAList = SpoolAgainstAList.TestCase
 TestSpoolAgainstAList.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
 
 
-async def opened(path: Path, max_bytes: int = 2**30, outputs: tuple[str, ...] = ("out",)) -> Spool:
+async def opened(path: Path, max_bytes: int = 2**30, outputs: tuple[str, ...] = ("out",), **bounds: Any) -> Spool:
     """A spool with these outputs."""
-    spool = await open_spool(path, max_bytes, outputs, LOG)
+    spool = await open_spool(contract.Spool(str(path), max_bytes, **bounds), outputs, LOG)
     await spool.use(outputs)
     return spool
 
@@ -180,6 +211,81 @@ async def test_a_request_larger_than_the_limit_is_taken_by_an_empty_spool(tmp_pa
     await spool.append([noise])
     with pytest.raises(Retryable, match="the spool holds"):
         await spool.append([noise])
+    await spool.close()
+
+
+async def test_moves_are_on_disk_soon_and_at_the_latest_when_it_closes(tmp_path: Path) -> None:
+    """Nobody waits for a cursor that only moves; many of them are one commit."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path)
+    await spool.append([b"{}"] * 100)
+    commits: list[str] = []
+    spool._store._db.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    for position in range(1, 51):
+        spool.move("out", position, 1)
+    await until(lambda: spool.cursors["out"].next == 50)
+    assert len(commits) <= 5
+    spool.move("out", 51, 1)
+    await spool.close()
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        assert found.execute("SELECT next, delivered FROM cursors").fetchall() == [(51, 51)]
+
+
+async def test_a_move_that_the_disk_refuses_is_made_with_the_next_commit(tmp_path: Path) -> None:
+    """Nothing is told, and nothing of the count is lost."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    await spool.append([b"{}"] * 10)
+    refuse = True
+
+    def authorizer(action: int, table: str | None, *_: object) -> int:
+        denied = refuse and action == sqlite3.SQLITE_UPDATE and table == "cursors"
+        return sqlite3.SQLITE_DENY if denied else sqlite3.SQLITE_OK
+
+    spool._store._db.set_authorizer(authorizer)
+    spool.move("out", 3, 3)
+    spool.move("out", 5, 2)
+    with pytest.raises(Retryable, match="cannot be written"):
+        await spool.advance("out", 6, 1)
+    refuse = False
+    await spool.advance("out", 7, 1)
+    assert (spool.cursors["out"].next, spool.cursors["out"].delivered) == (7, 6)
+    await spool.close()
+
+
+async def test_the_oldest_make_room_where_the_spool_says_so(tmp_path: Path) -> None:
+    """`dropOldest`: new events are always taken; what an output had not got is counted, and what it is given meanwhile
+    is not counted twice."""
+    spool = await opened(tmp_path / "spool.sqlite", 2**20, ("slow", "quick"), backpressure="dropOldest")
+    lines = [os.urandom(60_000).hex().encode() for _ in range(30)]
+    for number, line in enumerate(lines, 1):
+        await spool.append([line])
+        spool.move("quick", number, 1)
+    assert spool.size <= 2**20
+    floor = spool.cursors["slow"].next
+    assert 0 < floor < 30
+    assert await lines_from(spool, floor) == lines[floor:]
+    figures = await spool.figures()
+    assert figures.lost == [("slow", "overflow", floor)]
+    await spool.advance("slow", floor - 1, floor - 1)
+    assert spool.cursors["slow"] == (floor, 0, 0.0)
+    await spool.advance("slow", floor + 2, 4)
+    assert (spool.cursors["slow"].next, spool.cursors["slow"].delivered) == (floor + 2, 2)
+    assert (await spool.figures()).lost == figures.lost
+    await spool.close()
+
+
+async def test_events_that_wait_too_long_are_lost_and_counted(tmp_path: Path) -> None:
+    """By `maxAge`, whether or not anything comes; later ones stay."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path)
+    await spool.append([b"old"] * 3)
+    spool._store._db.execute("UPDATE events SET received = received - 7200")
+    await spool.append([b"new"])
+    await spool.close()
+    spool = await opened(path, max_age=3600.0)
+    await until(lambda: spool.cursors["out"].next == 3)
+    assert (await spool.figures()).lost == [("out", "expired", 3)]
+    assert await lines_from(spool, 3) == [b"new"]
     await spool.close()
 
 
@@ -245,16 +351,16 @@ def break_file(path: Path, damage: str) -> None:
                 file.write(bytes(100))
             case "a torn page in the middle":
                 # A leaf of the table: its type byte is 0x0d.
-                page = next(n for n in range(size // 8192, size // 4096) if _type(path, n) == 0x0D)
-                file.seek(page * 4096)
-                file.write(b"\xff" * 4096)
+                page = next(n for n in range(size // PAGE // 2, size // PAGE) if _type(path, n) == 0x0D)
+                file.seek(page * PAGE)
+                file.write(b"\xff" * PAGE)
             case _:
                 file.truncate(size // 2)
 
 
 def _type(path: Path, page: int) -> int:
     with path.open("rb") as file:
-        file.seek(page * 4096)
+        file.seek(page * PAGE)
         return file.read(1)[0]
 
 
@@ -264,6 +370,8 @@ async def test_a_row_that_cannot_be_inflated_is_told_apart(tmp_path: Path) -> No
     for number in range(3):
         await spool.append([b"%d" % number])
     spool._store._db.execute("UPDATE events SET data = x'00' WHERE first = 1")
+    await spool.close()
+    spool = await opened(tmp_path / "spool.sqlite")
     chunks = await spool.read(0, 2**20)
     assert [chunk.lines for chunk in chunks] == [[b"0"], None, [b"2"]]
     await spool.close()

@@ -28,7 +28,9 @@ from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Events, OutputReport, Report
 from auditpipeline.dataplane import metrics as plane_metrics
-from auditpipeline.dataplane.server import Intake, Ops, audit_app, ops_app
+from auditpipeline.dataplane.intake import Intake
+from auditpipeline.dataplane.route import Counts
+from auditpipeline.dataplane.server import audit_app, ops_app
 from auditpipeline.dataplane.store import Figures
 
 ROOT = Path(__file__).parents[2]
@@ -364,7 +366,8 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     metrics = plane_metrics.Metrics()
     metrics.requests.labels(code="200").inc()
     report = Report("receiver", "a", "", Events(), (OutputReport("out"),))
-    metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}), {"out": 0}, {"audit": 0.0}, 1)
+    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0)
+    metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}), process)
     assert documented_metrics("Metrics of the data plane") == exposed(metrics.registry)
 
 
@@ -420,13 +423,14 @@ def test_the_answers_of_the_audit_listener_are_documented() -> None:
     """Its paths and every status in its source."""
     nothing = cast("Any", None)
     app = audit_app(Intake(nothing, nothing, 1, plane_metrics.Metrics()))
-    assert said("Audit listener") == (requests(app), statuses("dataplane/server.py", "Intake", "_too_large"))
+    answers = statuses("dataplane/server.py", "Receiver", "_too_large", "_later", "_unknown")
+    assert said("Audit listener") == (requests(app), answers)
 
 
 def test_the_answers_of_the_operations_listener_are_documented() -> None:
     """Likewise."""
     answers = statuses("dataplane/server.py", "ops_app")
-    assert said("Operations listener") == (requests(ops_app(cast("Ops", None))), answers)
+    assert said("Operations listener") == (requests(ops_app(lambda: None)), answers)
 
 
 async def test_the_answers_of_the_controllers_listener_are_documented() -> None:

@@ -6,9 +6,13 @@ put to the CRDs (on a real API server) and to core/spec.py, so that neither acce
 
 from __future__ import annotations
 
+import base64
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from auditpipeline.control.certificates import authority
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +20,9 @@ Object = dict[str, Any]
 REMOVED = object()
 """The value of a change that takes a field away."""
 
+BUNDLE = base64.b64encode(authority(datetime(2026, 1, 1, tzinfo=UTC)).certificate.encode()).decode()
+HTTPS: Object = {"url": "https://siem.example", "format": "json-lines", "compression": "none", "timeout": "30s"}
+FILE: Object = {"maxSize": "100Mi", "keep": 10, "compression": "none"}
 PIPELINE: Object = {
     "apiVersion": "auditpipeline.dev/v1alpha1",
     "kind": "AuditPipeline",
@@ -45,12 +52,27 @@ PIPELINE: Object = {
             ],
         },
         "outputs": [
-            {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl", "maxSize": "1.5Gi", "keep": 3}},
+            {
+                "name": "archive",
+                "file": {
+                    "path": "/var/log/audit/events.jsonl",
+                    "maxSize": "1.5Gi",
+                    "maxAge": "24h",
+                    "keep": 3,
+                    "compression": "zstd",
+                    "fsync": "batch",
+                },
+            },
             {
                 "name": "siem",
                 "http": {
                     "url": "https://siem.example:8443/audit",
                     "format": "event-list",
+                    "compression": "gzip",
+                    "timeout": "10s",
+                    "headers": [{"name": "X-Scope-OrgID", "value": "team a"}],
+                    "proxy": "http://proxy.example:3128",
+                    "serverName": "collector.siem.example",
                     "bearerTokenSecretRef": {"name": "siem", "key": "token"},
                     "caSecretRef": {"name": "siem", "key": "ca.crt"},
                 },
@@ -58,10 +80,18 @@ PIPELINE: Object = {
                 "policy": {"rules": [{"level": "Metadata"}]},
             },
             {"name": "console", "stdout": {}},
+            {"name": "basic", "http": HTTPS | {"basicAuthSecretRef": {"name": "siem"}, "caBundle": BUNDLE}},
+            {"name": "mutual", "http": HTTPS | {"clientCertificateSecretRef": {"name": "siem"}}},
+            {
+                "name": "fast",
+                "file": FILE | {"path": "/var/log/audit/fast.jsonl", "fsync": "rotation"},
+                "delivery": "BestEffort",
+            },
         ],
         "webhook": {
             "replicas": 3,
             "storage": {"size": "20Gi", "storageClassName": "fast", "ephemeral": False},
+            "spool": {"backpressure": "dropOldest", "maxAge": "72h"},
             "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": 2, "memory": "1Gi"}},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "audit", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
@@ -98,6 +128,7 @@ class Bad(NamedTuple):
     parser: bool = True
 
 
+HTTP = "spec.outputs.1.http"
 RULE, OUTPUT, CONFIG = "spec.policy.rules.0", "spec.outputs.0", "spec.webhook.clientConfig"
 BAD_PIPELINES = [
     Bad("metadata.name", "a" * 41, "must be a DNS label of at most 40 characters"),
@@ -112,6 +143,11 @@ BAD_PIPELINES = [
         "Too many: 2000: must have at most 1000 items",
         parser=False,
     ),
+    Bad("spec.policy", {}, "name a preset (baseline, compliance, security or debug), or write rules"),
+    Bad("spec.policy.preset", "baseline", "preset and rules exclude each other"),
+    Bad("spec.policy", {"preset": "paranoid"}, 'supported values: "baseline", "compliance", "security", "debug"'),
+    Bad("spec.policy", {"preset": "debug", "omitStages": ["Panic"]}, "leave omitStages and omitManagedFields out"),
+    Bad("spec.policy", {"preset": "debug", "omitManagedFields": False}, "leave omitStages and omitManagedFields out"),
     Bad("spec.policy.omitStages", ["Never"], 'Unsupported value: "Never"'),
     Bad(f"{RULE}.level", "Everything", 'supported values: "None", "Metadata", "Request", "RequestResponse"'),
     Bad(f"{RULE}.level", REMOVED, "spec.policy.rules[0].level: Required value"),
@@ -135,6 +171,12 @@ BAD_PIPELINES = [
     Bad(f"{OUTPUT}.stdout", {}, "make an output of its own for each destination"),
     Bad(f"{OUTPUT}.delivery", "AtMostOnce", 'supported values: "Guaranteed", "BestEffort"'),
     Bad(f"{OUTPUT}.policy", {"rules": []}, "should have at least 1 items"),
+    Bad(f"{OUTPUT}.policy", {}, "name a preset (baseline, compliance, security or debug), or write rules"),
+    Bad(
+        f"{OUTPUT}.policy",
+        {"preset": "debug", "rules": [{"level": "Metadata"}]},
+        "copy the preset's rules here and change them",
+    ),
     Bad(f"{OUTPUT}.file.path", "/etc/passwd", "must be a file in a folder below /var/log"),
     Bad(f"{OUTPUT}.file.path", "/var/log/audit/../../../etc/cron", "must be a file in a folder below /var/log"),
     Bad(f"{OUTPUT}.file.path", "/var/log/events.jsonl", "must be a file in a folder below /var/log"),
@@ -145,6 +187,12 @@ BAD_PIPELINES = [
     ),
     Bad(f"{OUTPUT}.file.maxSize", "100 MB", "maxSize in body should match"),
     Bad(f"{OUTPUT}.file.keep", 0, "should be greater than or equal to 1"),
+    Bad(f"{OUTPUT}.file.maxAge", "1d", "maxAge in body should match"),
+    Bad(f"{OUTPUT}.file.maxAge", "59s", "is too short: at least 1m is needed"),
+    Bad(f"{OUTPUT}.file.compression", "xz", 'supported values: "none", "gzip", "zstd"'),
+    Bad(f"{OUTPUT}.file.fsync", "sometimes", 'supported values: "batch", "rotation", "never"'),
+    Bad(f"{OUTPUT}.file.fsync", "never", "leave fsync out, or say delivery: BestEffort"),
+    Bad("spec.outputs.5.delivery", REMOVED, "a power cut could take what a Guaranteed output has written"),
     Bad("spec.outputs.1.http.url", "siem.example", "should match"),
     Bad("spec.outputs.1.http.url", "https://:443/", "must be a URL with a host"),
     Bad("spec.outputs.1.http.url", "https://[::1", "must be a URL with a host"),
@@ -154,6 +202,30 @@ BAD_PIPELINES = [
     Bad("spec.outputs.1.http.url", "https://siem.example/?token=1", "query parameters are not permitted"),
     Bad("spec.outputs.1.http.url", "https://siem.example/#a", "fragments"),
     Bad("spec.outputs.1.http.format", "xml", 'supported values: "json-lines", "json-array", "event-list"'),
+    Bad(f"{HTTP}.compression", "zstd", 'supported values: "none", "gzip"'),
+    Bad(f"{HTTP}.timeout", "31s", "is out of bounds: write 1s to 30s"),
+    Bad(f"{HTTP}.timeout", "0.5s", "is out of bounds: write 1s to 30s"),
+    Bad(f"{HTTP}.headers", [{"name": "X-A"}], "headers[0].value: Required value"),
+    Bad(f"{HTTP}.headers", [{"name": "X A", "value": "b"}], "headers[0].name in body should match"),
+    Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b\r\nX-B: c"}], "headers[0].value in body should match"),
+    Bad(f"{HTTP}.headers", [{"name": "AUTHORIZATION", "value": "b"}], "is a credential, which belongs into a Secret"),
+    Bad(f"{HTTP}.headers", [{"name": "Content-Type", "value": "b"}], "is set by the output itself"),
+    Bad(f"{HTTP}.headers", [{"name": "host", "value": "b"}], "leave it out"),
+    Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b"}] * 17, "must have at most 16 items"),
+    Bad(f"{HTTP}.proxy", "https://proxy.example", "proxy in body should match"),
+    Bad(f"{HTTP}.proxy", "http://proxy.example/path", "proxy in body should match"),
+    Bad(f"{HTTP}.proxy", "http://me:secret@proxy.example", "must be http://host:port, without user information"),
+    Bad(f"{HTTP}.proxy", "http://proxy.example:99999", "must be http://host:port"),
+    Bad(f"{HTTP}.proxy", "http://:3128", "must be http://host:port"),
+    Bad(f"{HTTP}.serverName", "*.siem.example", "serverName in body should match"),
+    Bad(f"{HTTP}.basicAuthSecretRef", {"name": "siem"}, "keep the one that the server asks for"),
+    Bad(f"{HTTP}.clientCertificateSecretRef", {"name": "siem"}, "one way to authenticate is enough"),
+    Bad("spec.outputs.3.http.clientCertificateSecretRef", {"name": "siem"}, "one way to authenticate is enough"),
+    Bad("spec.outputs.3.http.basicAuthSecretRef", {"name": "../a"}, "basicAuthSecretRef.name in body should match"),
+    Bad("spec.outputs.4.http.clientCertificateSecretRef", {}, "clientCertificateSecretRef.name: Required value"),
+    Bad(f"{HTTP}.caBundle", BUNDLE, "both say which CAs to trust: keep one of the two"),
+    Bad("spec.outputs.3.http.caBundle", "no base64!", "must be of type byte"),
+    Bad(f"{HTTP}.url", "http://siem.example", "need https: over http anybody on the way could read along"),
     Bad("spec.outputs.1.http.bearerTokenSecretRef", {"name": "siem"}, "bearerTokenSecretRef.key: Required value"),
     Bad("spec.outputs.1.http.caSecretRef", {"name": "", "key": "a"}, "should be at least 1 chars long"),
     Bad("spec.outputs.1.http.caSecretRef", {"name": "a", "key": "../a"}, "caSecretRef.key in body should match"),
@@ -161,6 +233,9 @@ BAD_PIPELINES = [
     Bad("spec.outputs.1.http.caSecretRef", {"name": "../a", "key": "a"}, "caSecretRef.name in body should match"),
     Bad("spec.webhook.replicas", 11, "should be less than or equal to 10"),
     Bad("spec.webhook.storage.size", "ten", "size in body should match"),
+    Bad("spec.webhook.spool.backpressure", "drop", 'supported values: "reject", "dropOldest"'),
+    Bad("spec.webhook.spool.maxAge", "3d", "maxAge in body should match"),
+    Bad("spec.webhook.spool.maxAge", "59s", "is too short: at least 1m is needed"),
     Bad("spec.webhook.resources", {"limits": {"cpu": "much"}}, "limits.cpu in body should match", parser=False),
     Bad("spec.webhook.tolerations", [{"effect": "Never"}], 'Unsupported value: "Never"', parser=False),
     Bad("spec.throttle.qps", 0, "should be greater than or equal to 1"),

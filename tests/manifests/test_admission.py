@@ -94,14 +94,19 @@ def test_metadata_is_for_everybody_who_may_write_pipelines(installed: ControlPla
 
 
 HIDDEN_IN_OUTPUT = changed(PLAIN, "spec.outputs.0.policy", {"rules": [{"level": "RequestResponse"}]})
+PRESET = changed(PLAIN, "spec.policy", {"preset": "compliance"})
+PRESET_IN_OUTPUT = changed(PLAIN, "spec.outputs.0.policy", {"preset": "compliance"})
 HIDDEN_IN_RULES = changed(SINK, "spec.policy.rules", [{"level": "None", "users": ["a"]}, {"level": "Request"}])
 HIDDEN_BEHIND_NONE = changed(HIDDEN_IN_RULES, "spec.policy.level", "None")
 
 
 @pytest.mark.parametrize(
     "obj",
-    [BODIES, HIDDEN_IN_OUTPUT, SINK_BODIES, HIDDEN_IN_RULES, HIDDEN_BEHIND_NONE, OURS],
-    ids=["pipeline", "output", "sink", "sink's rules", "sink's rules with level None", "sink like the operator's"],
+    [BODIES, HIDDEN_IN_OUTPUT, PRESET, PRESET_IN_OUTPUT, SINK_BODIES, HIDDEN_IN_RULES, HIDDEN_BEHIND_NONE, OURS],
+    ids=[
+        *("pipeline", "output", "preset", "output's preset"),
+        *("sink", "sink's rules", "sink's rules with level None", "sink like the operator's"),
+    ],
 )
 def test_bodies_are_for_those_who_may_read_every_secret(installed: ControlPlane, obj: Object) -> None:
     """Wherever the level stands; carol's Secrets of one namespace are not enough."""
@@ -120,9 +125,17 @@ def test_whoever_names_a_secret_may_read_it(installed: ControlPlane) -> None:
     assert answer(installed, "bob", REFERENCE) == ""
 
 
-def test_a_ca_is_a_secret_too(installed: ControlPlane) -> None:
+@pytest.mark.parametrize(
+    ("field", "reference"),
+    [
+        ("caSecretRef", {"name": "siem", "key": "ca.crt"}),
+        ("basicAuthSecretRef", {"name": "siem"}),
+        ("clientCertificateSecretRef", {"name": "siem"}),
+    ],
+)
+def test_a_ca_is_a_secret_too(installed: ControlPlane, field: str, reference: Object) -> None:
     """Every reference counts."""
-    http = {"url": "https://siem.example", "caSecretRef": {"name": "siem", "key": "ca.crt"}}
+    http = {"url": "https://siem.example", field: reference}
     assert SECRET_REFUSED in answer(installed, "alice", changed(PLAIN, "spec.outputs.0", {"name": "a", "http": http}))
 
 

@@ -12,6 +12,7 @@ from tests.cluster.processes import Failed
 from tests.manifests.objects import (
     BAD_PIPELINES,
     BAD_SINKS,
+    HTTPS,
     PIPELINE,
     REMOVED,
     SERVICE,
@@ -63,9 +64,7 @@ def test_a_pipeline_that_says_everything_is_taken_as_it_is(crds: ControlPlane) -
 
 def with_delivery(pipeline: Object) -> list[Any]:
     """The outputs with the defaults that PIPELINE leaves to them."""
-    outputs = [{"delivery": "Guaranteed"} | output for output in pipeline["spec"]["outputs"]]
-    outputs[1] = outputs[1] | {"policy": {"omitManagedFields": False, "rules": [{"level": "Metadata"}]}}
-    return outputs
+    return [{"delivery": "Guaranteed"} | output for output in pipeline["spec"]["outputs"]]
 
 
 def test_the_smallest_pipeline_gets_the_defaults(crds: ControlPlane) -> None:
@@ -79,20 +78,38 @@ def test_the_smallest_pipeline_gets_the_defaults(crds: ControlPlane) -> None:
     }
     stored = created(crds, PIPELINE | {"spec": spec})
     assert stored["spec"] == {
-        "policy": {"rules": [{"level": "Metadata"}], "omitManagedFields": False},
+        "policy": {"rules": [{"level": "Metadata"}]},
         "outputs": [
             {
                 "name": "a",
-                "file": {"path": "/var/log/audit/a.jsonl", "maxSize": "100Mi", "keep": 10},
+                "file": {
+                    "path": "/var/log/audit/a.jsonl",
+                    "maxSize": "100Mi",
+                    "keep": 10,
+                    "compression": "none",
+                    "fsync": "batch",
+                },
                 "delivery": "Guaranteed",
             },
-            {"name": "b", "http": {"url": "https://siem.example", "format": "json-lines"}, "delivery": "Guaranteed"},
+            {"name": "b", "http": HTTPS, "delivery": "Guaranteed"},
         ],
-        "webhook": {"replicas": 2, "storage": {"size": "10Gi", "ephemeral": False}},
+        "webhook": {
+            "replicas": 2,
+            "storage": {"size": "10Gi", "ephemeral": False},
+            "spool": {"backpressure": "reject"},
+        },
         "throttle": {"qps": 10, "burst": 15},
         "suspend": False,
     }
     assert stored["status"] == {"observedGeneration": -1}
+
+
+def test_a_preset_is_stored_as_its_name(crds: ControlPlane) -> None:
+    """And nothing is put beside it, which the next update would be refused for."""
+    preset = {"preset": "baseline"}
+    spec = {"policy": preset, "outputs": [{"name": "a", "stdout": {}, "policy": preset}]}
+    stored = created(crds, PIPELINE | {"spec": spec})["spec"]
+    assert (stored["policy"], stored["outputs"][0]["policy"]) == (preset, preset)
 
 
 def test_a_sink_of_1_18_gets_the_defaults_of_1_18(crds: ControlPlane) -> None:

@@ -6,12 +6,17 @@ import re
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from auditpipeline.cli.policy import policy
+from auditpipeline.core import presets
+from auditpipeline.core.floor import FLOOR
 from auditpipeline.core.spec import parse_pipeline
 from tests.cluster.controlplane import ControlPlane
 from tests.manifests.objects import ROOT, Object
 
 EXAMPLES = sorted((ROOT / "manifests" / "examples").glob("*.yaml"))
+PRESETS = [ROOT / "manifests" / "policies" / f"{name}.yaml" for name in presets.NAMES]
 
 
 def objects(path: object) -> list[Object]:
@@ -38,10 +43,17 @@ def test_an_example_is_explained(path: object) -> None:
 def test_secrets_are_never_recorded_with_their_bodies(path: object) -> None:
     """Examples are copied: no rule with bodies comes before one that holds Secrets at Metadata."""
     (pipeline,) = (parse_pipeline(obj) for obj in objects(path) if obj["kind"] == "AuditPipeline")
-    for rule in pipeline.spec.policy.rules:
+    for rule in (rule for rule in pipeline.spec.policy.written.rules if rule != FLOOR):
         if rule.level == "Metadata" and any("secrets" in entry.resources for entry in rule.resources):
             return
         assert rule.level in ("None", "Metadata")
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, *PRESETS], ids=lambda path: path.stem)
+def test_the_linter_finds_nothing_in_what_we_give_away(path: object) -> None:
+    """Warnings count."""
+    found = CliRunner().invoke(policy, ["lint", "--strict", str(path)])
+    assert "nothing found in" in found.output
 
 
 @pytest.mark.controlplane

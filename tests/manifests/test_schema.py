@@ -19,7 +19,7 @@ from auditpipeline.core.errors import Invalid
 from tests.manifests.objects import BAD_PIPELINES, BAD_SINKS, PIPELINE, ROOT, SERVICE, SINK, Bad, changed, named
 
 Schema = dict[str, Any]
-REFUSED_EMPTY = {(policy.Policy, "rules"), (policy.Rule, "level")}
+REFUSED_EMPTY = {(policy.Rule, "level")}
 """Fields whose default in core is empty, which core's checks then refuse: as good as required."""
 BOUNDS: dict[type, dict[str, str]] = {
     msgspec.inspect.StrType: {"min_length": "minLength", "max_length": "maxLength", "pattern": "pattern"},

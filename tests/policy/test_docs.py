@@ -77,6 +77,6 @@ def test_the_cases_of_the_example_can_be_read(tmp_path: Path, capsys: pytest.Cap
 
 def test_links_lead_somewhere() -> None:
     """To files that are there, and to headings of this page."""
-    headings = {heading.lower() for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
     for link in re.findall(r"\]\(([^)]+)\)", TEXT):
         assert link[1:] in headings if link.startswith("#") else (ROOT / "docs" / link).exists(), link

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from typing import cast
 
 import structlog
 
-from auditpipeline.dataplane.log import adopt_stdlib
+from auditpipeline.dataplane.log import Log, adopt_stdlib, make
 
 
 def configure() -> None:
@@ -19,6 +21,21 @@ def configure() -> None:
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
     adopt_stdlib()
+
+
+def for_this_stream() -> Log:
+    """A logger for standard error: lines for people where that is a terminal, JSON where something reads it."""
+    if not sys.stderr.isatty():
+        return make()
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.dev.ConsoleRenderer(pad_event_to=0),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    return cast("Log", logger)

@@ -14,7 +14,10 @@ from auditpipeline import __version__
 from auditpipeline.cli.bootstrap import bootstrap
 from auditpipeline.cli.operator import operator
 from auditpipeline.cli.policy import policy
+from auditpipeline.cli.replay import replay
+from auditpipeline.cli.run import run
 from auditpipeline.cli.serve import gateway_init, serve
+from auditpipeline.cli.spool import spool
 from auditpipeline.core.errors import AuditPipelineError
 
 USAGE = 2
@@ -32,7 +35,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (operator, serve, gateway_init, bootstrap, policy):
+for command in (operator, serve, gateway_init, bootstrap, policy, run, replay, spool):
     cli.add_command(command)
 
 

@@ -39,13 +39,15 @@ def test(file: Path, cases: Path, output: str, name: str | None) -> int:
     """
     source = policy_of(file, name)
     document, expected = read(read_bytes(cases), shown(cases))
-    outcomes = run(source.rules, expected)
+    outcomes = run(source.rules, expected, source.number)
     failed = [outcome for outcome in outcomes if outcome.differences]
-    untried = [rule for rule in range(len(source.rules.rules)) if rule not in {outcome.rule for outcome in outcomes}]
+    tried = {source.number(outcome.rule) for outcome in outcomes}
+    numbers = (source.number(rule) for rule in range(len(source.rules.rules)))
+    untried = [number for number in numbers if number is not None and number not in tried]
     if output == "json":
         fields = {
             "requests": len(outcomes),
-            "failed": [_fields(each, document) for each in failed],
+            "failed": [_fields(each, document, source) for each in failed],
             "rulesWithoutCase": untried,
         }
         click.echo(json.dumps(fields, indent=2))
@@ -66,7 +68,8 @@ def _difference(outcome: Outcome, document: Document, source: Source) -> Iterato
     if outcome.rule is None:
         yield "    no rule matches"
     else:
-        yield f"    rule {outcome.rule} decides ({source.file}:{source.position(f'rules[{outcome.rule}]').line})"
+        place = "" if source.is_floor(outcome.rule) else f" ({source.file}:{source.line(outcome.rule)})"
+        yield f"    {source.label(outcome.rule)} decides{place}"
 
 
 def _total(outcomes: Sequence[Outcome], failed: Sequence[Outcome], untried: Sequence[int]) -> str:
@@ -74,11 +77,11 @@ def _total(outcomes: Sequence[Outcome], failed: Sequence[Outcome], untried: Sequ
     return f"{said}; no case for rules {', '.join(map(str, untried))}" if untried else said
 
 
-def _fields(outcome: Outcome, document: Document) -> dict[str, object]:
+def _fields(outcome: Outcome, document: Document, source: Source) -> dict[str, object]:
     return {
         "case": outcome.name,
         "line": document.position(f"cases[{outcome.case}]").line,
         "request": outcome.request._asdict(),
-        "rule": outcome.rule,
+        "rule": source.number(outcome.rule),
         "differences": [difference._asdict() for difference in outcome.differences],
     }

@@ -62,7 +62,7 @@ def explain(
     if log is not None:
         for each in _heads(log):
             answer = why.answer(source.rules, each)
-            click.echo(json.dumps(answer.fields()) if output == "json" else _line(answer))
+            click.echo(json.dumps(_answer(source, answer)) if output == "json" else _line(source, answer))
         return
     captured = next(_heads(event), None) if event is not None else None
     if event is not None and captured is None:
@@ -115,10 +115,13 @@ def _heads(path: Path) -> Iterator[Head]:
                 broken(Broken(line.number, 1, str(error)))
 
 
-def _line(answer: why.Answer) -> str:
-    rule = "no rule" if answer.rule is None else f"rule {answer.rule}"
+def _answer(source: Source, answer: why.Answer) -> dict[str, object]:
+    return answer._replace(rule=source.number(answer.rule)).fields()
+
+
+def _line(source: Source, answer: why.Answer) -> str:
     recorded = answer.level if answer.recorded else "not recorded"
-    return f"{answer.audit_id:36}  {answer.stage:16}  {recorded:15}  {rule}"
+    return f"{answer.audit_id:36}  {answer.stage:16}  {recorded:15}  {source.label(answer.rule)}"
 
 
 def _text(source: Source, found: why.Explanation, captured: Head | None) -> Iterator[str]:
@@ -131,31 +134,34 @@ def _text(source: Source, found: why.Explanation, captured: Head | None) -> Iter
     yield f"level     {decision.level.title}"
     if decision.rule is None:
         yield "decided   by no rule: what no rule matches is not recorded"
+    elif source.is_floor(decision.rule):
+        yield "decided   by the floor: changes to AuditPipelines and AuditSinks are recorded whatever the policy says"
     else:
-        yield f"decided   {_place(source, decision.rule)}: {why.summary(source.rules.rules[decision.rule])}"
+        yield f"decided   {source.place(decision.rule)}: {why.summary(source.rules.rules[decision.rule])}"
     omitted = [*why.ordered(decision.omit_stages), *(["managedFields"] if decision.omit_managed_fields else [])]
     if omitted:
         yield f"omitted   {', '.join(omitted)}"
-    if found.reasons:
+    earlier = [(rule, reason) for rule, reason in enumerate(found.reasons) if not source.is_floor(rule)]
+    if earlier:
         yield "earlier   these rules did not match:"
-    for rule, reason in enumerate(found.reasons):
-        yield f"          {_place(source, rule)}: {reason}"
-
-
-def _place(source: Source, rule: int) -> str:
-    return f"rule {rule} ({source.file}:{source.position(f'rules[{rule}]').line})"
+    for rule, reason in earlier:
+        yield f"          {source.place(rule)}: {reason}"
 
 
 def _fields(source: Source, found: why.Explanation, captured: Head | None) -> dict[str, object]:
     decision = found.decision
     fields: dict[str, object] = {
         "level": decision.level.title,
-        "rule": decision.rule,
+        "rule": source.number(decision.rule),
         "omitStages": list(why.ordered(decision.omit_stages)),
         "omitManagedFields": decision.omit_managed_fields,
     }
     if captured:
-        fields = why.answer(source.rules, captured).fields()
-    line = None if decision.rule is None else source.position(f"rules[{decision.rule}]").line
-    reasons = [{"rule": rule, "reason": reason} for rule, reason in enumerate(found.reasons)]
+        fields = _answer(source, why.answer(source.rules, captured))
+    line = None if decision.rule is None or source.is_floor(decision.rule) else source.line(decision.rule)
+    reasons = [
+        {"rule": source.number(rule), "reason": reason}
+        for rule, reason in enumerate(found.reasons)
+        if not source.is_floor(rule)
+    ]
     return {"request": found.request._asdict(), **fields, "line": line, "earlier": reasons}

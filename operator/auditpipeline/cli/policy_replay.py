@@ -43,7 +43,7 @@ def replay(file: Path, log: Path, against: Path | None, top: int, output: str, n
     found = Replay(source.rules, other.rules if other else None)
     broken = _count(found, log)
     if output == "json":
-        click.echo(json.dumps(_fields(found, broken, compared=other is not None), indent=2))
+        click.echo(json.dumps(_fields(found, broken, source, compared=other is not None), indent=2))
     else:
         click.echo("\n".join(_text(found, broken, source, shown(log))))
         if against:
@@ -86,18 +86,26 @@ def _text(found: Replay, broken: int, source: Source, log: str) -> Iterator[str]
     yield table(
         ("RULE", "LINE", "EVENTS", "", "BYTES", "", "WHAT"), list(_rules(found, source)), right=(0, 1, 2, 3, 4, 5)
     )
-    if rules := found.never_hit():
+    if rules := _never_hit(found, source):
         yield ""
         yield f"never hit: {'rule' if len(rules) == 1 else 'rules'} {', '.join(map(str, rules))}"
 
 
 def _rules(found: Replay, source: Source) -> Iterator[tuple[object, ...]]:
     for rule, total in found.by_rule.items():
-        line, what = "", "no rule matches: not recorded"
-        if rule is not None and rule < len(source.rules.rules):
-            line, what = str(source.position(f"rules[{rule}]").line), summary(source.rules.rules[rule])
+        number, line, what = "-", "", "no rule matches: not recorded"
+        if source.is_floor(rule):
+            number, what = "floor", "changes to AuditPipelines and AuditSinks"
+        elif rule is not None:
+            number, line = str(source.number(rule)), str(source.line(rule))
+            what = summary(source.rules.rules[rule])
         shortened = what if len(what) <= _WIDE else f"{what[: _WIDE - 3]}..."
-        yield ("-" if rule is None else rule, line, *_numbers(total, found.read), shortened)
+        yield (number, line, *_numbers(total, found.read), shortened)
+
+
+def _never_hit(found: Replay, source: Source) -> list[int]:
+    numbers = (source.number(rule) for rule in found.never_hit())
+    return [number for number in numbers if number is not None]
 
 
 def _changes(found: Replay, against: str, top: int) -> Iterator[str]:
@@ -135,19 +143,24 @@ def _numbers(total: Sum, whole: Sum) -> tuple[str, str, str, str]:
     )
 
 
-def _fields(found: Replay, broken: int, *, compared: bool) -> dict[str, object]:
+def _fields(found: Replay, broken: int, source: Source, *, compared: bool) -> dict[str, object]:
     fields: dict[str, object] = {
         "read": _json(found.read),
         "recorded": _json(found.recorded),
         "brokenLines": broken,
         "levels": {level.title: _json(total) for level, total in found.by_level.items()},
-        "rules": [{"rule": rule, **_json(total)} for rule, total in found.by_rule.items()],
-        "neverHit": found.never_hit(),
+        "rules": [_rule(source, rule, total) for rule, total in found.by_rule.items()],
+        "neverHit": _never_hit(found, source),
     }
     if compared:
         fields["added"], fields["removed"] = _json(found.added), _json(found.removed)
         fields["changes"] = [_change(change, total) for change, total in sorted(found.changes.items())]
     return fields
+
+
+def _rule(source: Source, rule: int | None, total: Sum) -> dict[str, object]:
+    floor = {"floor": True} if source.is_floor(rule) else {}
+    return {"rule": source.number(rule), **floor, **_json(total)}
 
 
 def _change(change: Change, total: Sum) -> dict[str, object]:

@@ -38,6 +38,7 @@ def union(files: tuple[Path, ...]) -> None:
 class _Missing(NamedTuple):
     """A rule of one of the wanted policies that is not met."""
 
+    base: Source
     wanted: Source
     gap: Gap
 
@@ -58,7 +59,7 @@ def covers(static: Path, wanted: tuple[Path, ...], output: str) -> int:
     """
     base = policy_of(static)
     sources = policies_of(wanted)
-    found = [_Missing(source, gap) for source in sources for gap in gaps_of(base.rules, source.rules)]
+    found = [_Missing(base, source, gap) for source in sources for gap in gaps_of(base.rules, source.rules)]
     if output == "json":
         click.echo(json.dumps([_fields(missing) for missing in found], indent=2))
     else:
@@ -67,10 +68,10 @@ def covers(static: Path, wanted: tuple[Path, ...], output: str) -> int:
 
 
 def _text(base: Source, sources: Sequence[Source], found: Sequence[_Missing]) -> Iterator[str]:
-    for source, gap in found:
-        line, column = source.position(f"rules[{gap.rule}]")
+    for _, source, gap in found:
+        line, column = source.where(gap.rule)
         name = f"{source.name}, " if source.base else ""
-        yield f"{source.file}:{line}:{column}: {name}rule {gap.rule}: {gap.reason}"
+        yield f"{source.file}:{line}:{column}: {name}{source.label(gap.rule)}: {gap.reason}"
         if gap.request:
             yield f"    for example: {sentence(gap.request)}"
             yield f"    decided by {_decided(base, gap)}"
@@ -81,7 +82,7 @@ def _text(base: Source, sources: Sequence[Source], found: Sequence[_Missing]) ->
 def _decided(base: Source, gap: Gap) -> str:
     if gap.decided_by is None:
         return f"no rule of {base.file}"
-    return f"rule {gap.decided_by} ({base.file}:{base.position(f'rules[{gap.decided_by}]').line})"
+    return base.place(gap.decided_by)
 
 
 def _name(source: Source) -> str:
@@ -89,13 +90,13 @@ def _name(source: Source) -> str:
 
 
 def _fields(missing: _Missing) -> dict[str, object]:
-    source, gap = missing
+    base, source, gap = missing
     return {
         "file": source.file,
-        "line": source.position(f"rules[{gap.rule}]").line,
+        "line": source.line(gap.rule),
         "policy": source.name,
-        "rule": gap.rule,
+        "rule": source.number(gap.rule),
         "reason": gap.reason,
         "request": gap.request._asdict() if gap.request else None,
-        "decidedBy": gap.decided_by,
+        "decidedBy": base.number(gap.decided_by),
     }

@@ -100,21 +100,21 @@ def files(existing: Mapping[str, bytes], address: str, now: datetime, policy: st
     there stays; a certificate is made anew past two thirds of its year, or when the address or the CA changed.
     """
     fresh: dict[str, File] = {}
-    authority = _pair(existing, "ca")
+    authority = pair_in(existing, "ca")
     if authority is None or not certificates.is_authority(authority, now):
         authority = certificates.authority(now)
-        fresh |= _pair_files("ca", authority)
+        fresh |= pair_files("ca", authority)
     if "policy.yaml" not in existing:
         fresh["policy.yaml"] = File(policy.encode(), 0o644)
     host = address.rpartition(":")[0].strip("[]")
-    if _stale(_pair(existing, "gateway/tls"), authority, (host,), now):
+    if is_stale(pair_in(existing, "gateway/tls"), authority, (host,), now):
         leaf = certificates.leaf(authority, "auditpipeline-gateway", (host,), now, LEAF_LIFETIME)
-        fresh |= _pair_files("gateway/tls", leaf)
+        fresh |= pair_files("gateway/tls", leaf)
         fresh["gateway/client-ca.crt"] = File(authority.certificate.encode(), 0o644)
     server = f"https://{address}/audit"
-    if _stale(_kubeconfig_pair(existing.get("webhook.kubeconfig", b""), server), authority, (), now):
+    if is_stale(_kubeconfig_pair(existing.get("webhook.kubeconfig", b""), server), authority, (), now):
         client = certificates.leaf(authority, "kube-apiserver-audit", (), now, LEAF_LIFETIME)
-        fresh["webhook.kubeconfig"] = File(_kubeconfig(server, authority, client), 0o600)
+        fresh["webhook.kubeconfig"] = File(kubeconfig(server, authority, client), 0o600)
     return fresh
 
 
@@ -151,21 +151,26 @@ KUBEADM_HEAD = """\
 """
 
 
-def _pair(existing: Mapping[str, bytes], stem: str) -> Pair | None:
+def pair_in(existing: Mapping[str, bytes], stem: str) -> Pair | None:
+    """The certificate `stem.crt` with its key; None where one of them is not there."""
     if f"{stem}.crt" not in existing or f"{stem}.key" not in existing:
         return None
     return Pair(existing[f"{stem}.crt"].decode(errors="replace"), existing[f"{stem}.key"].decode(errors="replace"))
 
 
-def _pair_files(stem: str, pair: Pair) -> dict[str, File]:
+def pair_files(stem: str, pair: Pair) -> dict[str, File]:
+    """The same as files."""
     return {f"{stem}.crt": File(pair.certificate.encode(), 0o644), f"{stem}.key": File(pair.key.encode(), 0o600)}
 
 
-def _stale(pair: Pair | None, authority: Pair, hosts: tuple[str, ...], now: datetime) -> bool:
+def is_stale(pair: Pair | None, authority: Pair, hosts: tuple[str, ...], now: datetime) -> bool:
+    """Whether a leaf has to be made (again)."""
     return pair is None or certificates.needs_renewal(pair, now, hosts, authority.certificate)
 
 
-def _kubeconfig(server: str, authority: Pair, client: Pair) -> bytes:
+def kubeconfig(server: str, authority: Pair, client: Pair) -> bytes:
+    """What kube-apiserver's --audit-webhook-config-file holds, with everything inline."""
+
     def inline(text: str) -> str:
         return base64.b64encode(text.encode()).decode()
 

@@ -23,8 +23,10 @@ from auditpipeline.control.desired_pod import metadata
 from auditpipeline.control.resources import Features
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import config
-from auditpipeline.core.policy import Policy, Rule, wanted_stages, widest
-from auditpipeline.core.quantity import parse_bytes
+from auditpipeline.core.destination import File, Http, basic_keys, ca_text, certificate_keys
+from auditpipeline.core.floor import level_without_rules
+from auditpipeline.core.policy import Policy, Rule, wanted_stages
+from auditpipeline.core.quantity import parse_bytes, parse_seconds
 from auditpipeline.core.spec import Output, Pipeline
 
 Manifest = dict[str, Any]
@@ -56,13 +58,12 @@ def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings
     ]
 
 
-def receiver_config(pipeline: Pipeline, features: Features) -> config.Config:
+def receiver_config(pipeline: Pipeline, *, token: bool = False) -> config.Config:
     """The configuration of the pipeline's receivers: one route for each output.
 
-    kube-apiserver's own dynamic backend has no client certificate to show; the path that it posts to says who it is.
+    With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
     """
     tls = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key", f"{names.TLS_FOLDER}/ca.crt")
-    size = parse_bytes(pipeline.spec.webhook.storage.size, "spec.webhook.storage.size")
     return config.Config(
         plane="receiver",
         name=pipeline.metadata.name,
@@ -71,36 +72,73 @@ def receiver_config(pipeline: Pipeline, features: Features) -> config.Config:
             ops=f"0.0.0.0:{names.OPS_PORT}",
             audit_tls=tls,
             ops_tls=tls,
-            audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if features.sinks == "builtin" else None,
+            audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if token else None,
         ),
-        spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", max(2**20, int(size * SPOOL_SHARE))),
-        routes=tuple(_route(pipeline.spec.policy, output) for output in pipeline.spec.outputs),
+        spool=_spool(pipeline),
+        routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
+    )
+
+
+def _spool(pipeline: Pipeline) -> config.Spool:
+    webhook = pipeline.spec.webhook
+    size = parse_bytes(webhook.storage.size, "spec.webhook.storage.size")
+    age = webhook.spool.max_age
+    return config.Spool(
+        path=f"{names.DATA_FOLDER}/spool.sqlite",
+        max_bytes=max(2**20, int(size * SPOOL_SHARE)),
+        backpressure=webhook.spool.backpressure,
+        max_age=None if age is None else parse_seconds(age, "spec.webhook.spool.maxAge"),
     )
 
 
 def _route(policy: Policy, output: Output) -> config.Route:
-    policies = (policy, output.policy) if output.policy else (policy,)
+    policies = (policy, output.policy.effective) if output.policy else (policy,)
     return config.Route(output.name, policies, _destination(output), delivery=output.delivery)
 
 
 def _destination(output: Output) -> config.StdoutOutput | config.FileOutput | config.HttpOutput:
     if output.file:
-        return config.FileOutput(output.file.path, parse_bytes(output.file.max_size, "maxSize"), output.file.keep)
+        return _file(output.file)
     if output.http:
-        token, ca = output.http.bearer_token_secret_ref, output.http.ca_secret_ref
-        return config.HttpOutput(
-            url=output.http.url,
-            format=output.http.format,
-            bearer_token_file=desired_pod.secret_path(token) if token else None,
-            ca_file=desired_pod.secret_path(ca) if ca else None,
-        )
+        return _http(output.http)
     return config.StdoutOutput()
 
 
+def _file(file: File) -> config.FileOutput:
+    return config.FileOutput(
+        path=file.path,
+        max_bytes=parse_bytes(file.max_size, "maxSize"),
+        keep=file.keep,
+        max_age=None if file.max_age is None else parse_seconds(file.max_age, "maxAge"),
+        compression=file.compression,
+        fsync=file.fsync,
+    )
+
+
+def _http(http: Http) -> config.HttpOutput:
+    token, ca = http.bearer_token_secret_ref, http.ca_secret_ref
+    basic, certificate = http.basic_auth_secret_ref, http.client_certificate_secret_ref
+    path = desired_pod.secret_path
+    return config.HttpOutput(
+        url=http.url,
+        format=http.format,
+        ca=ca_text(http),
+        ca_file=path(ca) if ca else None,
+        client_tls=config.Tls(*map(path, certificate_keys(certificate))) if certificate else None,
+        bearer_token_file=path(token) if token else None,
+        basic=config.Basic(*map(path, basic_keys(basic))) if basic else None,
+        server_name=http.server_name,
+        proxy=http.proxy,
+        headers=tuple((header.name, header.value) for header in http.headers),
+        compression=http.compression,
+        timeout=parse_seconds(http.timeout, "timeout"),
+    )
+
+
 def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Features, token: str = "") -> Manifest:
-    """The AuditSink: the widest level and the stages that the policy needs; its rules where the cluster has them."""
-    policy, name = pipeline.spec.policy, pipeline.metadata.name
-    wanted: Manifest = {"level": widest(policy).title, "stages": list(wanted_stages(policy))}
+    """The AuditSink: the level and the stages that the policy needs; its rules where the cluster has them."""
+    policy, name = pipeline.spec.policy.effective, pipeline.metadata.name
+    wanted: Manifest = {"level": level_without_rules(policy).title, "stages": list(wanted_stages(policy))}
     if features.sinks == "crd" and features.sink_rules:
         wanted["rules"] = [msgspec.to_builtins(rule) for rule in _sink_rules(policy)]
     reference = {

@@ -14,7 +14,9 @@ from typing import Any
 from auditpipeline.control import names
 from auditpipeline.control.resources import Features
 from auditpipeline.control.settings import Settings
-from auditpipeline.core.spec import Pipeline, SecretKey
+from auditpipeline.core.destination import SecretKey
+from auditpipeline.core.destination import secret_keys as destination_keys
+from auditpipeline.core.spec import Pipeline
 
 USER = 65532
 GRACE = 30
@@ -58,11 +60,7 @@ def metadata(pipeline: Pipeline, name: str, namespace: str | None) -> dict[str, 
 def secret_keys(pipeline: Pipeline) -> tuple[SecretKey, ...]:
     """Every Secret key that an output refers to, once, in a stable order."""
     found = {
-        reference
-        for output in pipeline.spec.outputs
-        if output.http
-        for reference in (output.http.bearer_token_secret_ref, output.http.ca_secret_ref)
-        if reference
+        reference for output in pipeline.spec.outputs if output.http for reference in destination_keys(output.http)
     }
     return tuple(sorted(found, key=lambda reference: (reference.name, reference.key)))
 

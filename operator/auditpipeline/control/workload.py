@@ -27,7 +27,7 @@ PROBES_A_SECOND = 20.0
 async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
     world, pipeline = this.world, this.pipeline
-    body = config.encode(desired.receiver_config(pipeline, world.features))
+    body = config.encode(desired.receiver_config(pipeline, token=bool(sink_token(this))))
     try:
         tls = await _certified(this)
         for manifest in desired.children(pipeline, body, tls, world.settings, world.features):

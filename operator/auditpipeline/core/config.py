@@ -15,18 +15,20 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec.structs import replace
 
+from auditpipeline.core.destination import FileCompression, Format, Fsync, HttpCompression
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
-from auditpipeline.core.spec import Format
 
 VERSION = 1
 MAX_CONFIG = 64 * 2**20
 Plane = Literal["receiver", "gateway"]
+Backpressure = Literal["reject", "dropOldest"]
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -44,9 +46,9 @@ class Tls(_Value, frozen=True):
 class Listen(_Value, frozen=True):
     """Addresses as `host:port`.
 
-    `audit` takes events and demands a client certificate, or where there is an `audit_token_file` the token in it, as a
-    bearer token or as the last part of the path; `ops` serves /healthz, /readyz and /metrics to everybody and
-    /status to holders of a client certificate.
+    `audit` takes events and demands a client certificate, or, where `audit_token_file` names a file with a token,
+    one of both: as a bearer token or as the last part of the path; `ops` serves /healthz, /readyz and /metrics to
+    everybody and /status to holders of a client certificate.
     """
 
     audit: str
@@ -57,10 +59,13 @@ class Listen(_Value, frozen=True):
 
 
 class Spool(_Value, frozen=True):
-    """The durable queue: an SQLite file, and how many bytes of it may hold events before new ones are refused."""
+    """The durable queue: an SQLite file, how many bytes of it may hold events, and what happens then: new ones are
+    refused, or the oldest are lost. Events that are older than `max_age` seconds are lost in any case."""
 
     path: str
     max_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 8 * 2**30
+    backpressure: Backpressure = "reject"
+    max_age: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):
@@ -68,18 +73,31 @@ class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):
 
 
 class FileOutput(_Value, frozen=True, tag="file", tag_field="type"):
-    """JSON lines in a file; `max_bytes` rotates it to `path.1` ... `path.<keep>`."""
+    """JSON lines in a file, which is rotated at `max_bytes` and at an age of `max_age` seconds; `keep` rotated files
+    stay."""
 
     path: str
     max_bytes: int = 100 * 2**20
     keep: int = 10
+    max_age: float | None = None
+    compression: FileCompression = "none"
+    fsync: Fsync = "batch"
+
+
+class Basic(_Value, frozen=True):
+    """Files that hold a user name and a password."""
+
+    username_file: str
+    password_file: str
 
 
 class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
     """POST to `url`.
 
-    Where `address` is given (`host:port`) that is connected to, with no DNS, and the host of the URL is the TLS name.
-    `ca` is PEM text or None for the system's; certificates and tokens are files, read at each connection.
+    Where `address` is given (`host:port`) that is connected to, with no DNS, and the host of the URL is the TLS name
+    unless `server_name` is another. `ca` is PEM text or None for the system's; certificates, tokens and passwords are
+    files, read at each use. `timeout` is in seconds, for a whole request; `proxy` is `http://host:port`; `headers` are
+    pairs of name and value, nothing secret.
     """
 
     url: str
@@ -89,6 +107,12 @@ class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
     ca_file: str | None = None
     client_tls: Tls | None = None
     bearer_token_file: str | None = None
+    basic: Basic | None = None
+    server_name: str | None = None
+    proxy: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    compression: HttpCompression = "none"
+    timeout: float = 30.0
 
 
 class Throttle(_Value, frozen=True):
@@ -111,11 +135,18 @@ class Route(_Value, frozen=True):
     uid: str = ""
     delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
     throttle: Throttle | None = None
-    max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] = 400
+    max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] | None = None
+
+    @property
+    def batch_events(self) -> int:
+        """Events that a batch may have: `max_events`, or else as many as suit the output. What goes to a server is one
+        request; a file takes at once what there is."""
+        return self.max_events or (400 if isinstance(self.output, HttpOutput) else 10000)
 
 
 class Config(_Value, frozen=True):
-    """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway)."""
+    """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
+    acknowledged and not recorded; what is in the spool is delivered."""
 
     plane: Plane
     name: str
@@ -124,6 +155,7 @@ class Config(_Value, frozen=True):
     routes: tuple[Route, ...]
     version: int = VERSION
     max_body: int = 20 * 2**20
+    suspended: bool = False
 
 
 def encode(config: Config) -> bytes:
@@ -163,12 +195,20 @@ def inflate(body: bytes) -> bytes:
 
 def relocated(config: Config, root: str, audit: str | None = None, ops: str | None = None) -> Config:
     """The configuration for a process outside of a Pod: every path below `root`, listeners at other addresses."""
+    return moved(config, lambda path: f"{root.rstrip('/')}/{path.lstrip('/')}", audit, ops)
+
+
+def moved(config: Config, place: Callable[[str], str], audit: str | None = None, ops: str | None = None) -> Config:
+    """The configuration with every path where `place` says that it lies, and listeners at other addresses."""
 
     def below(path: str | None) -> str | None:
-        return path and f"{root.rstrip('/')}/{path.lstrip('/')}"
+        return path and place(path)
 
     def tls(value: Tls) -> Tls:
         return Tls(below(value.certificate) or "", below(value.key) or "", below(value.client_ca))
+
+    def basic(value: Basic) -> Basic:
+        return Basic(below(value.username_file) or "", below(value.password_file) or "")
 
     def route(value: Route) -> Route:
         output = value.output
@@ -180,6 +220,7 @@ def relocated(config: Config, root: str, audit: str | None = None, ops: str | No
                 ca_file=below(output.ca_file),
                 bearer_token_file=below(output.bearer_token_file),
                 client_tls=output.client_tls and tls(output.client_tls),
+                basic=output.basic and basic(output.basic),
             )
         return replace(value, output=output)
 

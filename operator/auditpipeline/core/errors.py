@@ -3,6 +3,7 @@
     AuditPipelineError
     +-- Invalid      the user's input; trying again cannot help; has a field path
     +-- Permanent    trying again cannot help, and the input was valid (an output refuses an event)
+    |   +-- TooLarge  it was refused for its size alone: less of it may be taken
     +-- Retryable    trying again may help (a server that is down); may say when
 
 An error is raised once, where its kind is known, and translated once at each edge: an HTTP status on the wire, an exit
@@ -27,6 +28,10 @@ class Invalid(AuditPipelineError):
 
 class Permanent(AuditPipelineError):
     """It will fail again the same way; what it concerned goes to the dead letters or to the user."""
+
+
+class TooLarge(Permanent):
+    """It is more than the other side takes at once; fewer events, or one without its bodies, may be taken."""
 
 
 class Retryable(AuditPipelineError):

@@ -18,7 +18,10 @@ from auditpipeline.core.managed import without_managed_fields
 from auditpipeline.core.policy import STAGES, Attributes, Decision, Level, Policy, decide
 
 Raw = managed.Raw
-Request = tuple[str | None, tuple[str, ...], str, str, str | None, str, str, str, str]
+Kind = tuple[str, str, str | None, str]
+"""(verb, group, resource, subresource); the resource is None for a path."""
+Rest = tuple[str | None, tuple[str, ...], str, str, str]
+"""(user, groups, path, namespace, name)"""
 
 
 class User(msgspec.Struct, gc=False):
@@ -75,9 +78,9 @@ _LISTS = msgspec.json.Decoder(_List)
 _ITEMS = msgspec.json.Decoder(_Items)
 _IDENTITIES = msgspec.json.Decoder(_Identity)
 _OBJECTS = msgspec.json.Decoder(Raw)
-_STRINGS = msgspec.json.Decoder(str)
-_USERS = msgspec.json.Decoder(User | None)
-_REFS = msgspec.json.Decoder(ObjectRef | None)
+_text = msgspec.json.Decoder(str).decode
+_user = msgspec.json.Decoder(User | None).decode
+_ref = msgspec.json.Decoder(ObjectRef | None).decode
 _STATUSES = msgspec.json.Decoder(Status | None)
 _ENCODER = msgspec.json.Encoder()
 _NULL = msgspec.Raw(b'""')
@@ -116,11 +119,10 @@ def head(event: Raw) -> Head:
     """What decisions need of the event; Permanent where a field has another type than the API says."""
     request = attributes(event)
     try:
-        name, stage = level_and_stage(event)
-        level = Level.parse(name)
-        audit_id = _STRINGS.decode(event.get("auditID", _NULL))
+        level, stage = Level.parse(_text(event.get("level", _NULL))), _text(event.get("stage", _NULL))
+        audit_id = _text(event.get("auditID", _NULL))
     except ValueError as error:
-        raise unreadable(error) from None
+        raise _unreadable(error) from None
     if stage not in STAGES:
         raise Permanent(f"unknown stage {stage[:64]!r}")
     return Head(level, stage, audit_id, request, response_code(event))
@@ -128,45 +130,58 @@ def head(event: Raw) -> Head:
 
 def attributes(event: Raw) -> Attributes:
     """The request that the event tells of: a resource request has an objectRef. Permanent as `head`."""
+    _, _, (verb, group, resource, subresource), (user, groups, _, namespace, name) = facts_of(event)
     try:
-        found = Attributes(*request_of(event))
-        return found._replace(path=path_of(_STRINGS.decode(event.get("requestURI", _NULL))))
+        path = path_of(_text(event.get("requestURI", _NULL)))
     except ValueError as error:
-        raise unreadable(error) from None
+        raise _unreadable(error) from None
+    return Attributes(user, groups, verb, path, resource, subresource, group, namespace, name)
 
 
-def request_of(event: Raw) -> Request:
-    """The fields of `attributes` at the least cost, with an empty path for a resource request; ValueError."""
+def facts_of(event: Raw) -> tuple[str, str, Kind, Rest]:
+    """What decides about the event, at the least cost: level and stage as they are written, and the request, with an
+    empty path where it is for a resource. Permanent as `head`."""
     get = event.get
-    user = _USERS.decode(get("user", _NONE))
-    verb = _STRINGS.decode(get("verb", _NULL))
+    try:
+        level, stage, verb = _text(get("level", _NULL)), _text(get("stage", _NULL)), _text(get("verb", _NULL))
+    except ValueError as error:
+        raise _unreadable(error) from None
+    kind, rest = request_of(verb, get("user", _NONE), get("objectRef", _NONE), get("requestURI", _NULL))
+    return level, stage, kind, rest
+
+
+def request_of(verb: str, user: msgspec.Raw, ref: msgspec.Raw, uri: msgspec.Raw) -> tuple[Kind, Rest]:
+    """The request of an event with these fields; Permanent as `head`."""
+    try:
+        who, what = _user(user), _ref(ref)
+        path = path_of(_text(uri)) if what is None else ""
+    except ValueError as error:
+        raise _unreadable(error) from None
     # An event always has a user object; an unauthenticated request's is empty.
     name = groups = None
-    if user is not None:
-        groups = user.groups
-        name = user.username if groups else user.username or None
-    ref = _REFS.decode(get("objectRef", _NONE))
-    if ref is None:
-        return name, groups or (), verb, path_of(_STRINGS.decode(get("requestURI", _NULL))), None, "", "", "", ""
-    return name, groups or (), verb, "", ref.resource, ref.subresource, ref.api_group, ref.namespace, ref.name
-
-
-def level_and_stage(event: Raw) -> tuple[str, str]:
-    """Both as they are written; ValueError where one is no text."""
-    return _STRINGS.decode(event.get("level", _NULL)), _STRINGS.decode(event.get("stage", _NULL))
+    if who is not None:
+        groups = who.groups
+        name = who.username if groups else who.username or None
+    if what is None:
+        return (verb, "", None, ""), (name, groups or (), path, "", "")
+    return (verb, what.api_group, what.resource, what.subresource), (name, groups or (), "", what.namespace, what.name)
 
 
 def response_code(event: Raw) -> int:
     """The HTTP status that the request was answered with; 0 before it is. Permanent as `head`."""
+    return code_of(event.get("responseStatus", _NONE))
+
+
+def code_of(status: msgspec.Raw) -> int:
+    """The code in a `responseStatus`; Permanent as `head`."""
     try:
-        status = _STATUSES.decode(event["responseStatus"]) if "responseStatus" in event else None
+        found = _STATUSES.decode(status)
     except ValueError as error:
-        raise unreadable(error) from None
-    return (status.code or 0) if status else 0
+        raise _unreadable(error) from None
+    return (found.code or 0) if found else 0
 
 
-def unreadable(error: ValueError) -> Permanent:
-    """The error of an event with a field of another type than the API says."""
+def _unreadable(error: ValueError) -> Permanent:
     # msgspec.DecodeError and UnicodeDecodeError are ValueErrors.
     return Permanent(f"the event cannot be read: {str(error)[:200]}")
 
@@ -193,9 +208,14 @@ def narrow(captured: Head, policies: tuple[Policy, ...]) -> Decision | None:
     return Decision(level, stages, managed, rule)
 
 
+def is_whole(captured: Level, decision: Decision) -> bool:
+    """Whether the decision leaves everything of an event that was captured at that level."""
+    return decision.level is captured and not (decision.omit_managed_fields and captured >= Level.REQUEST)
+
+
 def cut(event: Raw, captured: Level, decision: Decision) -> Raw:
     """The event at the decision's level: bodies that it must not have are gone, nothing else is touched."""
-    if decision.level is captured and not decision.omit_managed_fields:
+    if is_whole(captured, decision):
         return event
     kept = dict(event)
     kept["level"] = _LEVELS[decision.level]
@@ -219,16 +239,17 @@ def is_plain(body: bytes) -> bool:
         return False
 
 
-def encode_line(event: Raw, plain: bool = False) -> bytes:
+encode_plain = _ENCODER.encode
+"""An event out of a body that `is_plain`, as one line of JSON, with no line end: there is nothing to look for."""
+
+
+def encode_line(event: Raw) -> bytes:
     """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked
     for.
 
-    A line end can only stand between tokens: the decoder refuses one within a string. `plain` says that the event comes
-    out of a body that `is_plain`, so that there is nothing to look for.
+    A line end can only stand between tokens: the decoder refuses one within a string.
     """
-    line = _ENCODER.encode(event)
-    if plain:
-        return line
+    line = encode_plain(event)
     if not line.isascii():
         try:
             line.decode()

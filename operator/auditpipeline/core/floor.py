@@ -1,14 +1,19 @@
 """The floor: changes to auditing itself are always audited, whatever a policy says.
 
-With the floor first, a change to an AuditPipeline or AuditSink is recorded with its bodies when it is done (or panics);
-only the stages before that can be left out by the policy's own `omitStages`.
+    AuditPipeline: the policy, and that of each output  --with_floor-->  what decides
+    static policy of kube-apiserver                     --union------->  the floor and what the pipelines want
+
+Every AuditPipeline has the floor before its first rule, and so has the policy of each of its outputs: a policy that
+records nothing, or an output that narrows to nothing, still gets who created, changed or deleted an AuditPipeline or an
+AuditSink, with the bodies, when it is done (or panics). Only the stages before that can be left out, by the policy's
+own `omitStages`. AuditSinks that somebody wrote by hand are taken at their word.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from auditpipeline.core.policy import GroupResources, Policy, Rule
+from auditpipeline.core.policy import GroupResources, Level, Policy, Rule, widest
 
 FLOOR = Rule(
     level="RequestResponse",
@@ -23,16 +28,31 @@ FINAL_STAGES = ("ResponseComplete", "Panic")
 
 
 def with_floor(policy: Policy) -> Policy:
-    """The policy with the floor as its first rule. The rest decides as before.
+    """The policy with the floor as its first rule, which may stand there already. The rest decides as before.
 
-    What the policy leaves out of every rule is written into each one where the floor must not lose it.
+    Where the policy leaves a final stage out of every rule, that is written into each rule but the floor.
     """
-    if policy.rules[:1] == (FLOOR,):
-        return policy
-    kept = tuple(stage for stage in policy.omit_stages if stage not in FINAL_STAGES)
+    rest = policy.rules[1:] if has_floor(policy) else policy.rules
     pushed = tuple(stage for stage in policy.omit_stages if stage in FINAL_STAGES)
-    rules = tuple(
-        msgspec.structs.replace(rule, omit_stages=tuple(dict.fromkeys((*rule.omit_stages, *pushed))))
-        for rule in policy.rules
-    )
-    return msgspec.structs.replace(policy, rules=(FLOOR, *rules), omit_stages=kept)
+    if pushed:
+        rest = tuple(
+            msgspec.structs.replace(rule, omit_stages=tuple(dict.fromkeys((*rule.omit_stages, *pushed))))
+            for rule in rest
+        )
+    kept = tuple(stage for stage in policy.omit_stages if stage not in FINAL_STAGES)
+    return msgspec.structs.replace(policy, rules=(FLOOR, *rest), omit_stages=kept)
+
+
+def has_floor(policy: Policy) -> bool:
+    """Whether the policy's first rule is the floor, as in the presets."""
+    return policy.rules[:1] == (FLOOR,)
+
+
+def level_without_rules(policy: Policy) -> Level:
+    """The level to ask for where no rules can be sent along (kube-apiserver up to 1.18).
+
+    Not that of the floor, which would be the bodies of all events; but never None, with which the floor would get
+    nothing.
+    """
+    rest = msgspec.structs.replace(policy, rules=tuple(rule for rule in policy.rules if rule != FLOOR))
+    return max(widest(rest), Level.METADATA)

@@ -6,7 +6,7 @@ values makes a request. Only what `expect` names is compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -74,7 +74,7 @@ class Difference(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """One request of one case: right where there are no differences."""
+    """One request of one case, and the policy's rule that decided: right where there are no differences."""
 
     case: int
     name: str
@@ -119,10 +119,10 @@ def _problem(case: Case) -> str:
     return ""
 
 
-def run(policy: Policy, cases: Cases) -> list[Outcome]:
-    """Every request of every case, decided and compared."""
+def run(policy: Policy, cases: Cases, number: Callable[[int | None], int | None] = lambda rule: rule) -> list[Outcome]:
+    """Every request of every case, decided and compared; `number` is what the file calls a rule of the policy."""
     return [
-        Outcome(index, case.name, request, *_compare(policy, request, case.expect))
+        Outcome(index, case.name, request, *_compare(policy, request, case.expect, number))
         for index, case in enumerate(cases.cases)
         for request in requests(case.request)
     ]
@@ -148,11 +148,13 @@ def _each(values: OneOrMore) -> tuple[str, ...]:
     return (values,) if isinstance(values, str) else values
 
 
-def _compare(policy: Policy, request: Attributes, expect: Expect) -> tuple[int | None, tuple[Difference, ...]]:
+def _compare(
+    policy: Policy, request: Attributes, expect: Expect, number: Callable[[int | None], int | None]
+) -> tuple[int | None, tuple[Difference, ...]]:
     decision = decide(policy, request)
     found: dict[str, Any] = {
         "level": decision.level.title,
-        "rule": decision.rule,
+        "rule": number(decision.rule),
         "omitStages": list(ordered(decision.omit_stages)),
         "omitManagedFields": decision.omit_managed_fields,
     }

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 import yaml
 
+from auditpipeline.core import presets
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.finding import Finding
+from auditpipeline.core.floor import has_floor, with_floor
 from auditpipeline.core.policy import GroupResources, Policy, Rule, validate
 from auditpipeline.core.yamlfile import Document, Position, documents
 
@@ -30,7 +32,11 @@ _LEVELS = ("None", "Metadata", "Request", "RequestResponse")
 
 
 class Source(NamedTuple):
-    """One policy of a file. `policy` is None where it cannot be used; `outer` is what an output's policy narrows."""
+    """One policy of a file.
+
+    `policy` is as it is written, None where it cannot be used; `outer` is what an output's policy narrows; `pipeline`
+    says that it is of an AuditPipeline, which has the floor, and `preset` which preset it names.
+    """
 
     document: Document
     name: str
@@ -38,6 +44,8 @@ class Source(NamedTuple):
     policy: Policy | None
     findings: tuple[Finding, ...] = ()
     outer: Policy | None = None
+    pipeline: bool = False
+    preset: str = ""
 
     @property
     def file(self) -> str:
@@ -46,17 +54,47 @@ class Source(NamedTuple):
 
     @property
     def rules(self) -> Policy:
-        """The policy, of a source that is `usable`."""
+        """What decides, of a source that is `usable`: the policy, behind the floor where it is a pipeline's."""
         assert self.policy is not None  # noqa: S101
-        return self.policy
+        return with_floor(self.policy) if self.pipeline else self.policy
+
+    def is_floor(self, rule: int | None) -> bool:
+        """Whether that one of `rules` is the floor, which does not stand in the file."""
+        return rule == 0 and self.pipeline and not (self.policy and has_floor(self.policy))
+
+    def number(self, rule: int | None) -> int | None:
+        """What the file calls that one of `rules`; None for the floor, and for no rule."""
+        if rule is None or self.is_floor(rule):
+            return None
+        return rule - self.is_floor(0)
+
+    def label(self, rule: int | None) -> str:
+        """What people call that one of `rules`."""
+        if rule is None:
+            return "no rule"
+        of_preset = f" of preset {self.preset}" if self.preset else ""
+        return "the floor" if self.is_floor(rule) else f"rule {self.number(rule)}{of_preset}"
+
+    def place(self, rule: int) -> str:
+        """The same, with file and line."""
+        return self.label(rule) if self.is_floor(rule) else f"{self.label(rule)} ({self.file}:{self.line(rule)})"
+
+    def line(self, rule: int) -> int:
+        """The line of that one of `rules`; that of the policy for the floor."""
+        return self.where(rule).line
+
+    def where(self, rule: int) -> Position:
+        """Line and column of that one of `rules`; those of the policy for the floor."""
+        return self.position("" if self.is_floor(rule) else f"rules[{self.number(rule)}]")
 
     def path(self, path: str) -> str:
         """A field of the policy, as it is called in the whole object."""
         return _join(self.base, path)
 
     def position(self, path: str) -> Position:
-        """Where a field of the policy stands."""
-        return self.document.position(self.path(path))
+        """Where a field of the policy stands; what is in a preset stands where the preset is named."""
+        inside = self.preset and path.startswith("rules")
+        return self.document.position(self.path("preset" if inside else path))
 
 
 def read(text: bytes, file: str) -> list[Source]:
@@ -132,14 +170,32 @@ def _pipeline(document: Document, value: Any, base: str) -> Iterator[Source]:
     if not isinstance(spec, dict) or not isinstance(spec.get("policy"), dict):
         yield _unusable(document, base, "an AuditPipeline has its policy in spec.policy")
         return
-    whole = _source(document, spec["policy"], _join(base, "spec.policy"), name, ours=True)
+    whole = _of_pipeline(document, spec["policy"], _join(base, "spec.policy"), name)
     yield whole
     outputs = spec.get("outputs")
     for index, output in enumerate(outputs if isinstance(outputs, list) else ()):
         if isinstance(output, dict) and isinstance(output.get("policy"), dict):
             path = _join(base, f"spec.outputs[{index}].policy")
-            inner = _source(document, output["policy"], path, f"{name}/{output.get('name', index)}", ours=True)
+            inner = _of_pipeline(document, output["policy"], path, f"{name}/{output.get('name', index)}")
             yield inner._replace(outer=whole.policy or Policy())
+
+
+def _of_pipeline(document: Document, value: dict[Any, Any], base: str, name: str) -> Source:
+    """The policy of an AuditPipeline or of one of its outputs: rules, or a preset."""
+    if "preset" not in value:
+        return _source(document, value, base, name, ours=True)._replace(pipeline=True)
+    findings: list[Finding] = []
+    wanted = str(value["preset"])
+    names = ", ".join(presets.NAMES)
+    if wanted not in presets.NAMES:
+        near = difflib.get_close_matches(wanted, presets.NAMES, 1)
+        findings.append(Finding("AP006", "preset", f"there is no preset {wanted!r}", near[0] if near else names))
+    for field in value:
+        if field != "preset":
+            said = "a preset is a whole policy: nothing can stand beside it"
+            findings.append(Finding("AP006", str(field), said, "preset alone, or rules copied from it and changed"))
+    policy = next((presets.preset(each) for each in presets.NAMES if each == wanted and not findings), None)
+    return Source(document, name, base, policy, tuple(findings), pipeline=True, preset=wanted)
 
 
 def _source(document: Document, value: dict[Any, Any], base: str, name: str, *, ours: bool = False) -> Source:

@@ -7,61 +7,54 @@ without Kubernetes has only this. Shapes: crds/auditpipelines.yaml and crds/audi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from auditpipeline.core import policy as audit_policy
+from auditpipeline.core.destination import File, Http, Stdout, file_problems, http_problems, url_problems
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.policy import Policy, Rule
+from auditpipeline.core.floor import with_floor
+from auditpipeline.core.policy import Policy, Rule, Text
+from auditpipeline.core.presets import PresetName, preset
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
 
 Label = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 # Children are called audit-<name>, and a StatefulSet adds eleven characters to that for its Pods' labels.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 # "", "/", or segments that are each a DNS subdomain: k8s.io/apiserver/pkg/util/webhook/validation.go.
 SERVICE_PATH = r"^(/|(/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)+/?)?$"
-OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls)")
-# Below these, a spool could not keep its reserve, and a file would rotate with every batch.
-LEAST_STORAGE, LEAST_FILE = 64 * 2**20, 2**20
-Format = Literal["json-lines", "json-array", "event-list"]
+LEAST_WAIT = 60.0
+"""Seconds that an event may wait at least: less would lose events whenever an output is started anew."""
+LEAST_STORAGE = 64 * 2**20
+"""Below this a spool could not keep its reserve."""
+UNSYNCED = "a power cut could take what a Guaranteed output has written: leave fsync out, or say delivery: BestEffort"
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """A value of the spec: immutable, camelCase outside, nothing unknown accepted."""
 
 
-class SecretKey(_Value, frozen=True):
-    """One key of a Secret in the pipeline's target namespace."""
+class PipelinePolicy(_Value, frozen=True):
+    """What is recorded, as it is written: rules, as in `audit.k8s.io/v1`, or a preset by name."""
 
-    # Both become parts of paths in the Pod: the patterns are those of Kubernetes, and know no slash and no "..".
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=SUBDOMAIN)]
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=253, pattern=r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")]
+    preset: PresetName | None = None
+    rules: tuple[Rule, ...] = ()
+    omit_stages: tuple[Text, ...] = ()
+    omit_managed_fields: bool | None = None
 
+    @property
+    def written(self) -> Policy:
+        """The rules that are meant."""
+        if self.preset:
+            return preset(self.preset)
+        return Policy(self.rules, self.omit_stages, bool(self.omit_managed_fields))
 
-class Stdout(_Value, frozen=True):
-    """JSON lines on the Pod's standard output."""
-
-
-class File(_Value, frozen=True):
-    """JSON lines in a file that rotates at `maxSize`; `keep` older files stay."""
-
-    path: Annotated[str, msgspec.Meta(max_length=255)]
-    max_size: str = "100Mi"
-    keep: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
-
-
-class Http(_Value, frozen=True):
-    """HTTP POST of batches."""
-
-    url: Annotated[str, msgspec.Meta(max_length=2048, pattern=r"^https?://[^/\s]+")]
-    format: Format = "json-lines"
-    bearer_token_secret_ref: SecretKey | None = None
-    ca_secret_ref: SecretKey | None = None
+    @property
+    def effective(self) -> Policy:
+        """What decides: the rules that are meant, behind the floor."""
+        return with_floor(self.written)
 
 
 class Output(_Value, frozen=True):
@@ -71,7 +64,7 @@ class Output(_Value, frozen=True):
     stdout: Stdout | None = None
     file: File | None = None
     http: Http | None = None
-    policy: Policy | None = None
+    policy: PipelinePolicy | None = None
     delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
 
 
@@ -83,11 +76,19 @@ class Storage(_Value, frozen=True):
     ephemeral: bool = False
 
 
+class Spool(_Value, frozen=True):
+    """What becomes of events that wait: `backpressure` when the spool is full, `max_age` (a duration) in any case."""
+
+    backpressure: Literal["reject", "dropOldest"] = "reject"
+    max_age: str | None = None
+
+
 class Webhook(_Value, frozen=True):
     """The Pods that receive; `resources` and `tolerations` are the Pod's own fields."""
 
     replicas: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
     storage: Storage = Storage()
+    spool: Spool = Spool()
     resources: dict[str, Any] | None = None
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, Any], ...] = ()
@@ -103,7 +104,7 @@ class Throttle(_Value, frozen=True):
 class PipelineSpec(_Value, frozen=True):
     """`spec` of an AuditPipeline."""
 
-    policy: Policy
+    policy: PipelinePolicy
     outputs: Annotated[tuple[Output, ...], msgspec.Meta(min_length=1, max_length=16)]
     target_namespace: Label | None = None
     webhook: Webhook = Webhook()
@@ -234,15 +235,31 @@ def _pipeline_problems(spec: PipelineSpec) -> list[Invalid]:
                 problems.append(Invalid(f"{where}.file.path", "another output writes this file: give each its own"))
             paths.add(output.file.path)
     parse_bytes(spec.webhook.storage.size, "spec.webhook.storage.size", LEAST_STORAGE)
+    age = spec.webhook.spool.max_age
+    if age is not None and parse_seconds(age, "spec.webhook.spool.maxAge") < LEAST_WAIT:
+        problems.append(Invalid("spec.webhook.spool.maxAge", f"{age!r} is too short: at least 1m is needed"))
     if spec.expire_after is not None:
         parse_seconds(spec.expire_after, "spec.expireAfter")
     return problems
 
 
-def _policy_problems(policy: Policy, path: str) -> list[Invalid]:
+def _policy_problems(policy: PipelinePolicy, path: str) -> list[Invalid]:
+    if policy.preset:
+        return _beside_preset(policy, path)
     if not policy.rules:
-        return [Invalid(f"{path}.rules", "at least one rule is needed: an empty policy records nothing")]
-    return audit_policy.validate(policy, path)
+        return [Invalid(f"{path}.rules", "at least one rule is needed, or a preset: an empty policy records nothing")]
+    return audit_policy.validate(policy.written, path)
+
+
+def _beside_preset(policy: PipelinePolicy, path: str) -> list[Invalid]:
+    """A preset is a whole policy: nothing stands beside it that it would have to be mixed with."""
+    beside = {
+        "rules": policy.rules,
+        "omitStages": policy.omit_stages,
+        "omitManagedFields": policy.omit_managed_fields is not None,
+    }
+    said = f"preset {policy.preset} is a whole policy: leave this out, or copy the preset's rules here and change them"
+    return [Invalid(f"{path}.{field}", said) for field, given in beside.items() if given]
 
 
 def _output_problems(output: Output, where: str) -> list[Invalid]:
@@ -250,34 +267,14 @@ def _output_problems(output: Output, where: str) -> list[Invalid]:
     if sum(kind is not None for kind in (output.stdout, output.file, output.http)) != 1:
         problems.append(Invalid(where, "exactly one of stdout, file and http is needed"))
     if output.file:
-        problems += _file_problems(output.file, f"{where}.file")
+        problems += file_problems(output.file, f"{where}.file")
+        if output.file.fsync != "batch" and output.delivery == "Guaranteed":
+            problems.append(Invalid(f"{where}.file.fsync", UNSYNCED))
     if output.http:
-        problems += _url_problems(output.http.url, f"{where}.http.url")
-        problems += _secret_problems(output.http, f"{where}.http")
+        problems += http_problems(output.http, f"{where}.http")
     if output.policy:
         problems += _policy_problems(output.policy, f"{where}.policy")
     return problems
-
-
-def _secret_problems(http: Http, where: str) -> list[Invalid]:
-    """The operator's own Secrets hold private keys: no output may send one away."""
-    references = {"bearerTokenSecretRef": http.bearer_token_secret_ref, "caSecretRef": http.ca_secret_ref}
-    return [
-        Invalid(
-            f"{where}.{field}.name", f"{reference.name!r} is a Secret of auditpipeline itself: make one of your own"
-        )
-        for field, reference in references.items()
-        if reference and OWN_SECRETS.fullmatch(reference.name)
-    ]
-
-
-def _file_problems(file: File, where: str) -> list[Invalid]:
-    parse_bytes(file.max_size, f"{where}.maxSize", LEAST_FILE)
-    if not re.fullmatch(r"/var/log(/[A-Za-z0-9_][-A-Za-z0-9._]*){2,}", file.path):
-        return [
-            Invalid(f"{where}.path", "must be a file in a folder below /var/log, such as /var/log/audit/events.jsonl")
-        ]
-    return []
 
 
 def _sink_problems(spec: SinkSpec) -> list[Invalid]:
@@ -293,27 +290,5 @@ def _sink_problems(spec: SinkSpec) -> list[Invalid]:
     if (config.url is None) == (config.service is None):
         problems.append(Invalid("spec.webhook.clientConfig", "exactly one of url or service is required"))
     if config.url is not None:
-        problems += _url_problems(config.url, "spec.webhook.clientConfig.url")
+        problems += url_problems(config.url, "spec.webhook.clientConfig.url")
     return problems
-
-
-def _url_problems(url: str, path: str) -> list[Invalid]:
-    """Source: k8s.io/apiserver/pkg/util/webhook/validation.go (a URL may carry a credential, so none is repeated)."""
-    parts = _split_url(url)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        return [Invalid(path, "host must be specified; desired format: https://host[/path]")]
-    if parts.username is not None or parts.password is not None:
-        return [Invalid(path, "user information is not permitted in the URL")]
-    if parts.fragment or parts.query:
-        return [Invalid(path, "fragments and query parameters are not permitted in the URL")]
-    return []
-
-
-def _split_url(url: str) -> SplitResult | None:
-    """The parts of the URL; None where there is no address or no port in it, or a space (which urlsplit would drop)."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return None if re.search(r"[\s\x00-\x1f\x7f]", url) else parts

@@ -1,12 +1,17 @@
-"""From the spool to the batches of one output: read from its cursor on, narrowed by its policies, bounded in number and
-size.
+"""From the spool to the batches of one output: read from its cursor on, narrowed by its policies, redacted, bounded in
+number and size.
 
-What was stored under exactly this output's policies is passed on as it is; anything else is parsed and narrowed again.
+    rows --narrow, redact--> pieces (lines, and the cursor behind each) --cut to size--> batches
+
+What was stored under exactly this output's policies is passed on as it is, a row at a time; anything else is parsed and
+narrowed again, line by line.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from auditpipeline.core.config import Route as RouteConfig
@@ -14,19 +19,11 @@ from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import delivery_key
 from auditpipeline.dataplane.filter import digest, narrow_line
 from auditpipeline.dataplane.spool import Spool
-from auditpipeline.dataplane.store import Chunk, Dead
+from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
 BATCH_BYTES = 4 * 2**20
-
-
-class Batch(NamedTuple):
-    """Lines to deliver; `ends[i]` is the cursor behind line i, `end` the one behind the whole batch (narrowing may have
-    left nothing of the last events). `spoilt` are those that cannot be delivered, each with the cursor behind it."""
-
-    lines: list[bytes]
-    ends: list[int]
-    end: int
-    spoilt: list[tuple[int, Spoilt]]
+Redact = Callable[[bytes], bytes]
+"""One event as a line -> the same without what an output must not have; Permanent where it cannot tell."""
 
 
 class Spoilt(NamedTuple):
@@ -36,22 +33,42 @@ class Spoilt(NamedTuple):
     damaged: int = 0
 
 
-class Feed:
-    """The events of one output from a cursor on, narrowed by its policies."""
+class Batch(NamedTuple):
+    """Lines to deliver; `ends[i]` is the cursor behind line i, `end` the one behind the whole batch (narrowing may have
+    left nothing of the last events). `spoilt` are those that cannot be delivered, each with the cursor behind it."""
 
-    def __init__(self, config: RouteConfig, spool: Spool, position: int) -> None:
+    lines: Sequence[bytes]
+    ends: Sequence[int]
+    end: int
+    spoilt: list[tuple[int, Spoilt]]
+
+
+class _Piece(NamedTuple):
+    """Lines of one row, and the cursor behind each."""
+
+    lines: Sequence[bytes]
+    ends: Sequence[int]
+
+
+class Feed:
+    """The events of one output from a cursor on, narrowed by its policies, and redacted if `redact` is given."""
+
+    def __init__(self, config: RouteConfig, spool: Spool, position: int, redact: Redact | None = None) -> None:
         self.position = position
         self._config = config
         self._spool = spool
+        self._redact = redact
+        self._most = config.batch_events
         self._digest = digest([config.policies])
-        self._held: deque[tuple[int, bytes]] = deque()
+        self._pieces: deque[_Piece] = deque()
+        self._waiting = 0
         self._spoilt: list[tuple[int, Spoilt]] = []
 
     async def take(self) -> Batch:
-        """The next batch, of at most `max_events` and about BATCH_BYTES; waits while there is nothing to read."""
-        if not self._held:
+        """The next batch, of at most `batch_events` and about BATCH_BYTES; waits while there is nothing to read."""
+        if not self._waiting:
             await self._spool.wait(self.position)
-        if len(self._held) < self._config.max_events and self.position < self._spool.end:
+        if self._waiting < self._most and self.position < self._spool.end:
             for chunk in await self._spool.read(self.position, BATCH_BYTES):
                 self._hold(chunk)
         return self._batch()
@@ -59,29 +76,65 @@ class Feed:
     def _hold(self, chunk: Chunk) -> None:
         start, end = max(self.position, chunk.first), chunk.first + chunk.events
         self.position = end
+        if not is_for(chunk.digest, self._config.name):
+            return
         if chunk.lines is None:
             self._spoilt.append((end, Spoilt(damaged=end - start)))
             return
-        for number, line in enumerate(chunk.lines[start - chunk.first :], start + 1):
-            narrowed = line if chunk.digest == self._digest else self._narrow(number, line)
-            if narrowed is not None:
-                self._held.append((number, narrowed))
+        lines = chunk.lines[start - chunk.first :] if start > chunk.first else chunk.lines
+        piece = _Piece(lines, range(start + 1, end + 1))
+        if self._redact or chunk.digest != self._digest:
+            piece = self._prepared(piece, chunk.digest != self._digest)
+        if piece.lines:
+            self._pieces.append(piece)
+            self._waiting += len(piece.lines)
 
-    def _narrow(self, number: int, line: bytes) -> bytes | None:
-        try:
-            return narrow_line(line, self._config.policies)
-        except Permanent as error:
-            self._spoilt.append((number, Spoilt(Dead(self._config.name, str(error), line, delivery_key(line)))))
-            return None
+    def _prepared(self, piece: _Piece, narrow: bool) -> _Piece:
+        """The piece narrowed, where that is needed, and redacted."""
+        lines, ends = list[bytes](), list[int]()
+        for line, end in zip(piece.lines, piece.ends, strict=True):
+            try:
+                found = narrow_line(line, self._config.policies) if narrow else line
+                if found is not None:
+                    lines.append(self._redact(found) if self._redact else found)
+                    ends.append(end)
+            except Permanent as error:
+                self._spoilt.append((end, Spoilt(Dead(self._config.name, str(error), line, delivery_key(line)))))
+        return _Piece(lines, ends)
 
     def _batch(self) -> Batch:
-        lines, ends, size = list[bytes](), list[int](), 0
-        while self._held and len(lines) < self._config.max_events and size < BATCH_BYTES:
-            number, line = self._held.popleft()
-            lines.append(line)
-            ends.append(number)
-            size += len(line)
-        end = ends[-1] if self._held else self.position
+        taken, events, size = list[_Piece](), 0, 0
+        while self._pieces and events < self._most and size < BATCH_BYTES:
+            piece = self._pieces.popleft()
+            fits, length = _fitting(piece.lines, self._most - events, BATCH_BYTES - size)
+            if fits < len(piece.lines):
+                self._pieces.appendleft(_Piece(piece.lines[fits:], piece.ends[fits:]))
+                piece = _Piece(piece.lines[:fits], piece.ends[:fits])
+            taken.append(piece)
+            events += fits
+            size += length
+        self._waiting -= events
+        end = taken[-1].ends[-1] if self._pieces else self.position
         spoilt = [item for item in self._spoilt if item[0] <= end]
         self._spoilt = [item for item in self._spoilt if item[0] > end]
-        return Batch(lines, ends, end, spoilt)
+        whole = taken[0] if len(taken) == 1 else _joined(taken)
+        return Batch(whole.lines, whole.ends, end, spoilt)
+
+
+def _joined(pieces: Sequence[_Piece]) -> _Piece:
+    return _Piece(
+        list(chain.from_iterable(piece.lines for piece in pieces)),
+        list(chain.from_iterable(piece.ends for piece in pieces)),
+    )
+
+
+def _fitting(lines: Sequence[bytes], events: int, size: int) -> tuple[int, int]:
+    """How many lines are needed to reach one of the bounds, all where they do not; and how many bytes they have."""
+    if len(lines) <= events and (total := sum(map(len, lines))) <= size:
+        return len(lines), total
+    total = 0
+    for number, line in enumerate(lines[:events], 1):
+        total += len(line)
+        if total >= size:
+            return number, total
+    return min(len(lines), events), total

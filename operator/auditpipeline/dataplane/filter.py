@@ -10,8 +10,8 @@ What cannot be read becomes a dead letter, never an error: kube-apiserver would 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,21 +19,24 @@ from auditpipeline.core.compile import Compiled
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import (
     Head,
+    Kind,
     Raw,
+    Rest,
     cut,
     decode_body,
     decode_event,
     delivery_key,
     encode_line,
+    encode_plain,
+    facts_of,
     head,
     is_plain,
-    level_and_stage,
+    is_whole,
     narrow,
-    request_of,
     response_code,
     split_body,
-    unreadable,
 )
+from auditpipeline.core.known import Known, code_of_known, cut_known, decode_known, facts_of_known
 from auditpipeline.core.policy import Decision, Level, Policy
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
@@ -49,13 +52,33 @@ class Taken(NamedTuple):
 
 
 class _Fate(NamedTuple):
-    """What becomes of events of one combination: the level that they were captured at, and what is left of them."""
+    """What becomes of events of one combination: the level that they were captured at, what is left of them (None:
+    nothing), and whether that is the whole event."""
 
     captured: Level
-    decision: Decision
+    decision: Decision | None
+    whole: bool
 
 
 _MAX_FATES = 4096
+E = TypeVar("E")
+
+
+class _Form(NamedTuple, Generic[E]):
+    """What is done to an event in one of the forms that a body is decoded to."""
+
+    facts: Callable[[E], tuple[str, str, Kind, Rest]]
+    code: Callable[[E], int]
+    cut: Callable[[E, Level, Decision], E]
+    encode: Callable[[E], bytes]
+    raw: Callable[[E], Raw]
+
+
+_KNOWN = _Form[Known](
+    facts_of_known, code_of_known, cut_known, encode_plain, lambda event: decode_event(encode_plain(event))
+)
+_PLAIN = _Form[Raw](facts_of, response_code, cut, encode_plain, lambda event: event)
+_ANY = _Form[Raw](facts_of, response_code, cut, encode_line, lambda event: event)
 
 
 def digest(policies: Iterable[Policies]) -> str:
@@ -75,59 +98,59 @@ class Filter:
         self._routes = tuple(dict.fromkeys(routes))
         self.digest = digest(self._routes)
         policies = dict.fromkeys(policy for policies in self._routes for policy in policies)
-        self._compiled = tuple(Compiled(policy) for policy in policies)
+        # Without routes there is one judge all the same, who wants nothing.
+        compiled = [Compiled(policy) for policy in policies or (Policy(),)]
+        self._judges = tuple((each.branches.get, each.branch) for each in compiled)
         self._by_code = any(rule.omit_response_codes for policy in policies for rule in policy.rules)
-        self._fates: dict[tuple[object, ...], _Fate | None] = {}
+        self._fates: dict[tuple[object, ...], _Fate] = {}
 
     def take(self, body: bytes) -> Taken:
         """Decides on every event of a body; never raises."""
+        known = decode_known(body)
+        if known is not None:
+            return self._take(known, _KNOWN, [])
+        dead: list[Dead] = []
         try:
-            events: Iterable[Raw | bytes] = decode_body(body)
+            events = decode_body(body)
         except Permanent as error:
             try:
-                events = split_body(body)
+                events = list(_readable(split_body(body), dead))
             except Permanent:
                 return Taken([], 0, [Dead(NO_OUTPUT, str(error), body)])
-        plain = is_plain(body)
-        lines: list[bytes] = []
-        dead: list[Dead] = []
-        filtered = 0
+        return self._take(events, _PLAIN if is_plain(body) else _ANY, dead)
+
+    def _take(self, events: Iterable[E], form: _Form[E], dead: list[Dead]) -> Taken:
+        """Every microsecond here is one of each event's five: what happens to all of them is written out."""
+        lines, filtered = list[bytes](), 0
+        facts, encode, find_fate, by_code = form.facts, form.encode, self._fates.get, self._by_code
+        (find, learn), *others = self._judges
         for event in events:
             try:
-                found = decode_event(event) if isinstance(event, bytes) else event
-                if fate := self._fate(found):
-                    captured, decision = fate
-                    lines.append(encode_line(cut(found, captured, decision), plain))
-                else:
+                level, stage, kind, (user, groups, path, namespace, name) = facts(event)
+                rules: object = (find(kind) or learn(kind))(user, groups, path, namespace, name).rule
+                if others:
+                    rules = (rules, *self._others(kind, (user, groups, path, namespace, name)))
+                combination = (level, stage, form.code(event) if by_code else 0, rules)
+                fate = find_fate(combination) or self._remember(combination, form.raw(event))
+                if fate.decision is None:
                     filtered += 1
+                else:
+                    lines.append(encode(event if fate.whole else form.cut(event, fate.captured, fate.decision)))
             except Permanent as error:
-                data = event if isinstance(event, bytes) else msgspec.json.encode(event)
-                dead.append(Dead(NO_OUTPUT, str(error), data, delivery_key(data)))
+                dead.append(_dead(error, msgspec.json.encode(event)))
         return Taken(lines, filtered, dead)
 
-    def _fate(self, event: Raw) -> _Fate | None:
-        """What becomes of the event; None where no route wants it. Permanent where it cannot be read."""
-        try:
-            level, stage = level_and_stage(event)
-            user, groups, verb, path, resource, subresource, group, namespace, name = request_of(event)
-        except ValueError as error:
-            raise unreadable(error) from None
-        kind = (verb, group, resource, subresource)
-        rules = [
-            (compiled.branches.get(kind) or compiled.branch(kind))(user, groups, path, namespace, name).rule
-            for compiled in self._compiled
-        ]
-        combination = (level, stage, response_code(event) if self._by_code else 0, *rules)
-        try:
-            return self._fates[combination]
-        except KeyError:
-            return self._remember(combination, head(event))
+    def _others(self, kind: Kind, rest: Rest) -> list[int | None]:
+        """The rules that decide in the second policy and those after it."""
+        return [(find(kind) or learn(kind))(*rest).rule for find, learn in self._judges[1:]]
 
-    def _remember(self, combination: tuple[object, ...], captured: Head) -> _Fate | None:
+    def _remember(self, combination: tuple[object, ...], event: Raw) -> _Fate:
         if len(self._fates) >= _MAX_FATES:
             self._fates.clear()
+        captured = head(event)
         decision = self.decide(captured)
-        self._fates[combination] = _Fate(captured.level, decision) if decision else None
+        whole = decision is not None and is_whole(captured.level, decision)
+        self._fates[combination] = _Fate(captured.level, decision, whole)
         return self._fates[combination]
 
     def decide(self, captured: Head) -> Decision | None:
@@ -137,6 +160,19 @@ class Filter:
             return None
         widest = max(wanted, key=lambda decision: decision.level)
         return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for decision in wanted))
+
+
+def _readable(items: Iterable[bytes], dead: list[Dead]) -> Iterator[Raw]:
+    """The items that are events; the others go to `dead`."""
+    for item in items:
+        try:
+            yield decode_event(item)
+        except Permanent as error:
+            dead.append(_dead(error, item))
+
+
+def _dead(error: Permanent, data: bytes) -> Dead:
+    return Dead(NO_OUTPUT, str(error), data, delivery_key(data))
 
 
 def narrow_line(line: bytes, policies: Policies) -> bytes | None:

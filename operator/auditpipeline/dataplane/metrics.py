@@ -6,16 +6,30 @@ counted here (filtered, requests, bytes) counts since the process started. Both 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from auditpipeline.core.report import Report
+from auditpipeline.dataplane.route import Counts
 from auditpipeline.dataplane.store import Figures
 
 PREFIX = "auditpipeline"
+
+
+class Process(NamedTuple):
+    """What this process knows besides: counts by output, ends of certificates (seconds since the epoch) by listener,
+    the limit of the spool, bytes of bodies that are under way, and commits with the seconds that all of them took."""
+
+    routes: Mapping[str, Counts]
+    expiry: Mapping[str, float]
+    limit: int
+    body_bytes: int
+    commits: int
+    commit_seconds: float
 
 
 class Metrics(Collector):
@@ -34,20 +48,18 @@ class Metrics(Collector):
         """What `expose` was given last."""
         yield from self._metrics
 
-    def expose(
-        self, report: Report, figures: Figures, retries: Mapping[str, int], expiry: Mapping[str, float], limit: int
-    ) -> bytes:
-        """Everything in the text format. `retries` by output, `expiry` (seconds since the epoch) by listener."""
+    def expose(self, report: Report, figures: Figures, process: Process) -> bytes:
+        """Everything in the text format."""
         self._metrics = [
-            *_plane(report, figures, limit),
-            *_outputs(report, retries),
+            *_plane(report, figures, process),
+            *_outputs(report, process.routes),
             _losses(figures),
             _labelled(
                 GaugeMetricFamily,
                 "certificate_expiry_timestamp_seconds",
                 "When the certificate ends",
                 "listener",
-                dict(expiry),
+                dict(process.expiry),
             ),
         ]
         return generate_latest(self.registry)
@@ -56,13 +68,16 @@ class Metrics(Collector):
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)
 
 
-def _plane(report: Report, figures: Figures, limit: int) -> Iterator[Metric]:
+def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metric]:
     info = GaugeMetricFamily(f"{PREFIX}_build_info", "The release, and which plane it is", labels=["version", "plane"])
     info.add_metric([report.version, report.plane], 1)
     yield info
+    oldest = max((output.lag_seconds for output in report.outputs), default=0.0)
     for name, text, value in (
         ("spool_bytes", "Bytes of the events in the spool", report.spool_bytes),
-        ("spool_limit_bytes", "Bytes at which new events are refused", limit),
+        ("spool_limit_bytes", "Bytes at which the spool is full", process.limit),
+        ("spool_age_seconds", "Age of the oldest event that an output waits for", oldest),
+        ("body_bytes", "Bytes of bodies that are being taken", process.body_bytes),
         ("dead_letters", "Dead letters that are kept", report.dead_letters),
         (
             "config_valid",
@@ -71,27 +86,36 @@ def _plane(report: Report, figures: Figures, limit: int) -> Iterator[Metric]:
         ),
     ):
         yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
-    yield CounterMetricFamily(f"{PREFIX}_events_received", "Events taken into the spool", value=figures.received)
-    yield CounterMetricFamily(
-        f"{PREFIX}_dead_letters_removed", "Dead letters that made room for newer ones", value=figures.dead_removed
-    )
+    for name, text, value in (
+        ("events_received", "Events taken into the spool", figures.received),
+        ("dead_letters_removed", "Dead letters that made room for newer ones", figures.dead_removed),
+        ("spool_commits", "Transactions of the spool", process.commits),
+        ("spool_commit_seconds", "Seconds that these took, syncing included", process.commit_seconds),
+    ):
+        yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
 
 
-def _outputs(report: Report, retries: Mapping[str, int]) -> Iterator[Metric]:
+def _outputs(report: Report, routes: Mapping[str, Counts]) -> Iterator[Metric]:
     outputs = report.outputs
-    by_output = {
+    gauges = {
         "output_lag_seconds": ("Age of the oldest event that waits", {o.name: o.lag_seconds for o in outputs}),
         "output_pending_events": ("Events that wait", {o.name: float(o.pending) for o in outputs}),
         "output_failing": ("1 where the last delivery failed", {o.name: float(o.state == "Failing") for o in outputs}),
     }
-    for name, (text, values) in by_output.items():
+    for name, (text, values) in gauges.items():
         yield _labelled(GaugeMetricFamily, name, text, "output", values)
     delivered = {o.name: float(o.delivered) for o in outputs}
     yield _labelled(CounterMetricFamily, "events_delivered", "Events that arrived", "output", delivered)
-    failed = {name: float(number) for name, number in retries.items()}
-    yield _labelled(
-        CounterMetricFamily, "output_retries", "Deliveries that failed and were tried again", "output", failed
-    )
+    counters: dict[str, tuple[str, Callable[[Counts], int]]] = {
+        "delivered_bytes": ("Bytes of the events that arrived", lambda counts: counts.bytes),
+        "events_truncated": ("Events that arrived without their bodies", lambda counts: counts.truncated),
+        "output_batches": ("Batches that the output took", lambda counts: counts.batches),
+        "output_errors": ("Batches that the output did not take", lambda counts: counts.errors),
+        "output_retries": ("Deliveries that failed and were tried again", lambda counts: counts.retries),
+    }
+    for name, (text, value) in counters.items():
+        counted = {output: float(value(counts)) for output, counts in routes.items()}
+        yield _labelled(CounterMetricFamily, name, text, "output", counted)
 
 
 def _losses(figures: Figures) -> Metric:

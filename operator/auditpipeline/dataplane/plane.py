@@ -12,49 +12,25 @@ from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.report import Events, Report
 from auditpipeline.dataplane import outputs
-from auditpipeline.dataplane.admission import Admission
+from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.metrics import Metrics
+from auditpipeline.dataplane.metrics import Metrics, Process
 from auditpipeline.dataplane.route import Patience, Route
-from auditpipeline.dataplane.server import Intake, Listener, audit_app, ops_app
+from auditpipeline.dataplane.server import Listener, audit_app
 from auditpipeline.dataplane.source import Found
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Cursor, Figures
 from auditpipeline.dataplane.tls import ServerTls
-
-
-class _Door:
-    """A listener with its TLS context: opens when its files can be used, and follows them."""
-
-    def __init__(self, name: str, listener: Listener, tls: ServerTls, log: Log) -> None:
-        self.listener = listener
-        self.tls = tls
-        self._name = name
-        self._log = log
-        self._complaint = ""
-
-    async def refresh(self, address: str) -> None:
-        """Loads what changed, and opens the door where it was shut for want of files."""
-        try:
-            changed = self.tls.refresh()
-        except Invalid as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                self._log.error("the TLS files cannot be used", listener=self._name, error=self._complaint)
-            return
-        self._complaint = ""
-        if not self.listener.port:
-            await self.listener.start(address, self.tls.context)
-            self._log.info("listening", listener=self._name, address=address, port=self.listener.port)
-        elif changed:
-            self._log.info("the certificate was renewed", listener=self._name)
+from auditpipeline.dataplane.token import Token
 
 
 class Plane:
-    """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before."""
+    """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before; `intake` takes events from
+    other sources than the audit listener."""
 
-    def __init__(self, found: Found, spool: Spool, log: Log, patience: Patience | None = None) -> None:
+    def __init__(self, found: Found, spool: Spool, ops: Door, log: Log, patience: Patience | None = None) -> None:
         config = found.config
         self.config = config
         self.config_error = ""
@@ -65,12 +41,12 @@ class Plane:
         self._routes: dict[str, Route] = {}
         self._metrics = Metrics()
         self._stopping = False
+        self.intake = Intake(spool, _filter(config), config.max_body, self._metrics)
         listen = config.listen
-        admission = Admission(listen.audit_token_file)
-        self._intake = Intake(spool, _filter(config), config.max_body, self._metrics, admission)
-        required = listen.audit_token_file is None
-        self._audit = _Door("audit", Listener(audit_app(self._intake)), ServerTls(listen.audit_tls, required), log)
-        self._ops = _Door("ops", Listener(ops_app(self)), ServerTls(listen.ops_tls, False), log)
+        token = Token(listen.audit_token_file) if listen.audit_token_file else None
+        tls = ServerTls(listen.audit_tls, required=token is None)
+        self._audit = Door("audit", Listener(audit_app(self.intake, token)), tls, log, token)
+        self._ops = ops
 
     @property
     def audit_port(self) -> int:
@@ -111,9 +87,9 @@ class Plane:
         new = found.config
         _check_same(self.config, new)
         names = [route.name for route in new.routes]
-        await self._spool.limit(new.spool.max_bytes)
+        await self._spool.limit(new.spool)
         await self._spool.use([*self._routes, *(name for name in names if name not in self._routes)])
-        self._intake.filter, self._intake.max_body = _filter(new), new.max_body
+        self.intake.follow(_filter(new), new.max_body)
         kept = {route.name for route in new.routes if self._runs(route)}
         await self._end([name for name in self._routes if name not in kept])
         self._start([route for route in new.routes if route.name not in kept], await self._spool.use(names))
@@ -135,9 +111,15 @@ class Plane:
     async def exposition(self) -> bytes:
         """The metrics as text."""
         figures = await self._spool.figures()
-        retries = {name: route.retries for name, route in self._routes.items()}
-        expiry = {"audit": self._audit.tls.not_after, "ops": self._ops.tls.not_after}
-        return self._metrics.expose(self._report(figures), figures, retries, expiry, self._spool.max_bytes)
+        process = Process(
+            routes={name: route.counts for name, route in self._routes.items()},
+            expiry={"audit": self._audit.tls.not_after, "ops": self._ops.tls.not_after},
+            limit=self._spool.max_bytes,
+            body_bytes=self.intake.room.used,
+            commits=self._spool.commits.times,
+            commit_seconds=self._spool.commits.seconds,
+        )
+        return self._metrics.expose(self._report(figures), figures, process)
 
     def _report(self, figures: Figures) -> Report:
         dropped = sum(events for _, _, events in figures.lost)
@@ -169,7 +151,7 @@ class Plane:
 
 
 def _filter(config: Config) -> Filter:
-    return Filter(route.policies for route in config.routes)
+    return Filter(() if config.suspended else (route.policies for route in config.routes))
 
 
 def _check_same(old: Config, new: Config) -> None:

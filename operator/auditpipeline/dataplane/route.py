@@ -12,6 +12,8 @@
 4. An event becomes a dead letter when it is refused alone **after** another one of its batch was accepted. Where all
    are refused, that is held to be a wrong URL or format, or a server gone mad: the route tries again, with what has
    come meanwhile.
+5. An event that is too large by itself is delivered without its bodies, and says so; only where that is refused too,
+   4 holds.
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from auditpipeline.core.config import Route as RouteConfig
-from auditpipeline.core.errors import Permanent, Retryable
+from auditpipeline.core.errors import Permanent, Retryable, TooLarge
 from auditpipeline.core.event import delivery_key
 from auditpipeline.core.report import OutputReport, State
-from auditpipeline.dataplane.feed import Batch, Feed
+from auditpipeline.core.truncate import truncated
+from auditpipeline.dataplane.feed import Batch, Feed, Redact
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.outputs import Output
 from auditpipeline.dataplane.spool import Spool
@@ -68,14 +71,33 @@ class Progress:
         return self.accepted + len(self.refused)
 
 
+@dataclass
+class Counts:
+    """What a route did since the process started: batches and their bytes that the output took, batches that it did not
+    take, failures after which it waited, and events that were delivered without their bodies."""
+
+    batches: int = 0
+    bytes: int = 0
+    errors: int = 0
+    retries: int = 0
+    truncated: int = 0
+
+
 class Route:
     """A running route; `start` once, `stop` once. Owns its output."""
 
     def __init__(
-        self, config: RouteConfig, spool: Spool, output: Output, log: Log, patience: Patience | None = None
+        self,
+        config: RouteConfig,
+        spool: Spool,
+        output: Output,
+        log: Log,
+        patience: Patience | None = None,
+        redact: Redact | None = None,
     ) -> None:
         self.config = config
-        self.retries = 0
+        self.counts = Counts()
+        self._redact = redact
         self._spool = spool
         self._output = output
         self._log = log.bind(output=config.name)
@@ -109,7 +131,8 @@ class Route:
 
     def report(self, figures: Figures) -> OutputReport:
         """What the route says of itself; `figures` are the spool's."""
-        pending = max(0, self._spool.end - self._cursor.next)
+        stored = self._spool.cursors.get(self.config.name, self._cursor)
+        pending = max(0, self._spool.end - max(self._cursor.next, stored.next))
         state: State = "Failing" if self._failures else "Delivering" if pending else "Idle"
         since = figures.waiting_since.get(self.config.name) if pending else None
         return OutputReport(
@@ -117,11 +140,11 @@ class Route:
             state=state,
             lag_seconds=max(0.0, time.time() - since) if since else 0.0,
             pending=pending,
-            delivered=self._cursor.delivered,
+            delivered=stored.delivered,
             dropped=sum(events for output, _, events in figures.lost if output == self.config.name),
             last_error=self._error[:512],
             last_error_at=self._error_at,
-            last_delivered_at=self._cursor.at,
+            last_delivered_at=stored.at,
         )
 
     async def _run(self) -> None:
@@ -140,7 +163,7 @@ class Route:
             await asyncio.sleep(wait)
 
     def _feed(self) -> Feed:
-        return Feed(self.config, self._spool, self._cursor.next)
+        return Feed(self.config, self._spool, self._cursor.next, self._redact)
 
     async def _deliver(self, batch: Batch) -> None:
         """Delivers the batch and moves the cursor over what the output has judged; Retryable where that is not all."""
@@ -163,19 +186,36 @@ class Route:
             progress.accepted += len(lines)
         except Permanent as error:
             if len(lines) == 1:
-                progress.refuse(lines[0], str(error))
+                await self._fit(lines[0], error, progress)
                 return
             middle = len(lines) // 2
             await self._judge(lines[:middle], progress)
             await self._judge(lines[middle:], progress)
+
+    async def _fit(self, line: bytes, error: Permanent, progress: Progress) -> None:
+        """What becomes of an event that is refused alone: one that is too large is sent without its bodies."""
+        if isinstance(error, TooLarge) and (shorter := truncated(line)):
+            try:
+                await self._send([shorter])
+                self.counts.truncated += 1
+                progress.accepted += 1
+                return
+            except Permanent as still:
+                error = still
+        progress.refuse(line, str(error))
 
     async def _send(self, lines: Sequence[bytes]) -> None:
         await self._bucket.take()
         try:
             async with asyncio.timeout(self._patience.answer):
                 await self._output.deliver(lines)
-        except TimeoutError:
-            raise Retryable(f"no answer within {self._patience.answer:g} s") from None
+        except BaseException as error:
+            self.counts.errors += 1
+            if isinstance(error, TimeoutError):
+                raise Retryable(f"no answer within {self._patience.answer:g} s") from None
+            raise
+        self.counts.batches += 1
+        self.counts.bytes += sum(map(len, lines))
 
     async def _confirm(self, progress: Progress) -> None:
         """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted."""
@@ -207,24 +247,30 @@ class Route:
         passed = [spoilt for end, spoilt in batch.spoilt if end <= position]
         losses = {"undelivered": lost, "damaged": sum(spoilt.damaged for spoilt in passed)}
         dead = [*(spoilt.dead for spoilt in passed if spoilt.dead), *refused]
+        if not dead and not any(losses.values()):
+            self._spool.move(name, position, progress.accepted)
+        else:
+            await self._advance(position, progress.accepted, dead, losses)
+        self._cursor = self._cursor._replace(next=position)
+        if progress.accepted and not lost:
+            self._recovered()
+
+    async def _advance(self, position: int, delivered: int, dead: Sequence[Dead], losses: Mapping[str, int]) -> None:
+        """Moves the cursor over what was lost, and returns when that is on disk."""
         while True:
             try:
-                await self._spool.advance(name, position, progress.accepted, dead, losses)
-                break
+                await self._spool.advance(self.config.name, position, delivered, dead, losses)
+                return
             except Retryable as error:
                 self._note(f"the cursor cannot move: {error}")
                 await asyncio.sleep(1)
-        at = time.time() if progress.accepted else self._cursor.at
-        self._cursor = Cursor(position, self._cursor.delivered + progress.accepted, at)
-        if progress.accepted and not lost:
-            self._recovered()
 
     def _failed(self, message: str, after: float | None) -> float:
         """Notes a failure; how many seconds to wait before the next try."""
         if not self._failures:
             self._log.warning("the output fails", error=message)
         self._failures += 1
-        self.retries += 1
+        self.counts.retries += 1
         self._note(message)
         backoff = min(self._patience.most, self._patience.first * 2 ** min(self._failures - 1, 20))
         return max(float(backoff) * random.uniform(0.5, 1.0), after or 0.0)  # noqa: S311

@@ -21,11 +21,14 @@ from pathlib import Path
 from auditpipeline.core.config import Config
 from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.dataplane import log as logs
+from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.plane import Plane
 from auditpipeline.dataplane.route import Patience
+from auditpipeline.dataplane.server import Listener, ops_app
 from auditpipeline.dataplane.source import ConfigFile, Found
-from auditpipeline.dataplane.spool import open_spool
+from auditpipeline.dataplane.spool import Spool, open_spool
+from auditpipeline.dataplane.tls import ServerTls
 
 LOOK_SECONDS = 0.5
 Transform = Callable[[Config], Config]
@@ -49,15 +52,16 @@ async def run(
     found = await _first(source, transform, stop, log)
     if found is None:
         return
-    spool_config = found.config.spool
-    names = [route.name for route in found.config.routes]
-    spool = await open_spool(Path(spool_config.path), spool_config.max_bytes, names, log)
-    plane = Plane(found, spool, log, patience)
+    plane: Plane | None = None
+    listen = found.config.listen
+    ops = Door("ops", Listener(ops_app(lambda: plane)), ServerTls(listen.ops_tls, False), log)
     try:
-        await plane.start()
-        await _follow(plane, source, transform, stop, on_ready, log)
+        if spool := await _opened(found.config, ops, stop, log):
+            plane = Plane(found, spool, ops, log, patience)
+            await plane.start()
+            await _follow(plane, source, transform, stop, on_ready, log)
     finally:
-        await plane.stop()
+        await (plane.stop() if plane else ops.listener.stop())
 
 
 async def _first(source: ConfigFile, transform: Transform | None, stop: asyncio.Event, log: Log) -> Found | None:
@@ -72,6 +76,20 @@ async def _first(source: ConfigFile, transform: Transform | None, stop: asyncio.
             log.error("the configuration cannot be used; waiting for another", error=str(error))
         await _wait(stop)
     return None
+
+
+async def _opened(config: Config, ops: Door, stop: asyncio.Event, log: Log) -> Spool | None:
+    """The spool, which may take a while to be checked: health is served meanwhile. None when told to stop before."""
+    opening = asyncio.create_task(open_spool(config.spool, [route.name for route in config.routes], log))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        while not (opening.done() or stop.is_set()):
+            await ops.refresh(config.listen.ops)
+            await asyncio.wait([opening, stopping], timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        return await opening if opening.done() else None
+    finally:
+        opening.cancel()
+        stopping.cancel()
 
 
 async def _follow(

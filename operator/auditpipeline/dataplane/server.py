@@ -1,13 +1,16 @@
 """The two listeners.
 
-    audit   POST /audit (or /): takes events. No handshake without a client certificate
+    audit   POST /audit (or /): takes events. No handshake without a client certificate; where the configuration names
+            a token, that will do instead
     ops     GET /healthz, /readyz, /metrics for everybody; GET /status for holders of a client certificate
 
 What a body's sender is told, where kube-apiserver sends again whatever is not 2xx:
 
     200   every event is on disk, or unwanted, or (where it cannot be read) kept as a dead letter
     413   the body is larger than `max_body`; nothing of it was kept
-    503   spool or disk are full: again after Retry-After seconds
+    401   there is a token, and neither it nor a client certificate was shown; the body was not read
+    503   spool, disk, or the memory for bodies are full: again after Retry-After seconds. A real kube-apiserver keeps a
+          batch for 232 s then (docs/performance.md), and for 95 s without that header
     408   the body did not come within BODY_SECONDS
 """
 
@@ -24,73 +27,96 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable
-from auditpipeline.dataplane.admission import Admission
-from auditpipeline.dataplane.body import inflate, read_bounded
-from auditpipeline.dataplane.filter import Filter
-from auditpipeline.dataplane.metrics import Metrics
-from auditpipeline.dataplane.spool import Spool
+from auditpipeline.dataplane.body import inflate_within, read_bounded
+from auditpipeline.dataplane.intake import Intake
+from auditpipeline.dataplane.room import Guest
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
+from auditpipeline.dataplane.token import Token
 
 BODY_SECONDS = 60.0
 HANDSHAKE_SECONDS = 10.0
 # From the opening of a connection, or from the last answer, to the end of the next headers.
 IDLE_SECONDS = 75.0
 RETRY_AFTER = 5.0
+_OPENING = "the spool is being opened"
 
 
-class Intake:
-    """What the audit listener needs; `filter` and `max_body` are replaced when the configuration changes."""
+class Receiver:
+    """Answers the audit listener's requests, and hands their bodies to the intake. With a `token`, who shows no client
+    certificate has to send that."""
 
-    def __init__(
-        self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics, admission: Admission | None = None
-    ) -> None:
-        self.admission = admission or Admission(None)
-        self.spool = spool
-        self.filter = filter_
-        self.max_body = max_body
-        self.metrics = metrics
+    def __init__(self, intake: Intake, token: Token | None = None) -> None:
+        self._intake = intake
+        self._token = token
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers one POST."""
-        response = await self._receive(request)
-        self.metrics.requests.labels(code=str(response.status)).inc()
+        response = await self._receive(request) if self._is_let_in(request) else _unknown()
+        self._intake.metrics.requests.labels(code=str(response.status)).inc()
         return response
+
+    def _is_let_in(self, request: web.Request) -> bool:
+        """Without a token, nobody gets here who has no certificate."""
+        if self._token is None:
+            return True
+        peer = request.transport.get_extra_info("peercert") if request.transport else None
+        shown = request.headers.get("Authorization") or f"Bearer {request.match_info.get('token', '')}"
+        return bool(peer) or self._token.matches(shown)
 
     async def _receive(self, request: web.Request) -> web.Response:
-        if not self.admission.admits(request):
-            return _closing(401, "a client certificate or the token is needed")
-        if (request.content_length or 0) > self.max_body:
-            return _too_large(self.max_body)
+        most = self._intake.max_body
+        if (request.content_length or 0) > most:
+            return _too_large(most)
+        try:
+            with self._intake.room.guest() as guest:
+                # The body is in no variable here: it is gone as soon as the filter has made lines of it.
+                await self._intake.take_events(await self._read(request, most, guest))
+        except _Answered as answer:
+            return answer.response
+        except Retryable as error:
+            return _later(request, error)
+        return web.Response(status=200)
+
+    async def _read(self, request: web.Request, most: int, guest: Guest) -> bytes:
+        """The body, inflated; `_Answered` where there is none to be taken."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await read_bounded(request, self.max_body)
+                body = await read_bounded(request, most, guest)
         except TimeoutError:
-            return _closing(408, "the body did not come in time")
+            raise _Answered(_closing(408, "the body did not come in time")) from None
         except (ConnectionError, web.RequestPayloadError):
             # The sender went away, or its chunks are none: there is no whole body to keep, nor anybody to thank.
-            return _closing(400, "the body did not come to its end")
+            raise _Answered(_closing(400, "the body did not come to its end")) from None
         try:
-            body = inflate(body, request.headers.get("Content-Encoding", ""), self.max_body) if body else body
+            encoding = request.headers.get("Content-Encoding", "")
+            body = await inflate_within(guest, body, encoding, most) if body else body
         except Permanent as error:
-            return await self._store([], "", [Dead(NO_OUTPUT, str(error), body or b"")])
-        return _too_large(self.max_body) if body is None else await self._take(body)
+            await self._intake.bury([Dead(NO_OUTPUT, str(error), body or b"")])
+            raise _Answered(web.Response(status=200)) from None
+        if body is None:
+            raise _Answered(_too_large(most))
+        return body
 
-    async def _take(self, body: bytes) -> web.Response:
-        deciding = self.filter
-        taken = deciding.take(body)
-        self.metrics.bytes_received.inc(len(body))
-        response = await self._store(taken.lines, deciding.digest, taken.dead)
-        if response.status == 200:
-            self.metrics.filtered.inc(taken.filtered)
-        return response
 
-    async def _store(self, lines: list[bytes], digest: str, dead: list[Dead]) -> web.Response:
-        try:
-            await self.spool.append(lines, digest, dead)
-        except Retryable as error:
-            after = max(1, round(error.after or RETRY_AFTER))
-            return web.Response(status=503, text=f"{error}\n", headers={"Retry-After": str(after)})
-        return web.Response(status=200)
+class _Answered(Exception):
+    """The request is answered already, without an event."""
+
+    def __init__(self, response: web.Response) -> None:
+        self.response = response
+
+
+def _later(request: web.Request, error: Retryable) -> web.Response:
+    after = max(1, round(error.after or RETRY_AFTER))
+    response = web.Response(status=503, text=f"{error}\n", headers={"Retry-After": str(after)})
+    if not request.content.at_eof():
+        response.force_close()
+    return response
+
+
+def _unknown() -> web.Response:
+    response = _closing(401, "a client certificate or the token is needed")
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def _too_large(most: int) -> web.Response:
@@ -104,12 +130,15 @@ def _closing(status: int, text: str) -> web.Response:
     return response
 
 
-def audit_app(intake: Intake) -> web.Application:
+def audit_app(intake: Intake, token: Token | None = None) -> web.Application:
     """What the audit listener serves."""
     app = web.Application(client_max_size=0)
-    app.router.add_post("/audit", intake.receive)
-    app.router.add_post("/audit/{token}", intake.receive)
-    app.router.add_post("/", intake.receive)
+    receiver = Receiver(intake, token)
+    app.router.add_post("/audit", receiver.receive)
+    if token:
+        # Whose client can show neither a certificate nor a header: kube-apiserver's own dynamic backend, up to 1.18.
+        app.router.add_post("/audit/{token}", receiver.receive)
+    app.router.add_post("/", receiver.receive)
     return app
 
 
@@ -131,22 +160,30 @@ class Ops(Protocol):
         """The metrics, as Prometheus reads them."""
 
 
-def ops_app(ops: Ops) -> web.Application:
-    """What the ops listener serves."""
+def ops_app(find: Callable[[], Ops | None]) -> web.Application:
+    """What the ops listener serves; `find` finds the plane, or None while its spool is being opened. That may take a
+    while, and must not look like a process that hangs."""
 
     async def healthz(_: web.Request) -> web.Response:
-        return _plain(200 if ops.healthy else 500, "ok" if ops.healthy else "the spool is broken")
+        ops = find()
+        healthy = ops is None or ops.healthy
+        return _plain(200 if healthy else 500, "ok" if healthy else "the spool is broken")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _plain(200 if ops.ready else 503, "ok" if ops.ready else "not taking events")
+        ops = find()
+        return _plain(200, "ok") if ops and ops.ready else _plain(503, "not taking events" if ops else _OPENING)
 
     async def status(request: web.Request) -> web.Response:
         peer = request.transport.get_extra_info("peercert") if request.transport else None
         if not peer:
             return _plain(401, "a client certificate is needed")
-        return web.Response(body=await ops.status(), content_type="application/json")
+        ops = find()
+        return web.Response(body=await ops.status(), content_type="application/json") if ops else _plain(503, _OPENING)
 
     async def metrics(_: web.Request) -> web.Response:
+        ops = find()
+        if not ops:
+            return _plain(503, _OPENING)
         return web.Response(body=await ops.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     app = web.Application()

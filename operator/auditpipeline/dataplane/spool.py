@@ -5,10 +5,14 @@ Promises:
 1. when `append` returns, the events are on disk (committed with `synchronous = FULL`);
 2. requests that come while a commit runs share the next one; nothing ever waits for company;
 3. a full spool or a full disk raises Retryable and harms nothing else: cursors still move, and there is room again as
-   soon as outputs have taken events;
+   soon as outputs have taken events. With `dropOldest` a full spool loses its oldest events instead, and a full disk
+   makes it lose as many as give room for new ones;
    When the disk is full, `<spool>.reserve` (8 MiB) is given back so that cursors have room to move in; events are
    refused until the disk has room for the reserve again. Pages that fall free are given back to the disk;
-4. a damaged file never stops the process (`salvage`).
+4. a damaged file never stops the process (`salvage`);
+5. what was just appended is read from memory (`recent`), and only after it is on disk;
+6. a cursor that only moves (`move`) is on disk 50 ms later at most, with the next commit if there is one sooner. A
+   crash in between delivers again what these moves passed: at least once, as ever.
 
 One process at a time: the file `<spool>.lock` is locked.
 """
@@ -21,16 +25,19 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import store
 from auditpipeline.dataplane.disk import Reserve, sync_folder
 from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.recent import Recent
 from auditpipeline.dataplane.salvage import open_or_salvage
 from auditpipeline.dataplane.store import Chunk, Cursor, Dead, Figures, Full, Store
 from auditpipeline.dataplane.worker import Worker, resolve
@@ -39,8 +46,35 @@ _GROUP = 128
 _RESERVE = 8 * 2**20
 _KEEP_FREE = 64 * 2**20
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_Change = tuple["asyncio.Future[Any]", Callable[[Store], Any]]
+_RECENT = 8 * 2**20
+_MOVE_SECONDS = 0.05
 _Result = tuple["asyncio.Future[Any]", Any, Exception | None]
+
+
+class _Move(NamedTuple):
+    """A cursor that moves over what was delivered; nobody waits for it."""
+
+    output: str
+    position: int
+    delivered: int
+
+
+_Change = tuple["asyncio.Future[Any]", Callable[[Store], Any]] | _Move
+
+
+class Stopwatch:
+    """How often something was done, and how many seconds all of it took. Written by one thread, read by any."""
+
+    def __init__(self) -> None:
+        self.times, self.seconds = 0, 0.0
+
+    @contextmanager
+    def measured(self, counts: bool) -> Iterator[None]:
+        """Adds what happens within, if it `counts` and does not fail."""
+        started = time.monotonic()
+        yield
+        if counts:
+            self.times, self.seconds = self.times + 1, self.seconds + time.monotonic() - started
 
 
 class Spool:
@@ -49,6 +83,8 @@ class Spool:
     def __init__(self, writer: Store, reader: sqlite3.Connection, reserve: Reserve, lock: int) -> None:
         self.end = writer.end
         self.size = writer.size
+        self.cursors = dict(writer.cursors)
+        self.commits = Stopwatch()
         self.damaged = False
         self._store = writer
         self._reader = reader
@@ -56,6 +92,8 @@ class Spool:
         self._reserve = reserve
         self._tight = not reserve.take()
         self._more_to_do = True
+        self._recent = Recent(_RECENT)
+        self._unmoved: dict[str, _Move] = {}
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
@@ -80,10 +118,12 @@ class Spool:
         Raises Retryable when the spool or the disk is full; nothing of the request is stored then.
         """
 
-        def change(writer: Store) -> None:
+        def change(writer: Store) -> Chunk | None:
             if self._tight:
-                raise Full("the disk is full", after=5)
-            writer.append(lines, digest, dead)
+                if writer.backpressure == "dropOldest":
+                    writer.drop_oldest(2 * _RESERVE)
+                raise Full("the disk is full")
+            return writer.append(lines, digest, dead)
 
         if lines or dead:
             await self._change(change)
@@ -99,6 +139,10 @@ class Spool:
         """Moves an output's cursor to `position`, and counts what it passed. Raises Retryable when the disk is full."""
         await self._change(lambda writer: writer.advance(output, position, delivered, dead, lost))
 
+    def move(self, output: str, position: int, delivered: int) -> None:
+        """Moves an output's cursor over what was delivered; soon on disk, and not waited for."""
+        self._changes.put(_Move(output, position, delivered))
+
     async def use(self, outputs: Sequence[str]) -> dict[str, Cursor]:
         """Makes these the outputs (`Store.use`) and returns their cursors."""
 
@@ -109,12 +153,20 @@ class Spool:
         cursors: dict[str, Cursor] = await self._change(change)
         return cursors
 
-    async def limit(self, max_bytes: int) -> None:
-        """Sets the limit of the size."""
-        await self._change(lambda writer: setattr(writer, "max_bytes", max_bytes))
+    async def limit(self, config: contract.Spool) -> None:
+        """Sets the bounds of size and age, and what happens at the first."""
+
+        def change(writer: Store) -> None:
+            writer.max_bytes, writer.max_age = config.max_bytes, config.max_age
+            writer.backpressure = config.backpressure
+
+        await self._change(change)
 
     async def read(self, position: int, max_bytes: int) -> list[Chunk]:
-        """Rows from that event on, as `store.read`; Retryable where the file cannot be read."""
+        """Rows from that event on, as `store.read`, out of memory where they are there; Retryable where the file cannot
+        be read."""
+        if (recent := self._recent.read(position, max_bytes)) is not None:
+            return recent
         try:
             return await self._reading.run(partial(store.read, self._reader, position, max_bytes))
         except sqlite3.Error as error:
@@ -122,7 +174,10 @@ class Spool:
             raise Retryable(f"the spool cannot be read: {error}") from error
 
     async def figures(self) -> Figures:
-        """The figures for reports, as of the last commit."""
+        """The figures for reports, with every `move` so far where the disk takes them."""
+        with suppress(Retryable, TimeoutError):
+            async with asyncio.timeout(1):
+                await self._change(lambda _: None)
         return await self._reading.run(partial(store.figures, self._reader))
 
     async def wait(self, position: int) -> None:
@@ -153,13 +208,21 @@ class Spool:
             self._tidy()
 
     def _take(self, block: bool) -> tuple[list[_Change], bool]:
+        """What waits, and whether that is the end; `block`: waits for the first. Moves alone wait for company."""
         group: list[_Change] = []
+        patience = (1.0 if self._unmoved or self._store.max_age else None) if block else 0.0
+        until = 0.0
         try:
             while len(group) < _GROUP:
-                change = self._changes.get(block=block and not group)
+                change = self._changes.get(timeout=patience) if patience != 0 else self._changes.get_nowait()
                 if change is None:
                     return group, True
                 group.append(change)
+                if not isinstance(change, _Move):
+                    patience = 0.0
+                elif patience != 0:
+                    until = until or time.monotonic() + _MOVE_SECONDS
+                    patience = max(0.0, until - time.monotonic())
         except queue.Empty:
             pass
         return group, False
@@ -168,17 +231,29 @@ class Spool:
         """One transaction for all. Where that fails, one for each: a cursor may still move where an event has no
         room."""
         try:
-            with self._store.transaction():
-                results = [self._apply(change) for change in group]
-                self._more_to_do = self._store.prune()
-                return results
+            with self.commits.measured(bool(group)), self._store.transaction():
+                for move in self._unmoved.values():
+                    self._store.advance(*move)
+                results = [result for change in group if (result := self._apply(change))]
+                expiring = self._store.expire(time.time())
+                self._more_to_do = self._store.prune() or expiring
         except sqlite3.Error as error:
             self._more_to_do = False
             self._note(error)
             if len(group) <= 1 and not self._tighten(error):
-                failure = Retryable(f"the spool cannot be written: {error}", after=5)
-                return [(future, None, failure) for future, _ in group]
-        return [result for change in group for result in self._commit([change])]
+                return self._failed(group, Retryable(f"the spool cannot be written: {error}"))
+            return [result for change in group for result in self._commit([change])]
+        self._unmoved.clear()
+        return results
+
+    def _failed(self, group: list[_Change], failure: Retryable) -> list[_Result]:
+        """What is told of changes that could not be made; moves are tried again with the next commit."""
+        for change in group:
+            if isinstance(change, _Move):
+                before = self._unmoved.get(change.output, _Move(change.output, 0, 0))
+                position = max(before.position, change.position)
+                self._unmoved[change.output] = _Move(change.output, position, before.delivered + change.delivered)
+        return [(change[0], None, failure) for change in group if not isinstance(change, _Move)]
 
     def _tighten(self, error: sqlite3.Error) -> bool:
         """Makes room where the disk turned out to be full; whether trying again may help."""
@@ -201,8 +276,11 @@ class Spool:
         except sqlite3.Error as error:
             self._note(error)
 
-    def _apply(self, change: _Change) -> _Result:
+    def _apply(self, change: _Change) -> _Result | None:
         """SQLite's errors end the transaction; what was refused before anything was written is only the caller's."""
+        if isinstance(change, _Move):
+            self._store.advance(*change)
+            return None
         future, call = change
         try:
             return future, call(self._store), None
@@ -214,35 +292,45 @@ class Spool:
             self.damaged = True
 
     def _publish(self, results: list[_Result]) -> None:
-        end, size = self._store.end, self._store.size
+        chunks = [result for _, result, _ in results if isinstance(result, Chunk)]
+        found = self._store.end, self._store.size, dict(self._store.cursors), chunks
         try:
-            self._loop.call_soon_threadsafe(self._announce, end, size)
+            self._loop.call_soon_threadsafe(self._announce, *found)
         except RuntimeError:
             # The loop was closed without `close`: nobody waits.
             return
         resolve(results)
 
-    def _announce(self, end: int, size: int) -> None:
-        self.size = size
+    def _announce(self, end: int, size: int, cursors: dict[str, Cursor], chunks: list[Chunk]) -> None:
+        self.size, self.cursors = size, cursors
+        for chunk in chunks:
+            self._recent.add(chunk)
+        self._recent.forget(min((cursor.next for cursor in cursors.values()), default=end))
         if end > self.end:
             self.end = end
             self._news.set()
             self._news = asyncio.Event()
 
 
-async def open_spool(path: Path, max_bytes: int, outputs: Sequence[str], log: Log) -> Spool:
-    """Opens the spool at `path`, makes it where it is not there, saves what can be saved where it is damaged.
+async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -> Spool:
+    """Opens the spool, makes it where it is not there, saves what can be saved where it is damaged.
 
     Raises AuditPipelineError where another process has it open, or the folder cannot be used.
     """
+    path = Path(config.path)
     reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)
-    writer, reader, lock = await asyncio.to_thread(_open, path, max_bytes, list(outputs), reserve, log)
+    opening = Worker("spool-opener")
+    try:
+        writer, reader, lock = await opening.run(lambda: _open(config, list(outputs), reserve, log))
+    finally:
+        opening.stop()
     return Spool(writer, reader, reserve, lock)
 
 
 def _open(
-    path: Path, max_bytes: int, outputs: list[str], reserve: Reserve, log: Log
+    config: contract.Spool, outputs: list[str], reserve: Reserve, log: Log
 ) -> tuple[Store, sqlite3.Connection, int]:
+    path = Path(config.path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -251,7 +339,7 @@ def _open(
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve.release()  # on a full disk the file could not even be opened
-        writer = Store(open_or_salvage(path, outputs, log), max_bytes)
+        writer = Store(open_or_salvage(path, outputs, log), config.max_bytes, config.backpressure, config.max_age)
         sync_folder(path.parent)
         return writer, store.connect(path), lock
     except BaseException as error:

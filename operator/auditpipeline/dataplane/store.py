@@ -14,7 +14,12 @@ Invariants, each held by the transactions below:
 2. no row goes before every cursor has passed it, and numbers are never used again;
 3. a cursor never goes back, and moves in the transaction that counts what it passed;
 4. what an output does not get is counted by `count_loss`, and by nothing else;
-5. `size` is what the rows of `events` take; `Full` is raised before it would pass the limit.
+5. `size` is what the rows of `events` take; before it would pass the limit, `Full` is raised, or (`dropOldest`) the
+   oldest rows go. Cursors move over what goes, and all that they pass counts as lost, whether or not the output would
+   have wanted it, and even where a delivery of it is under way.
+
+`events.filter` is the digest of the filter that decided, or `only NAME`: that output alone gets the row (a dead letter
+that was put back).
 
 `PRAGMA user_version` is the layout's version. `counters.clean` is 1 only between a clean close and the next open.
 """
@@ -31,11 +36,13 @@ from typing import NamedTuple
 
 import zstandard
 
+from auditpipeline.core.config import Backpressure
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 
 LAYOUT = 1
 # What has no output (an unreadable body), and what belonged to outputs that are gone, is counted under this name.
 NO_OUTPUT = ""
+_ONLY = "only "
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -52,8 +59,18 @@ _PRUNE = """DELETE FROM events WHERE first IN (
 ) RETURNING size"""
 
 
+def only(output: str) -> str:
+    """What `events.filter` holds of a row that one output alone gets."""
+    return f"{_ONLY}{output}"
+
+
+def is_for(digest: str, output: str) -> bool:
+    """Whether a row with that in `events.filter` is for that output."""
+    return not digest.startswith(_ONLY) or digest == only(output)
+
+
 class Full(Retryable):
-    """The size limit is reached; room comes as outputs take events."""
+    """The limit of the size, or of the disk, is reached; room comes as outputs take events."""
 
 
 class Dead(NamedTuple):
@@ -81,16 +98,20 @@ class Chunk(NamedTuple):
     events: int
     received: float
     digest: str
-    lines: list[bytes] | None
+    lines: Sequence[bytes] | None
 
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # Of no effect on a file that is there. A row of 400 events is some 200 kB, so that larger pages are fewer.
+    connection.execute("PRAGMA page_size = 8192")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
+    # Some builds overwrite with zeros whatever is deleted: every event would be written twice.
+    connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
     return connection
 
@@ -108,6 +129,10 @@ def open_checked(path: Path) -> sqlite3.Connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))
+        # After a clean stop nothing is checked, but the disk may have changed since: what `Store` reads at its start.
+        connection.execute("SELECT sum(size) FROM events").fetchone()
+        connection.execute("SELECT * FROM cursors").fetchall()
+        connection.execute("SELECT sum(size) FROM dead").fetchone()
         connection.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
     except BaseException:
         connection.close()
@@ -118,8 +143,17 @@ def open_checked(path: Path) -> sqlite3.Connection:
 class Store:
     """The writing side. One thread at a time; every change within `transaction`."""
 
-    def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        max_bytes: int,
+        backpressure: Backpressure = "reject",
+        max_age: float | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
+        self.backpressure: Backpressure = backpressure
+        self.max_age = max_age
+        self._dropped: dict[str, int] = {}
         self._db = connection
         self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
         self._pruned = -1
@@ -128,6 +162,7 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing, on disk when it ends; sqlite3.Error where it did not happen."""
+        dropped = dict(self._dropped)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield
@@ -135,24 +170,31 @@ class Store:
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+            self._dropped = dropped
             self._load()
             raise
 
-    def append(self, lines: Sequence[bytes], digest: str, dead: Sequence[Dead] = ()) -> None:
-        """Stores events (lines without line ends) and dead letters; Full where there is no room for the events.
+    def append(self, lines: Sequence[bytes], digest: str, dead: Sequence[Dead] = ()) -> Chunk | None:
+        """Stores events (lines without line ends) and dead letters; the row that it made, if it did. Full where there
+        is no room for the events.
 
         An empty spool takes any request: one that is larger than the limit would otherwise never be taken.
         """
         data = self._zstd.compress(b"\n".join(lines)) if lines else b""
         if lines and self.size and self.size + len(data) > self.max_bytes:
-            raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes", after=5)
-        if lines:
-            row = (self.end, len(lines), time.time(), digest, len(data), data)
-            self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._add("received", len(lines))
-            self.end += len(lines)
-            self.size += len(data)
+            if self.backpressure == "reject":
+                raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes")
+            self.drop_oldest(self.size + len(data) - self.max_bytes)
         self._bury(dead)
+        if not lines:
+            return None
+        chunk = Chunk(self.end, len(lines), time.time(), digest, lines)
+        row = (chunk.first, chunk.events, chunk.received, digest, len(data), data)
+        self._db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+        self._add("received", len(lines))
+        self.end += len(lines)
+        self.size += len(data)
+        return chunk
 
     def advance(
         self,
@@ -167,6 +209,12 @@ class Store:
         if output not in self.cursors:
             return
         old = self.cursors[output]
+        if floor := self._dropped.get(output):
+            # What lies below was counted when it was dropped, while this was under way.
+            if position <= floor:
+                return
+            del self._dropped[output]
+            delivered = min(delivered, position - floor)
         new = Cursor(max(old.next, position), old.delivered + delivered, time.time() if delivered else old.at)
         self._db.execute(
             "UPDATE cursors SET next = ?, delivered = ?, at = ? WHERE output = ?",
@@ -183,6 +231,7 @@ class Store:
         for name in [name for name in self.cursors if name not in outputs]:
             self._db.execute("DELETE FROM cursors WHERE output = ?", (name,))
             del self.cursors[name]
+            self._dropped.pop(name, None)
             for reason, events in self._db.execute(
                 "DELETE FROM lost WHERE output = ? RETURNING reason, events", (name,)
             ):
@@ -191,6 +240,39 @@ class Store:
             if name not in self.cursors:
                 self.cursors[name] = Cursor(self.end, 0, 0.0)
                 self._db.execute("INSERT INTO cursors VALUES (?, ?, 0, 0)", (name, self.end))
+
+    def drop_oldest(self, size: int) -> None:
+        """Lets the oldest rows go, of at least `size` bytes; what outputs had not got is lost by `overflow`."""
+        floor, found = -1, 0
+        for first, count, length in self._db.execute("SELECT first, count, size FROM events ORDER BY first"):
+            floor, found = first + count, found + length
+            if found >= size:
+                break
+        self._drop(floor)
+
+    def expire(self, now: float, most: int = 64) -> bool:
+        """Lets up to `most` rows go that are older than `max_age`; what outputs had not got is lost by `expired`.
+        Whether there may be more."""
+        if self.max_age is None:
+            return False
+        floor, number = -1, 0
+        oldest = self._db.execute("SELECT first + count, received FROM events ORDER BY first LIMIT ?", (most,))
+        for end, received in oldest.fetchall():
+            if received >= now - self.max_age:
+                break
+            floor, number = end, number + 1
+        self._drop(floor, expired=True)
+        return number == most
+
+    def _drop(self, floor: int, expired: bool = False) -> None:
+        for output, cursor in self.cursors.items():
+            if cursor.next < floor:
+                count_loss(self._db, output, "expired" if expired else "overflow", floor - cursor.next)
+                self._db.execute("UPDATE cursors SET next = ? WHERE output = ?", (floor, output))
+                self.cursors[output] = cursor._replace(next=floor)
+                self._dropped[output] = floor
+        while self.prune():
+            pass
 
     def prune(self, most: int = 64) -> bool:
         """Deletes up to `most` rows that every cursor has passed; whether there may be more."""
@@ -226,6 +308,7 @@ class Store:
         self.cursors = {name: Cursor(*rest) for name, *rest in self._db.execute("SELECT * FROM cursors")}
         self.end = _counters(self._db).get("received", 0)
         self.size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM events").fetchone()[0]
+        self.dead_size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM dead").fetchone()[0]
         self._pruned = -1
 
     def _bury(self, dead: Sequence[Dead]) -> None:
@@ -235,18 +318,18 @@ class Store:
             row = (now, letter.output, letter.reason, letter.key, len(data), data)
             self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
             count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
+            self.dead_size += len(data)
         if dead:
             self._bound_dead()
 
     def _bound_dead(self) -> None:
         """Dead letters take a sixteenth of the limit: they must neither stop events nor fill the disk. The oldest
         go."""
-        kept = "SELECT id, sum(size) OVER (ORDER BY id DESC) AS total FROM dead"
-        removed = self._db.execute(
-            f"DELETE FROM dead WHERE id IN (SELECT id FROM ({kept}) WHERE total > ?)",  # noqa: S608
-            (max(self.max_bytes // 16, 2**20),),
-        )
-        self._add("dead_removed", removed.rowcount)
+        while self.dead_size > max(self.max_bytes // 16, 2**20):
+            oldest = "SELECT min(id) FROM dead"
+            removed = self._db.execute(f"DELETE FROM dead WHERE id = ({oldest}) RETURNING size").fetchall()  # noqa: S608
+            self.dead_size = self.dead_size - removed[0][0] if removed else 0
+            self._add("dead_removed", len(removed))
 
     def _add(self, counter: str, number: int) -> None:
         if number:

@@ -88,7 +88,7 @@ def client_context(ca: str | None, ca_file: str | None, files: Tls | None) -> ss
 def _load(context: ssl.SSLContext, pems: Pems, files: Tls) -> None:
     certificate, key, ca = pems
     try:
-        with _memory_file(key + b"\n" + certificate) as path:
+        with memory_file(key + b"\n" + certificate) as path:
             # A password callback, since OpenSSL asks the terminal otherwise.
             context.load_cert_chain(path, password=lambda: "")
     except (OSError, ValueError) as error:
@@ -105,7 +105,8 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _memory_file(data: bytes) -> Iterator[str]:
+def memory_file(data: bytes) -> Iterator[str]:
+    """A path to `data` that is never on a disk, for what takes paths only."""
     number = os.memfd_create("pem", os.MFD_CLOEXEC)
     try:
         os.write(number, data)

@@ -1,4 +1,7 @@
-"""Where events go. The contract is `Output`; one module each implements it, and `make` chooses."""
+"""Where events go. The contract is `Output`; one module each implements it, and `make` chooses.
+
+How to write another one, and the tests that it has to pass: docs/outputs.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput
 class Output(Protocol):
     """One destination of one route. The route owns it, and alone calls it: one `deliver` at a time, `close` at the end.
 
-    `deliver` gets one to a few thousand events, each one line of JSON without a line end, and owns none of them. When
+    `deliver` gets one to ten thousand events, each one line of JSON without a line end, and owns none of them. When
     it returns, all of them have arrived for good: the cursor moves then, and the events may be deleted. Otherwise it
     raises
 
@@ -21,7 +24,8 @@ class Output(Protocol):
 
     It may await for as long as it likes: the route cancels it after its timeout (30 s) and calls again, so an event may
     arrive twice. It must not block the event loop; blocking calls go to a `Worker`. Messages of errors end up in logs
-    and in the status: no secrets. `close` frees what is open, also after a cancelled `deliver`, and raises nothing.
+    and in the status: one line, no secrets. `close` frees what is open, also after a cancelled `deliver`, and raises
+    nothing; it may be called twice.
     """
 
     async def deliver(self, lines: Sequence[bytes]) -> None:

@@ -1,110 +1,207 @@
-"""JSON lines in a file, rotated by size: `events.jsonl`, `events.jsonl.1` (the newest of the old ones) ... `.<keep>`.
+"""JSON lines in a file, rotated by size and by age; how rotated files are called is in `rotated.py`.
 
-1. Arrived means: on disk. A delivery ends with fsync, so the cursor never moves past what a power cut could take.
+1. Arrived means: on disk. With `fsync: batch` a delivery ends with fsync, so that the cursor never moves past what a
+   power cut could take. With `rotation` only what was rotated (or closed) is safe from that, with `never` what the
+   kernel has written by itself. A process that is killed costs no event with any of them.
 2. Every line of every file is whole. A delivery that fails half-way is cut off again; a torn last line that a crash
    left is cut off when the file is opened. Cutting rather than closing it with a line feed: that would leave a line
    which is no JSON, and nothing is lost, since the cursor had not moved and the event comes again, whole.
 3. Rotation renames, so `tail -F` goes on with the new file. Events of one delivery stay in one file.
-4. Files have mode 0600. One that somebody else moved or removed is made anew at the next delivery.
+4. Files have mode 0600, folders that are made 0700. A file that somebody else moved or removed is made anew at the next
+   delivery.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
+import asyncio
+import errno
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane.disk import sync_folder, write_all
+from auditpipeline.dataplane.outputs.archive import Archive
+from auditpipeline.dataplane.outputs.writer import Writer
 from auditpipeline.dataplane.worker import Worker
 
 _STEP = 2**16
 
 
 class File:
-    """One file and its older ones. Works in a thread of its own, since disks block."""
+    """One file and its older ones. Works in threads of its own, since disks block. `clock` is in seconds since the
+    epoch: ages outlive the process."""
 
-    def __init__(self, config: FileOutput) -> None:
-        self._path = Path(config.path)
-        self._max_bytes = config.max_bytes
-        self._keep = config.keep
-        self._worker = Worker("output-file")
-        self._number: int | None = None
+    def __init__(self, config: FileOutput, clock: Callable[[], float] = time.time) -> None:
+        self._writer = Writer("output-file")
+        self._live = _Live(config, clock)
+        self._archive = self._live.archive
+        self._packer: Worker | None = None
+        self._packing: asyncio.Task[None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rotation: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Appends the lines; they are on disk when it returns."""
-        data = b"".join(line + b"\n" for line in lines)
-        await self._worker.run(lambda: self._append(data))
+        await self._writer.write(b"".join(line + b"\n" for line in lines), self._live.append)
+        self._compress()
+        self._set_alarm()
 
     async def close(self) -> None:
         """Closes the file after what is being written."""
-        await self._worker.run(self._close)
-        self._worker.stop()
+        if self._closed:
+            return
+        self._closed = True
+        self._archive.stop()
+        if self._alarm:
+            self._alarm.cancel()
+        await self._writer.run(self._live.close)
+        self._writer.stop()
+        if self._packer and self._packing:
+            await asyncio.wait([self._packing])
+            self._packer.stop()
 
-    def _append(self, data: bytes) -> None:
+    def _compress(self) -> None:
+        """Sees to it that rotated files are compressed, while deliveries go on."""
+        if self._archive.waiting and not self._closed and (self._packing is None or self._packing.done()):
+            self._packer = self._packer or Worker("output-file-compress")
+            self._packing = asyncio.ensure_future(self._packer.run(self._archive.compress))
+            self._packing.add_done_callback(lambda _: self._compress())
+
+    def _set_alarm(self) -> None:
+        """A file that nothing comes into any more grows old all the same."""
+        if self._alarm:
+            self._alarm.cancel()
+        rest = self._live.rest()
+        if rest is not None and not self._closed:
+            self._alarm = asyncio.get_running_loop().call_later(rest, self._ring)
+
+    def _ring(self) -> None:
+        self._rotation = asyncio.ensure_future(self._rotate())
+
+    async def _rotate(self) -> None:
         try:
+            await self._writer.run(self._live.rotate_old)
+        except Retryable:
+            return  # the next delivery meets the same, and says so
+        self._compress()
+        self._set_alarm()
+
+
+class _Live:
+    """The file that is written, for one thread at a time. What blocks raises Retryable."""
+
+    def __init__(self, config: FileOutput, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._path = Path(config.path)
+        self._number: int | None = None
+        self._since: float | None = None
+        self.archive = Archive(self._path, config.keep, config.compression)
+
+    def append(self, data: bytes) -> None:
+        """Writes the data behind what is there, or into a new file where it does not fit or the old one is too old."""
+        with self._trouble():
             number = self._current(len(data))
             size = os.fstat(number).st_size
             try:
                 write_all(number, data)
-                os.fsync(number)
+                if self._config.fsync == "batch":
+                    os.fsync(number)
             except BaseException:
                 os.ftruncate(number, size)
                 raise
+            if not os.fstat(number).st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "somebody removed it meanwhile")
+            if self._since is None:
+                self._since = self._clock()
+
+    def rotate_old(self) -> None:
+        """Rotates the file where it is too old, whether or not anything comes."""
+        with self._trouble():
+            if self._number is not None and self.rest() == 0:
+                self._current(0)
+
+    def rest(self) -> float | None:
+        """Seconds until the file is too old; None where it never is, or has nothing in it."""
+        if self._config.max_age is None or self._since is None:
+            return None
+        # A clock that was set back must not keep the file for longer than its age.
+        now = self._clock()
+        self._since = min(self._since, now)
+        return max(0.0, self._since + self._config.max_age - now)
+
+    def close(self) -> None:
+        """Closes the file; raises nothing."""
+        if self._number is None:
+            return
+        with suppress(OSError):  # `rotation` promises nothing that a disk which fails now could break
+            self._sync_whole(self._number)
+        self._release()
+
+    def _release(self) -> None:
+        if self._number is not None:
+            os.close(self._number)
+            self._number = None
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            self._close()
+            self._release()
             raise Retryable(f"{self._path} cannot be written: {error.strerror}") from error
 
     def _current(self, coming: int) -> int:
         """The descriptor to write to, after rotation where `coming` bytes would not fit."""
         number = self._number
         if number is None or self._is_gone(number):
-            self._close()
+            self.close()
             number = self._open()
         size = os.fstat(number).st_size
-        if size and size + coming > self._max_bytes:
-            self._close()
-            self._rotate()
+        if size and (size + coming > self._config.max_bytes or self.rest() == 0):
+            self._sync_whole(number)
+            self._release()
+            self.archive.set_aside(self._clock())
             number = self._open()
-        self._number = number
         return number
+
+    def _sync_whole(self, number: int) -> None:
+        """What `fsync: rotation` is about; with `batch` there is nothing left to sync."""
+        if self._config.fsync == "rotation":
+            os.fsync(number)
 
     def _is_gone(self, number: int) -> bool:
         """Whether the path names another file by now, or none."""
         try:
-            found = self._path.stat()
+            return not os.path.samestat(self._path.stat(), os.fstat(number))
         except FileNotFoundError:
             return True
-        mine = os.fstat(number)
-        return (found.st_dev, found.st_ino) != (mine.st_dev, mine.st_ino)
 
     def _open(self) -> int:
-        self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _make_folder(self._path.parent)
         number = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             _mend(number)
             sync_folder(self._path.parent)
+            self.archive.clean()
+            # How old a file is that was there before cannot be told, but not older than the last rotation.
+            self._since = self.archive.newest() if os.fstat(number).st_size else None
         except BaseException:
             os.close(number)
             raise
+        self._number = number
         return number
 
-    def _rotate(self) -> None:
-        older = [self._path.with_name(f"{self._path.name}.{index}") for index in range(1, self._keep + 1)]
-        names = [self._path, *older]
-        for source, target in reversed(list(itertools.pairwise(names))):
-            with contextlib.suppress(FileNotFoundError):
-                source.rename(target)
-        if not older:
-            self._path.unlink()
 
-    def _close(self) -> None:
-        if self._number is not None:
-            os.close(self._number)
-            self._number = None
+def _make_folder(folder: Path) -> None:
+    """Makes the folder and what is missing above it, for its owner only."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 def _mend(number: int) -> None:

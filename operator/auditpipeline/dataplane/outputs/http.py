@@ -1,22 +1,17 @@
-"""HTTP POST of batches. Arrived means: answered with 2xx.
+"""HTTP POST of batches. Arrived means: answered with 2xx; `answer.py` says what every other answer means.
 
-    2xx                     arrived
-    413                     Permanent: too large; the route sends halves, at last single events
-    400, 422                Permanent: refused; halves likewise, so that only what is refused alone becomes a dead
-    letter 408, 425, 429, 5xx      Retryable, with the server's Retry-After (at most five minutes)
-    401, 403, 404, 405,
-    any other 4xx           Retryable: somebody has to mend an address, a token or a certificate, and until then nothing
-                            may be lost. The state of the output says so
-    3xx                     Retryable likewise: redirects are not followed, since they would carry events elsewhere
-
-Certificates, CA and token are files that are read again when they change. The environment's proxy settings are not
-trusted. With `address` that is dialled, with no DNS, and the URL's host is the TLS name and the Host header.
+Certificates, CA, tokens and passwords are files that are read again at each use, so that a changed Secret needs no new
+start. The environment's proxy settings are not trusted, and redirects are not followed: either would carry events and
+credentials elsewhere. With `address` that is dialled, with no DNS, and the URL's host is the TLS name and the Host
+header.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import email.utils
+import asyncio
+import base64
+import ssl
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +20,16 @@ from yarl import URL
 
 from auditpipeline import __version__
 from auditpipeline.core.config import HttpOutput
-from auditpipeline.core.errors import Invalid, Permanent, Retryable
+from auditpipeline.core.errors import Invalid, Retryable
+from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
 from auditpipeline.dataplane.tls import client_context
 
-MAX_AFTER = 300.0
-_PERMANENT = (400, 413, 422)
+MAX_ANSWER = 2**16
+"""Bytes of an answer that are read; a connection on which more comes is not used again."""
+MAX_REASON = 400
+GZIP_LEVEL = 1
+"""310 MB/s and a tenth of the size for audit events; level 6 makes it a fourteenth, at 90 MB/s."""
+_GZIP = 31
 _LIST = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":['
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -53,8 +53,9 @@ class Http:
         self._session: aiohttp.ClientSession | None = None
         self._stamp: _Stamp = ()
         url = URL(config.url)
-        self._host = url.host or ""
+        self._server_name = (config.server_name or url.host) if url.scheme == "https" else None
         self._host_header = url.host_port_subcomponent or ""
+        self._proxy = URL(config.proxy) if config.proxy else None
         self._url = url
         if config.address:
             host, _, port = config.address.rpartition(":")
@@ -64,16 +65,17 @@ class Http:
         """Posts the lines; returns on 2xx."""
         body, content_type = encode(lines, self._config.format)
         try:
+            credentials = _credentials(self._config)
             session = await self._current_session()
-            headers = {"Content-Type": content_type, "Host": self._host_header, **self._authorization()}
-            name = self._host if self._url.scheme == "https" else None
-            async with session.post(
-                self._url, data=body, headers=headers, allow_redirects=False, server_hostname=name
-            ) as response:
-                await response.content.read(2**16)
-                _judge(response)
+            headers = [*self._config.headers, ("Content-Type", content_type), ("Host", self._host_header)]
+            headers += [("Authorization", credentials[0])] if credentials else []
+            await self._post(session, headers, body, credentials)
         except Invalid as error:
             raise Retryable(str(error)) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise Retryable(f"{self._host_header}: {_reason(error)}") from error
+        except TimeoutError as error:
+            raise Retryable(f"{self._host_header}: no answer within {self._config.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Retryable(f"{self._host_header}: {_reason(error)}") from error
 
@@ -83,6 +85,29 @@ class Http:
             await self._session.close()
             self._session = None
 
+    async def _post(
+        self, session: aiohttp.ClientSession, headers: list[tuple[str, str]], body: bytes, secrets: Sequence[str]
+    ) -> None:
+        data = body
+        if self._config.compression == "gzip":
+            data = await asyncio.to_thread(zlib.compress, body, GZIP_LEVEL, _GZIP)
+            headers = [*headers, ("Content-Encoding", "gzip")]
+        async with session.post(
+            self._url,
+            data=data,
+            headers=headers,
+            allow_redirects=False,
+            proxy=self._proxy,
+            server_hostname=self._server_name,
+        ) as response:
+            text = await _text(response)
+            if 200 <= response.status < 300:
+                return
+            words = quotable(text, body, secrets)
+            error = judge(response.status, words, response.headers.get("Retry-After"))
+        if error:
+            raise error
+
     async def _current_session(self) -> aiohttp.ClientSession:
         stamp = tuple(_stamp(path) for path in self._files())
         if self._session is None or stamp != self._stamp:
@@ -91,8 +116,10 @@ class Http:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context, limit=4),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": f"auditpipeline/{__version__}"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                # What is not decompressed cannot grow.
+                auto_decompress=False,
+                headers={"User-Agent": f"auditpipeline/{__version__}", "Accept-Encoding": "identity"},
+                timeout=aiohttp.ClientTimeout(total=self._config.timeout, sock_connect=10),
                 trust_env=False,
             )
             self._stamp = stamp
@@ -102,50 +129,49 @@ class Http:
         tls = self._config.client_tls
         return [path for path in (self._config.ca_file, *((tls.certificate, tls.key) if tls else ())) if path]
 
-    def _authorization(self) -> dict[str, str]:
-        path = self._config.bearer_token_file
-        if path is None:
-            return {}
-        try:
-            token = Path(path).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(path, f"the token cannot be read: {type(error).__name__}") from error
-        if not token or not token.isascii() or not token.isprintable():
-            raise Invalid(path, "holds no token: it must be one line of ASCII")
-        return {"Authorization": f"Bearer {token}"}
+
+async def _text(response: aiohttp.ClientResponse) -> str:
+    """The beginning of the answer's body, read to its end where that is near."""
+    found = bytearray()
+    while len(found) < MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER - len(found))):
+        found += piece
+    return "" if "Content-Encoding" in response.headers else found.decode(errors="replace")
 
 
-def _judge(response: aiohttp.ClientResponse) -> None:
-    """What the status says; see above. The body is not repeated: it may hold anything."""
-    status = response.status
-    if 200 <= status < 300:
-        return
-    message = f"answered {status} {response.reason or ''}".strip()[:200]
-    if status in _PERMANENT:
-        raise Permanent(message)
-    if status in (401, 403, 404, 405) or 300 <= status < 400:
-        raise Retryable(f"{message}: mend the output's url or its credentials; events are kept meanwhile")
-    raise Retryable(message, retry_after(response.headers.get("Retry-After")))
+def _credentials(config: HttpOutput) -> list[str]:
+    """The Authorization header, and then everything that must not be repeated; nothing where there is no credential.
+    Invalid where a file lacks it."""
+    if config.bearer_token_file:
+        token = _secret(config.bearer_token_file, "token")
+        return [f"Bearer {token}", token]
+    if config.basic:
+        name, password = (
+            _secret(config.basic.username_file, "user name"),
+            _secret(config.basic.password_file, "password"),
+        )
+        if ":" in name:
+            raise Invalid(config.basic.username_file, "holds a colon, which no user name may (RFC 7617)")
+        encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
+        return [f"Basic {encoded}", encoded, password]
+    return []
 
 
-def retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3), at most `MAX_AFTER`; None where
-    it says nothing usable."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return min(float(value), MAX_AFTER)
+def _secret(path: str, what: str) -> str:
+    """The one line that a file holds."""
     try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=dt.UTC)
-    return min(max(0.0, (date - dt.datetime.now(dt.UTC)).total_seconds()), MAX_AFTER)
+        found = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(path, f"the {what} cannot be read: {type(error).__name__}") from error
+    if not found or not found.isascii() or not found.isprintable():
+        raise Invalid(path, f"holds no {what}: it must be one line of ASCII")
+    return found
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:300]
+    cause = getattr(error, "certificate_error", None)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return plain(f"certificate verify failed: {cause.verify_message}", MAX_REASON)
+    return plain(str(error), MAX_REASON) or type(error).__name__
 
 
 def _stamp(path: str) -> tuple[int, int, int] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane.disk import write_all
-from auditpipeline.dataplane.worker import Worker
+from auditpipeline.dataplane.outputs.writer import Writer
 
 
 class Stdout:
@@ -14,16 +14,22 @@ class Stdout:
 
     def __init__(self, number: int = 1) -> None:
         self._number = number
-        self._worker = Worker("output-stdout")
+        self._writer = Writer("output-stdout")
+        self._torn = False
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Writes the lines."""
-        data = b"".join(line + b"\n" for line in lines)
-        try:
-            await self._worker.run(lambda: write_all(self._number, data))
-        except OSError as error:
-            raise Retryable(f"standard output cannot be written: {error.strerror}") from error
+        await self._writer.write(b"".join(line + b"\n" for line in lines), self._write)
 
     async def close(self) -> None:
         """Leaves the descriptor open: it is the process's."""
-        self._worker.stop()
+        self._writer.stop()
+
+    def _write(self, data: bytes) -> None:
+        """Ends a line that failed half-way before, since what a pipe has taken cannot be taken back."""
+        before, self._torn = self._torn, True
+        try:
+            write_all(self._number, b"\n" + data if before else data)
+        except OSError as error:
+            raise Retryable(f"standard output cannot be written: {error.strerror}") from error
+        self._torn = False

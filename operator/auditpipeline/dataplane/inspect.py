@@ -1,0 +1,330 @@
+"""A spool for the person on call: what it holds, and dead letters put back. Synchronous; `store` has the layout.
+
+Looking never changes a byte of the folder, whether a process has the spool open, was killed, or ended: the file and its
+shared memory are opened for reading alone (https://www.sqlite.org/wal.html, "Read-Only Databases"; `readonly_shm` is
+the option of SQLite's unix VFS for that). Each look is one short transaction: the writer's journal is not held up.
+
+`requeue` writes. It takes the lock that the process takes, and refuses while that has it: a running process counts the
+numbers of events in its memory. A letter that is put back becomes a new event, of a new number, for its own output
+alone (`only`), or for every output where none ever had it; it is counted as received again, and as `requeued`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import zstandard
+
+from auditpipeline.core.errors import AuditPipelineError, Permanent
+from auditpipeline.core.event import decode_body, decode_event, encode_line, head
+from auditpipeline.dataplane import store
+from auditpipeline.dataplane.store import NO_OUTPUT, Store, only
+
+_ROWS = 400
+_TRIES = 5
+_READ_BYTES = 2**20
+REQUEUED = "requeued"
+
+
+class OutputFigures(NamedTuple):
+    """One output: `next` is the number of the event that it gets next, `waiting` how many are stored from that on,
+    `oldest` when the first of these was stored (seconds since the epoch), `last` when it got the last one (0: never),
+    `lost` what it will not get."""
+
+    name: str
+    next: int
+    delivered: int
+    waiting: int
+    oldest: float | None
+    last: float
+    lost: int
+
+
+class DeadFigures(NamedTuple):
+    """Dead letters of one output and reason that are kept, and the bytes of them as stored."""
+
+    output: str
+    reason: str
+    letters: int
+    size: int
+
+
+class Summary(NamedTuple):
+    """What a spool holds. Events have the numbers `first` to `end - 1`; `size` is the bytes of them as stored, `clean`
+    whether the last process closed it; `lost` is (output, reason, events)."""
+
+    first: int
+    end: int
+    events: int
+    size: int
+    oldest: float | None
+    newest: float | None
+    clean: bool
+    outputs: list[OutputFigures]
+    dead: list[DeadFigures]
+    lost: list[tuple[str, str, int]]
+    dead_removed: int
+    requeued: int
+
+
+class Letter(NamedTuple):
+    """A dead letter; `at` is in seconds since the epoch, `data` what could not be delivered, as it came."""
+
+    id: int
+    at: float
+    output: str
+    reason: str
+    key: str
+    data: bytes
+
+
+class Stored(NamedTuple):
+    """An event and its number; `line` is None where it cannot be read any more."""
+
+    number: int
+    received: float
+    line: bytes | None
+
+
+class Requeued(NamedTuple):
+    """How many letters were put back, as how many events, and why others stay, by id."""
+
+    letters: int
+    events: int
+    left: dict[int, str]
+
+
+class Chosen(NamedTuple):
+    """Which dead letters: these ids, or those of an output (None: of all); of no output is NO_OUTPUT."""
+
+    ids: tuple[int, ...] = ()
+    output: str | None = None
+
+
+class _Alone(AuditPipelineError):
+    """A journal without its shared memory."""
+
+
+@contextmanager
+def looking(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads one state of the spool, and changes nothing. AuditPipelineError where it is none."""
+    if not path.is_file():
+        raise AuditPipelineError(f"{path}: no spool is there; it is called spool.sqlite in a Pod and in --data-dir")
+    try:
+        with closing(_open(path)) as connection:
+            yield connection
+    except sqlite3.DatabaseError as error:
+        raise AuditPipelineError(f"{path} cannot be read as a spool: {error}") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A transaction that reads; tried again where a process starts, or ends, in that moment."""
+    for _ in range(_TRIES):
+        try:
+            return _begun(path)
+        except (sqlite3.OperationalError, _Alone):
+            time.sleep(0.05)
+    return _begun(path)
+
+
+def _begun(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path))}?mode=ro&{_how(path)}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != store.LAYOUT:
+            raise AuditPipelineError(f"{path} has layout {version}, this release reads {store.LAYOUT}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _how(path: Path) -> str:
+    """Without a journal (a process that ended cleanly) the file is all; with one, its shared memory has to be there.
+
+    An empty journal is none: SQLite makes one where a process ends between this look and its own.
+    """
+    shared, journal = Path(f"{path}-shm"), Path(f"{path}-wal")
+    if shared.exists():
+        return "readonly_shm=1"
+    if journal.exists() and journal.stat().st_size:
+        raise _Alone(f"{journal} is there and {shared.name} is not, as in a copy: touch {shared}")
+    return "immutable=1"
+
+
+def summary(path: Path) -> Summary:
+    """What the spool holds."""
+    with looking(path) as connection:
+        figures = store.figures(connection)
+        counters = dict(connection.execute("SELECT name, value FROM counters"))
+        first, events, size, oldest, newest = connection.execute(
+            "SELECT min(first), coalesce(sum(count), 0), coalesce(sum(size), 0), min(received), max(received) "
+            "FROM events"
+        ).fetchone()
+        end = figures.received
+        outputs = [
+            OutputFigures(
+                name, next_, delivered, max(0, end - next_), figures.waiting_since.get(name), at, _lost(figures, name)
+            )
+            for name, next_, delivered, at in connection.execute("SELECT * FROM cursors ORDER BY output")
+        ]
+        dead = connection.execute(
+            "SELECT output, reason, count(*), sum(size) FROM dead GROUP BY output, reason ORDER BY output, 3 DESC"
+        )
+        return Summary(
+            first=end if first is None else first,
+            end=end,
+            events=events,
+            size=size,
+            oldest=oldest,
+            newest=newest,
+            clean=bool(counters.get("clean")),
+            outputs=outputs,
+            dead=[DeadFigures(*row) for row in dead],
+            lost=sorted(figures.lost),
+            dead_removed=figures.dead_removed,
+            requeued=counters.get(REQUEUED, 0),
+        )
+
+
+def _lost(figures: store.Figures, name: str) -> int:
+    return sum(events for output, _, events in figures.lost if output == name)
+
+
+def events(path: Path, start: int = 0, end: int | None = None, output: str | None = None) -> Iterator[Stored]:
+    """The stored events of these numbers (`end` excluded), or from an output's cursor on; as they were stored, which is
+    the widest that any output wants. AuditPipelineError where there is no such output."""
+    if output is not None:
+        with looking(path) as connection:
+            row = connection.execute("SELECT next FROM cursors WHERE output = ?", (output,)).fetchone()
+            names = [name for (name,) in connection.execute("SELECT output FROM cursors ORDER BY output")]
+        if row is None:
+            raise AuditPipelineError(f"{path} knows no output {output!r}: it has {', '.join(names) or 'none'}")
+        start = max(start, row[0])
+    while end is None or start < end:
+        with looking(path) as connection:
+            chunks = store.read(connection, start, _READ_BYTES)
+        if not chunks:
+            return
+        for chunk in chunks:
+            for number in range(max(start, chunk.first), min(chunk.first + chunk.events, end or 2**63)):
+                yield Stored(number, chunk.received, chunk.lines[number - chunk.first] if chunk.lines else None)
+            start = max(start, chunk.first + chunk.events)
+
+
+def dead(path: Path, chosen: Chosen, most: int) -> list[Letter]:
+    """Up to `most` of the chosen dead letters, the newest first."""
+    with looking(path) as connection:
+        return list(_letters(connection, chosen, "DESC", most))
+
+
+def requeue(path: Path, chosen: Chosen) -> Requeued:
+    """Puts the chosen dead letters back, all or none of what can be; the others stay, with the reason.
+
+    AuditPipelineError where a process has the spool open, or the spool is damaged.
+    """
+    if not path.is_file():
+        raise AuditPipelineError(f"{path}: no spool is there")
+    with _locked(path):
+        try:
+            connection = store.open_checked(path)
+        except sqlite3.DatabaseError as error:
+            raise AuditPipelineError(f"{path} cannot be used: {error}; a start of its process mends it") from error
+        # Letters take a sixteenth of a spool at most, so that no limit is needed for what they become.
+        writer = Store(connection, max_bytes=2**62)
+        try:
+            with writer.transaction():
+                return _put_back(connection, writer, chosen)
+        finally:
+            writer.close()
+
+
+def _put_back(connection: sqlite3.Connection, writer: Store, chosen: Chosen) -> Requeued:
+    wanted: dict[str, list[bytes]] = {}
+    done, left = list[int](), dict[int, str]()
+    for letter in _letters(connection, chosen, "ASC", 2**62):
+        try:
+            lines = _lines_of(letter, writer)
+        except Permanent as error:
+            left[letter.id] = str(error)
+            continue
+        wanted.setdefault(letter.output, []).extend(lines)
+        done.append(letter.id)
+    for output, lines in wanted.items():
+        for start in range(0, len(lines), _ROWS):
+            writer.append(lines[start : start + _ROWS], only(output) if output else "")
+    connection.executemany("DELETE FROM dead WHERE id = ?", [(number,) for number in done])
+    connection.execute(
+        "INSERT INTO counters VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+        (REQUEUED, len(done)),
+    )
+    return Requeued(len(done), sum(map(len, wanted.values())), left)
+
+
+def _lines_of(letter: Letter, writer: Store) -> list[bytes]:
+    """The events of a letter as lines; Permanent where it would only become a letter again."""
+    if letter.output != NO_OUTPUT:
+        if letter.output not in writer.cursors:
+            raise Permanent(f"there is no output {letter.output!r} any more")
+        return [encode_line(decode_event(letter.data)) if b"\n" in letter.data else letter.data]
+    event = decode_event(letter.data)
+    events = decode_body(letter.data) if "items" in event else [event]
+    for found in events:
+        head(found)
+    return [encode_line(found) for found in events]
+
+
+def _letters(connection: sqlite3.Connection, chosen: Chosen, order: str, most: int) -> Iterator[Letter]:
+    clauses, values = list[str](), list[object]()
+    if chosen.ids:
+        clauses.append(f"id IN ({', '.join('?' * len(chosen.ids))})")
+        values += chosen.ids
+    if chosen.output is not None:
+        clauses.append("output = ?")
+        values.append(chosen.output)
+    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    query = f"SELECT id, at, output, reason, key, data FROM dead {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
+    for number, at, output, reason, key, data in connection.execute(query, (*values, most)):
+        try:
+            yield Letter(number, at, output, reason, key, zstandard.ZstdDecompressor().decompress(data))
+        except zstandard.ZstdError as error:
+            raise AuditPipelineError(f"dead letter {number} is damaged: {error}") from error
+
+
+def in_use(path: Path) -> bool | None:
+    """Whether a process has the spool open; None where the kernel does not say. Touches no lock: who starts in that
+    moment would be refused."""
+    try:
+        found = Path(f"{path}.lock").stat()
+        locks = Path("/proc/locks").read_text()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    return any(fields[1:2] == ["FLOCK"] and fields[5] == device for fields in map(str.split, locks.splitlines()))
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise AuditPipelineError(
+            f"{path} is in use: stop the process that has it open (in a cluster, scale its StatefulSet to 0 and run "
+            "this in a Pod that mounts the claim), requeue, and start it again; events wait at their senders meanwhile"
+        ) from None
+    finally:
+        os.close(lock)

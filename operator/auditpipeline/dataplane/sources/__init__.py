@@ -1,0 +1,1 @@
+"""Where events come from beside the listener (`server`): `log` reads what kube-apiserver writes to a file."""

@@ -1,0 +1,272 @@
+"""Looking into a spool that is in use, was killed, or is closed; and putting dead letters back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from auditpipeline.core.config import FileOutput
+from auditpipeline.core.errors import AuditPipelineError
+from auditpipeline.dataplane import inspect, store
+from auditpipeline.dataplane.inspect import Chosen
+from auditpipeline.dataplane.store import NO_OUTPUT, Dead, Store
+from tests.dataplane.setting import EVERYTHING, QUICK, Setting, event, event_list, ids, lines_in, until
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(*audit_ids: str) -> list[bytes]:
+    """Events as they are stored."""
+    return [json.dumps(event(auditID=audit_id)).encode() for audit_id in audit_ids]
+
+
+def made(path: Path) -> Store:
+    """A spool with five events, of which siem got two, and three dead letters."""
+    writer = Store(store.open_checked(path), 2**30)
+    with writer.transaction():
+        writer.use(["archive", "siem"])
+        writer.append(lines("a", "b", "c"), "filter")
+        writer.append(lines("d", "e"), "filter")
+        writer.advance("archive", 5, 5)
+        writer.advance("siem", 2, 1, [Dead("siem", "answered 400", lines("a")[0], "a/key")])
+        writer.append(
+            [],
+            "",
+            [
+                Dead(NO_OUTPUT, "the body cannot be read", b"{torn"),
+                Dead(NO_OUTPUT, "why", event_list([event(auditID="z")])),
+            ],
+        )
+    return writer
+
+
+@contextmanager
+def unchanged(folder: Path) -> Iterator[None]:
+    """Not a byte, a size, a time or a name in the folder may change."""
+
+    def state() -> dict[str, tuple[int, int, str]]:
+        return {
+            found.name: (found.stat().st_size, found.stat().st_mtime_ns, hashlib.sha256(found.read_bytes()).hexdigest())
+            for found in folder.iterdir()
+        }
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture(params=["open", "killed", "closed"])
+def spool(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A spool that somebody has open, that was left by a kill, or was closed."""
+    path = tmp_path / "live" / "spool.sqlite"
+    path.parent.mkdir()
+    # SQLite's connections of one process share memory, so that whoever has it open is another process.
+    code = (
+        "import sys; from pathlib import Path; from tests.dataplane.test_inspect import made\n"
+        "writer = made(Path(sys.argv[1])); print('up', flush=True); sys.stdin.read(); writer.close()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        if request.param == "killed":
+            process.kill()
+        elif request.param == "closed":
+            process.communicate()
+        yield path
+        process.kill()
+
+
+def test_a_summary_says_what_is_stored_and_changes_nothing(spool: Path) -> None:
+    """Whatever state the spool is in."""
+    with unchanged(spool.parent):
+        found = inspect.summary(spool)
+    assert (found.first, found.end, found.events) == (0, 5, 5)
+    assert found.size > 0
+    assert [(each.name, each.next, each.delivered, each.waiting, each.lost) for each in found.outputs] == [
+        ("archive", 5, 5, 0, 0),
+        ("siem", 2, 1, 3, 1),
+    ]
+    assert found.outputs[0].oldest is None
+    assert found.outputs[1].oldest is not None
+    assert {(each.output, each.reason, each.letters) for each in found.dead} == {
+        ("siem", "answered 400", 1),
+        (NO_OUTPUT, "the body cannot be read", 1),
+        (NO_OUTPUT, "why", 1),
+    }
+    assert found.lost == [(NO_OUTPUT, "unreadable", 2), ("siem", "refused", 1)]
+
+
+def test_events_are_shown_by_number_and_by_what_an_output_lacks(spool: Path) -> None:
+    """Bounds are kept within a row."""
+
+    def shown(start: int = 0, end: int | None = None, output: str | None = None) -> list[tuple[int, str]]:
+        found = inspect.events(spool, start, end, output)
+        return [(each.number, json.loads(each.line or b"")["auditID"]) for each in found]
+
+    with unchanged(spool.parent):
+        assert shown() == list(enumerate("abcde"))
+        assert shown(1, 4) == [(1, "b"), (2, "c"), (3, "d")]
+        assert shown(output="siem") == [(2, "c"), (3, "d"), (4, "e")]
+        assert shown(output="archive") == []
+        assert shown(9) == []
+        with pytest.raises(AuditPipelineError, match="knows no output 'x': it has archive, siem"):
+            shown(output="x")
+
+
+def test_dead_letters_are_listed_the_newest_first(spool: Path) -> None:
+    """All, of an output, by id, and no more than asked for."""
+    with unchanged(spool.parent):
+        letters = inspect.dead(spool, Chosen(), 10)
+        assert [letter.id for letter in letters] == [3, 2, 1]
+        assert letters[1].data == b"{torn"
+        assert [letter.id for letter in inspect.dead(spool, Chosen(output="siem"), 10)] == [1]
+        assert [letter.id for letter in inspect.dead(spool, Chosen(output=NO_OUTPUT), 1)] == [3]
+        assert [letter.id for letter in inspect.dead(spool, Chosen(ids=(1, 9)), 10)] == [1]
+
+
+def test_a_journal_without_its_shared_memory_is_told(tmp_path: Path) -> None:
+    """As in a copy; what to do is said, and it helps."""
+    path = tmp_path / "live" / "spool.sqlite"
+    path.parent.mkdir()
+    writer = made(path)
+    copy = tmp_path / "copy"
+    shutil.copytree(path.parent, copy)
+    writer.close()
+    shared = copy / "spool.sqlite-shm"
+    shared.unlink()
+    with pytest.raises(AuditPipelineError, match=f"touch {shared}"):
+        inspect.summary(copy / path.name)
+    shared.touch()
+    assert inspect.summary(copy / path.name).end == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"no database" * 500])
+def test_what_is_no_spool_is_told(tmp_path: Path, content: bytes) -> None:
+    """In one line."""
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(AuditPipelineError, match=r"layout 0|cannot be read"):
+        inspect.summary(path)
+    with pytest.raises(AuditPipelineError, match="no spool is there"):
+        inspect.summary(tmp_path / "nothing")
+
+
+def test_requeue_puts_letters_back_for_their_output_alone(tmp_path: Path) -> None:
+    """As new events; what never belonged to an output goes to all; what cannot be read stays."""
+    path = tmp_path / "spool.sqlite"
+    made(path).close()
+    done = inspect.requeue(path, Chosen())
+    assert (done.letters, done.events) == (2, 2)
+    assert list(done.left) == [2]
+    found = inspect.summary(path)
+    assert (found.end, found.events, found.requeued, found.clean) == (7, 7, 2, True)
+    assert [letter.id for letter in inspect.dead(path, Chosen(), 10)] == [2]
+    assert found.lost == [(NO_OUTPUT, "unreadable", 2), ("siem", "refused", 1)]
+    with inspect.looking(path) as connection:
+        chunks = store.read(connection, 5, 2**20)
+    assert sorted((chunk.digest, json.loads((chunk.lines or [b""])[0])["auditID"]) for chunk in chunks) == [
+        ("", "z"),
+        (store.only("siem"), "a"),
+    ]
+    assert inspect.requeue(path, Chosen(output="siem")) == inspect.Requeued(0, 0, {})
+
+
+def test_a_letter_whose_output_is_gone_stays(tmp_path: Path) -> None:
+    """Nobody would get it."""
+    path = tmp_path / "spool.sqlite"
+    writer = made(path)
+    with writer.transaction():
+        writer.use(["archive"])
+    writer.close()
+    done = inspect.requeue(path, Chosen(ids=(1,)))
+    assert done.letters == 0
+    assert "no output 'siem' any more" in done.left[1]
+    assert inspect.summary(path).events == 5
+
+
+async def test_requeued_letters_are_delivered_once_to_their_output(setting: Setting) -> None:
+    """A running plane refuses the requeue; the next start delivers. Other outputs get nothing again."""
+    other = setting.folder / "out" / "other.jsonl"
+    config = setting.config(setting.route("one"), setting.route("two", FileOutput(str(other)), policies=(EVERYTHING,)))
+    async with setting.running(config, QUICK) as running:
+        assert await running.post([event(auditID="first")]) == 200
+        await running.plane.intake.bury([Dead("one", "answered 400", lines("letter")[0])])
+        await until(lambda: other.exists() and len(lines_in(other)) == 1)
+        assert inspect.in_use(setting.spool) is True
+        with pytest.raises(AuditPipelineError, match="is in use: stop the process"):
+            inspect.requeue(setting.spool, Chosen())
+        assert len(inspect.dead(setting.spool, Chosen(), 10)) == 1
+    assert inspect.in_use(setting.spool) is False
+    assert inspect.requeue(setting.spool, Chosen()).events == 1
+    async with setting.running(None, QUICK) as running:
+        await until(lambda: len(lines_in(setting.file)) == 2)
+        assert await running.post([event(auditID="last")]) == 200
+        await until(lambda: len(lines_in(other)) == 2)
+        await until(lambda: len(lines_in(setting.file)) == 3)
+
+        async def settled() -> bool:
+            report = await running.report()
+            return report.dead_letters == 0 and {output.pending for output in report.outputs} == {0}
+
+        await until(settled)
+    assert [line.split("/")[0] for line in ids(lines_in(setting.file))] == ["first", "letter", "last"]
+    assert [line.split("/")[0] for line in ids(lines_in(other))] == ["first", "last"]
+
+
+async def test_looking_does_not_disturb_a_process_that_writes(tmp_path: Path) -> None:
+    """Summaries in a loop beside commits: each is of one state, and the writer meets no error."""
+    path = tmp_path / "spool.sqlite"
+    code = (
+        "import sys, json; from pathlib import Path; from auditpipeline.dataplane import store\n"
+        "writer = store.Store(store.open_checked(Path(sys.argv[1])), 2**30)\n"
+        "print('up', flush=True)\n"
+        "for number in range(300):\n"
+        "    with writer.transaction():\n"
+        "        writer.append([b'{}'] * 3, 'f'); writer.use(['a']); writer.advance('a', 3 * number + 3, 3)\n"
+        "        writer.prune()\n"
+        "writer.close()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(path), stdout=asyncio.subprocess.PIPE, env=os.environ
+    )
+    assert process.stdout
+    await process.stdout.readline()
+    looks = 0
+    while process.returncode is None:
+        found = inspect.summary(path)
+        assert found.end % 3 == 0
+        assert found.events == found.end - found.first
+        looks += 1
+        await asyncio.sleep(0)
+    assert await process.wait() == 0
+    assert looks
+    assert inspect.summary(path).end == 900
+
+
+def test_requeue_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in between leaves every letter where it is."""
+    path = tmp_path / "spool.sqlite"
+    made(path).close()
+
+    def fail(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Store, "append", fail)
+    with pytest.raises(sqlite3.OperationalError):
+        inspect.requeue(path, Chosen())
+    monkeypatch.undo()
+    assert len(inspect.dead(path, Chosen(), 10)) == 3
+    assert inspect.summary(path).events == 5

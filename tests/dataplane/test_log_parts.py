@@ -1,0 +1,412 @@
+"""The parts of a log, and the tail that follows them: real files, rotated in every way, read at every moment."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from auditpipeline.dataplane import log as logs
+from auditpipeline.dataplane.sources.parts import parts
+from auditpipeline.dataplane.sources.tail import Tail
+
+LINE = 4096
+
+
+class Log:
+    """A log, whoever writes and rotates it, and whoever reads it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "audit.log"
+        self.position = folder / "position"
+        self.written: list[bytes] = []
+        self.taken: list[bytes] = []
+        self.said = io.StringIO()
+        self._rotations = 0
+        self._numbers = 0
+        self.tail = self.reader()
+
+    def reader(self) -> Tail:
+        """A reader, as after a start of the process."""
+        tail = Tail(self.path, self.position, logs.make(self.said), LINE)
+        tail.start()
+        return tail
+
+    def write(self, number: int = 1, size: int = 0) -> None:
+        """Appends whole lines."""
+        lines = [self._line(size) for _ in range(number)]
+        self.written += lines
+        self.append(b"".join(line + b"\n" for line in lines))
+
+    def append(self, data: bytes) -> None:
+        """Appends bytes."""
+        with self.path.open("ab") as file:
+            file.write(data)
+
+    def _line(self, size: int) -> bytes:
+        self._numbers += 1
+        return json.dumps({"auditID": f"id-{self._numbers}", "pad": "x" * size}).encode()
+
+    def read(self, most: int = 1000) -> list[bytes]:
+        """Takes up to so many pieces; what came."""
+        found = []
+        while most and (piece := self.tail.next()):
+            assert not piece.reason
+            found += piece.data.splitlines()
+            self.tail.take()
+            self.tail.store()
+            most -= 1
+        self.taken += found
+        return found
+
+    def rename(self) -> Path:
+        """As lumberjack does."""
+        self._rotations += 1
+        target = self.path.with_name(f"audit-2026-11-24T01-56-{self._rotations:02d}.123.log")
+        if self.path.exists():
+            self.path.rename(target)
+        return target
+
+    def copy_and_cut(self) -> None:
+        """As logrotate does with copytruncate."""
+        self.shift()
+        if self.path.exists():
+            shutil.copy2(self.path, f"{self.path}.1")
+            with self.path.open("r+b") as file:
+                file.truncate()
+
+    def shift(self) -> None:
+        """audit.log.1 becomes audit.log.2, and so on."""
+        numbered = {int(found.name.split(".")[2]): found for found in self.path.parent.glob("audit.log.*")}
+        for number, found in sorted(numbered.items(), reverse=True):
+            found.rename(found.with_name(found.name.replace(f".{number}", f".{number + 1}", 1)))
+
+    def pack(self, part: Path) -> None:
+        """Makes a .gz of a part."""
+        with gzip.open(f"{part}.gz", "wb") as file:
+            file.write(part.read_bytes())
+        part.unlink()
+
+    def restart(self) -> None:
+        """Ends without a word, and starts again."""
+        self.tail.leave()
+        self.tail = self.reader()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    """A log that is not there yet, with a reader that waits."""
+    log = Log(tmp_path)
+    yield log
+    log.tail.leave()
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (
+            ["audit.log", "audit-2026-11-24T02-00-00.000.log", "audit-2026-11-23T01-56-04.123.log.gz"],
+            ["audit-2026-11-23T01-56-04.123.log.gz", "audit-2026-11-24T02-00-00.000.log", "audit.log"],
+        ),
+        (["audit.log", "audit.log.1", "audit.log.10.gz"], ["audit.log.10.gz", "audit.log.1", "audit.log"]),
+        (["audit.log-20261124", "audit.log", "audit.log-20261123.gz"], None),
+        (["audit-20261124.log", "audit.log", "audit-20261123-1700000000.log"], None),
+        (["audit.log", "audit.log.1", "audit.log.1.gz"], ["audit.log.1", "audit.log"]),
+        (["audit.log", "audit.log.swp", "audit-policy.log", "audit.log.1.bz2", "other.log.1"], ["audit.log"]),
+    ],
+)
+def test_the_parts_are_found_in_order(tmp_path: Path, names: list[str], order: list[str] | None) -> None:
+    """Whoever rotated them; a .gz that is being made is not one yet, and other files are none."""
+    for name in names:
+        (tmp_path / name).touch()
+    found = [part.path.name for part in parts(tmp_path / "audit.log")]
+    assert found == (order or [*sorted(set(names) - {"audit.log"}), "audit.log"])
+
+
+def test_a_line_is_taken_when_it_has_its_end(log: Log) -> None:
+    """Half of one waits."""
+    log.append(b'{"auditID":')
+    assert log.read() == []
+    log.append(b'"a"}\n{"b"')
+    assert log.read() == [b'{"auditID":"a"}']
+    assert log.read() == []
+
+
+def test_the_last_line_of_a_part_without_an_end_is_taken_when_the_next_part_has_one(log: Log) -> None:
+    """Its writer died; it is a line as good as it is."""
+    log.append(b'{"a":1}\n{"torn":')
+    log.read()
+    log.rename()
+    assert log.read() == []
+    log.append(b'{"b":1}\n')
+    assert log.read() == [b'{"torn":', b'{"b":1}']
+
+
+def test_at_the_very_first_start_older_parts_are_not_read(tmp_path: Path) -> None:
+    """Only the one that is written to."""
+    old = Log(tmp_path)
+    old.write(3)
+    old.rename()
+    old.write(2)
+    old.position.unlink()
+    old.restart()
+    assert old.read() == old.written[3:]
+    old.tail.leave()
+
+
+def test_what_was_rotated_before_anything_was_written_is_read(log: Log) -> None:
+    """There was a start, and then a part: it is not an older one."""
+    log.restart()
+    log.write(2)
+    log.rename()
+    log.write()
+    log.restart()
+    assert log.read() == log.written
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_rotated_while_away_are_read_in_order_to_their_end(log: Log, packed: bool) -> None:
+    """From where it stopped, through a part that it never saw, to the newest."""
+    log.write(3)
+    assert log.tail.next()
+    log.read()
+    log.write(2)
+    names = [log.rename()]
+    log.write(4)
+    names.append(log.rename())
+    log.write(1)
+    if packed:
+        for name in names:
+            log.pack(name)
+    log.restart()
+    log.read()
+    assert log.taken == log.written
+
+
+def test_a_part_that_is_deleted_while_it_is_read_is_read_to_its_end(log: Log) -> None:
+    """It is held open."""
+    log.write(1000, 3000)
+    log.read(1)
+    name = log.rename()
+    log.write()
+    name.unlink()
+    log.read()
+    assert log.taken == log.written
+    assert "gone" not in log.said.getvalue()
+
+
+def test_a_part_that_was_deleted_before_it_was_read_is_told(log: Log) -> None:
+    """The older ones are not read again, the newer ones are."""
+    log.write(5)
+    log.read()
+    log.rename()
+    log.write(5)
+    log.read()
+    gone = log.rename()
+    log.write(2)
+    log.restart()
+    gone.unlink()
+    assert log.read() == log.written[10:]
+    assert "gone" in log.said.getvalue()
+
+
+def test_a_log_that_is_cut_off_without_a_copy_is_read_from_its_new_beginning(log: Log) -> None:
+    """Also when it has grown beyond the old position by then."""
+    log.write(3)
+    log.read()
+    log.path.write_bytes(b"")
+    log.write(30)
+    log.read()
+    assert log.taken == log.written
+
+
+def test_an_inode_that_is_used_again_is_no_old_friend(log: Log) -> None:
+    """Another file of the same number begins otherwise."""
+    log.write(3)
+    log.read()
+    before = log.path.stat().st_ino
+    stored = json.loads(log.position.read_bytes())
+    log.path.unlink()
+    log.write(5)
+    stored["inode"] = [log.path.stat().st_dev, log.path.stat().st_ino]
+    log.tail.leave()
+    log.position.write_text(json.dumps(stored))
+    log.restart()
+    log.read()
+    assert log.taken == log.written
+    assert before
+
+
+def test_a_line_that_is_too_long_is_kept_in_part_and_passed(log: Log) -> None:
+    """What follows it is read; one that has no end yet waits for it."""
+    log.append(b"y" * (3 * LINE))
+    assert log.tail.next() is None
+    log.append(b"y\n")
+    log.write(2)
+    piece = log.tail.next()
+    assert piece is not None
+    assert "more than 4096 bytes" in piece.reason
+    assert set(piece.data) == {ord("y")}
+    log.tail.take()
+    log.tail.store()
+    log.restart()
+    assert log.read() == log.written
+
+
+def test_a_torn_gzip_is_told_once_and_passed(log: Log) -> None:
+    """With what could be read of it."""
+    log.write(1)
+    log.read()
+    log.write(2000, 100)
+    name = log.rename()
+    log.pack(name)
+    whole = Path(f"{name}.gz").read_bytes()
+    Path(f"{name}.gz").write_bytes(whole[: len(whole) // 2])
+    log.write()
+    log.restart()
+    reasons = []
+    found = []
+    while piece := log.tail.next():
+        reasons += [piece.reason] if piece.reason else []
+        found += [] if piece.reason else piece.data.splitlines()
+        log.tail.take()
+    assert len(reasons) == 1
+    assert "cannot be read" in reasons[0]
+    assert found[:100] == log.written[1:101]
+    assert found[-1] == log.written[-1]
+
+
+def test_a_position_that_cannot_be_read_costs_duplicates_and_no_line(log: Log) -> None:
+    """All parts are read again."""
+    log.write(2)
+    log.rename()
+    log.write(2)
+    log.read()
+    log.position.write_bytes(b"\xff{")
+    log.restart()
+    assert log.read() == log.written
+
+
+class Interleavings(RuleBasedStateMachine):
+    """Writing, rotating, packing, reading and restarting in any order: each line is taken once, in order.
+
+    A restart comes after the position was stored, or before: then the last piece is read again.
+    """
+
+    folders: Iterator[Path]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = Log(next(self.folders))
+        self.packable: list[Path] = []
+        self.unsure = 0
+
+    @initialize(copying=st.booleans())
+    def kind(self, copying: bool) -> None:
+        """Who rotates."""
+        self.copying = copying
+
+    @rule(number=st.integers(1, 5), size=st.sampled_from([0, 50, 2000]))
+    def write(self, number: int, size: int) -> None:
+        """Whole lines."""
+        self.log.write(number, size)
+
+    @rule(cut=st.integers(1, 10))
+    def write_in_halves(self, cut: int) -> None:
+        """One line, with a look in between."""
+        line = self.log._line(20)
+        self.log.append(line[:cut])
+        self.log.read()
+        self.log.append(line[cut:] + b"\n")
+        self.log.written.append(line)
+
+    @precondition(lambda self: not self.copying)
+    @rule()
+    def rename(self) -> None:
+        """The part goes, and there is none for a while."""
+        self.packable.append(self.log.rename())
+
+    @precondition(lambda self: self.copying)
+    @rule()
+    def copy_and_cut(self) -> None:
+        """The part stays and its content goes."""
+        self.log.copy_and_cut()
+
+    @precondition(lambda self: self.packable)
+    @rule()
+    def pack(self) -> None:
+        """The oldest part becomes a .gz."""
+        part = self.packable.pop(0)
+        if part.exists():
+            self.log.pack(part)
+
+    @rule(pieces=st.integers(1, 3))
+    def read(self, pieces: int) -> None:
+        """A little."""
+        self.log.read(pieces)
+
+    @rule()
+    def restart(self) -> None:
+        """With the position stored."""
+        self.log.restart()
+
+    @rule()
+    def crash_between_taking_and_storing(self) -> None:
+        """What was taken is taken again: the same lines."""
+        piece = self.log.tail.next()
+        if piece:
+            self.log.tail.take()
+            self.log.restart()
+            again = self.log.tail.next()
+            assert again is not None
+            assert again.data[:20] == piece.data[:20]
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        """What was taken is what was written first."""
+        assert self.log.taken == self.log.written[: len(self.log.taken)]
+
+    def teardown(self) -> None:
+        """At last everything is taken."""
+        self.log.write()
+        self.log.read()
+        self.log.tail.leave()
+        assert self.log.taken == self.log.written
+
+
+def test_any_interleaving_of_writing_rotating_and_reading_loses_nothing(tmp_path: Path) -> None:
+    """A state machine against the list of what was written."""
+
+    def folders() -> Iterator[Path]:
+        number = 0
+        while True:
+            number += 1
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            yield folder
+
+    Interleavings.folders = folders()
+    run_state_machine_as_test(
+        Interleavings,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
