@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long lint unit cluster bench bench-control bench-policy lock manifests clean
+.PHONY: help demo test test-long test-native lint unit cluster bench bench-control bench-policy lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ $(VENV)/installed: requirements/dev.txt pyproject.toml
 demo: $(VENV)/installed ## a cluster, an AuditPipeline and its events (DEMO_ARGS=--once ends by itself)
 	@$(BIN)/python -m tests.cluster.demo $(DEMO_ARGS)
 
-test: lint unit cluster ## everything
+test: lint unit cluster test-native ## everything
 
 lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
 	$(BIN)/ruff check
@@ -31,7 +31,7 @@ lint: $(VENV)/installed ## ruff, mypy, import-linter, helm lint
 
 unit: $(VENV)/installed ## tests that need no cluster
 	@$(BIN)/python -m tests.cluster.prepare unit
-	$(BIN)/pytest -m 'not controlplane and not node and not long'
+	$(BIN)/pytest -m 'not controlplane and not node and not native and not long'
 
 test-long: $(VENV)/installed ## reliability, half an hour: 220 kills, ten minutes of soak, more damage; prints what was lost
 	$(BIN)/pytest -m long --timeout 1800 tests/reliability
@@ -41,6 +41,10 @@ cluster: $(VENV)/installed ## tests on a real control plane and, where possible,
 	  $(BIN)/python -m tests.cluster.prepare node; else $(BIN)/python -m tests.cluster.prepare; fi
 	@arguments=$$($(BIN)/python -m tests.cluster.tier) && eval "set -- $$arguments" && \
 	  $(BIN)/pytest --timeout 900 "$$@"
+
+test-native: $(VENV)/installed ## the same on Kubernetes 1.18, where AuditSink is built in
+	@$(BIN)/python -m tests.cluster.prepare native
+	@$(BIN)/pytest --timeout 900 -m native
 
 bench: $(VENV)/installed ## the data plane against a naive receiver and the floor (BENCH_ARGS=--quick takes a minute)
 	$(BIN)/python -m tests.bench.plane $(BENCH_ARGS)

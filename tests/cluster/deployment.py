@@ -25,6 +25,7 @@ class Deployment(ABC):
 
     cluster: ControlPlane
     watched: tuple[Process, ...] = ()
+    apply_args: tuple[str, ...] = ()
 
     def __enter__(self) -> Self:
         try:
@@ -68,7 +69,7 @@ class Deployment(ABC):
 
     def apply(self, *objects: dict[str, Any]) -> None:
         """`kubectl apply` of the objects."""
-        self.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
+        self.kubectl("apply", "-f", "-", *self.apply_args, stdin=yaml.safe_dump_all(objects))
 
     def condition(self, name: str, kind: str = "Ready") -> dict[str, str]:
         """A condition of an AuditPipeline; empty while there is none."""

@@ -27,6 +27,8 @@ CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
 class LocalDeployment(Deployment):
     """`data` is an empty folder for what is not the cluster's own; `operator_args` come after the chart's."""
 
+    helm_args: tuple[str, ...] = ()
+
     def __init__(self, data: Path, *, operator_args: tuple[str, ...] = (), audit_log: Path | None = None) -> None:
         self._data = data
         self._operator_args = operator_args
@@ -60,6 +62,10 @@ class LocalDeployment(Deployment):
         self._kubelet.start()
         self.watched = (Process("operator", self._operator_command(deployment), self._data / "operator.log"),)
         self.operator.start()
+        self.wait_for_intake()
+
+    def wait_for_intake(self) -> None:
+        """Wait until somebody takes kube-apiserver's events."""
         self.wait_for("a gateway that is ready", self.gateway_ready)
 
     def stop(self) -> None:
@@ -90,7 +96,7 @@ class LocalDeployment(Deployment):
     def _install(self) -> dict[str, Any]:
         """Apply what the chart renders but for the Deployment, which is returned."""
         helm = binaries.find("helm")["helm"]
-        rendered = run([str(helm), "template", "auditpipeline", str(CHART), "--namespace", NAMESPACE])
+        rendered = run([str(helm), "template", "auditpipeline", str(CHART), "--namespace", NAMESPACE, *self.helm_args])
         objects = [found for found in yaml.safe_load_all(rendered) if found]
         deployment: dict[str, Any] = next(found for found in objects if found["kind"] == "Deployment")
         crds = [found for found in objects if found["kind"] == "CustomResourceDefinition"]

@@ -1,8 +1,8 @@
-"""Build beforehand what tests use: `python -m tests.cluster.prepare [unit | node]`.
+"""Build beforehand what tests use: `python -m tests.cluster.prepare [unit | node | native]`.
 
 The first build of Kubernetes takes some twelve minutes on two cores, which is longer than a test may take; with `node`
 the node's programs and the project's image are made too, and `unit` makes what the tests without a cluster need alone:
-kube-apiserver's evaluator (tests/oracle). What is in the cache already costs nothing.
+kube-apiserver's evaluator (tests/oracle); `native` makes Kubernetes 1.18. What is in the cache already costs nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from . import binaries, image
 from .controlplane import ControlPlane
+from .native import NATIVE
 from .node import Node
 
 
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str]) -> int:
     """Build what is not there; the exit code."""
     try:
         binaries.find(*binaries.ORACLE.packages)
+        if "native" in arguments:
+            binaries.find_in(NATIVE)
         if "unit" not in arguments:
             binaries.find(*(Node.programs if "node" in arguments else ControlPlane.programs))
         if "node" in arguments:

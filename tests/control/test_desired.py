@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,12 @@ def rendered(case: str) -> list[dict[str, Any]]:
     """Every object of a case."""
     body, features = CASES[case]
     value = bodies.parsed(body)
-    encoded = config.encode(desired.receiver_config(value))
+    builtin = features.sinks == "builtin"
+    encoded = config.encode(desired.receiver_config(value, token=builtin))
+    tls = replace(TLS, token="t0k3n" if builtin else "")
     return [
-        *desired.children(value, encoded, TLS, SETTINGS, features),
-        desired.audit_sink(value, TLS.bundle, SETTINGS, features),
+        *desired.children(value, encoded, tls, SETTINGS, features),
+        desired.audit_sink(value, TLS.bundle, SETTINGS, features, tls.token),
     ]
 
 

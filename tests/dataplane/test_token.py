@@ -110,3 +110,20 @@ def test_what_is_no_token_is_said_to_be_none(tmp_path: Path, content: str) -> No
     assert not content or content not in str(found.value)
     with pytest.raises(Invalid, match="cannot be read"):
         Token(str(tmp_path / "none")).refresh()
+
+
+async def test_the_last_part_of_the_path_opens_too(setting: Setting, config: Config) -> None:
+    """For kube-apiserver's own dynamic backend, which can show nothing else."""
+    stranger, body = setting.authority.client(None), event_list([event()])
+    async with setting.running(config) as plane:
+        for path, status in ((SECRET, 200), (f"{SECRET}x", 401), ("x", 401)):
+            async with plane.session.post(f"{plane.audit}/{path}?timeout=30s", data=body, ssl=stranger) as response:
+                assert response.status == status
+    assert SECRET not in setting.log.getvalue()
+
+
+async def test_without_a_token_there_is_no_such_path(setting: Setting) -> None:
+    """A certificate alone, at its own path."""
+    async with setting.running(setting.config()) as plane:
+        async with plane.session.post(f"{plane.audit}/{SECRET}", data=b"{}", ssl=plane.context) as response:
+            assert response.status == 404

@@ -48,6 +48,11 @@ true
 {{- end -}}
 {{- end }}
 
+{{/* Where Events of cluster-scoped objects are written: events.k8s.io/v1 came with 1.19, and the namespace changed. */}}
+{{- define "auditpipeline.eventsNamespace" -}}
+{{- semverCompare ">=1.19-0" .Capabilities.KubeVersion.Version | ternary "default" "kube-system" -}}
+{{- end }}
+
 {{/* The Pod's and the container's part of Pod Security "restricted". */}}
 {{- define "auditpipeline.podSecurity" -}}
 runAsNonRoot: true

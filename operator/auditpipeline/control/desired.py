@@ -35,10 +35,12 @@ SPOOL_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Certified:
-    """A serving certificate and the bundle of authorities that verifies it and its clients."""
+    """A serving certificate and the bundle of authorities that verifies it and its clients; `token` is what a client
+    without certificate shows, or ""."""
 
     leaf: Pair
     bundle: str
+    token: str = ""
 
 
 def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings, features: Features) -> list[Manifest]:
@@ -56,14 +58,21 @@ def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings
     ]
 
 
-def receiver_config(pipeline: Pipeline) -> config.Config:
-    """The configuration of the pipeline's receivers: one route for each output."""
+def receiver_config(pipeline: Pipeline, *, token: bool = False) -> config.Config:
+    """The configuration of the pipeline's receivers: one route for each output.
+
+    With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
+    """
     tls = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key", f"{names.TLS_FOLDER}/ca.crt")
     return config.Config(
         plane="receiver",
         name=pipeline.metadata.name,
         listen=config.Listen(
-            audit=f"0.0.0.0:{names.AUDIT_PORT}", ops=f"0.0.0.0:{names.OPS_PORT}", audit_tls=tls, ops_tls=tls
+            audit=f"0.0.0.0:{names.AUDIT_PORT}",
+            ops=f"0.0.0.0:{names.OPS_PORT}",
+            audit_tls=tls,
+            ops_tls=tls,
+            audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if token else None,
         ),
         spool=_spool(pipeline),
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
@@ -126,7 +135,7 @@ def _http(http: Http) -> config.HttpOutput:
     )
 
 
-def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Features) -> Manifest:
+def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Features, token: str = "") -> Manifest:
     """The AuditSink: the level and the stages that the policy needs; its rules where the cluster has them."""
     policy, name = pipeline.spec.policy.effective, pipeline.metadata.name
     wanted: Manifest = {"level": level_without_rules(policy).title, "stages": list(wanted_stages(policy))}
@@ -135,7 +144,7 @@ def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Fe
     reference = {
         "namespace": names.namespace_of(pipeline, settings.namespace),
         "name": names.child(name),
-        "path": "/audit",
+        "path": f"/audit/{token}" if token else "/audit",
         "port": settings.service_port,
     }
     return {
@@ -221,6 +230,8 @@ def secret(meta: Manifest, data: dict[str, bytes], kind: str = "Opaque") -> Mani
 def tls_secret(meta: Manifest, tls: Certified) -> Manifest:
     """A Secret of type kubernetes.io/tls with the bundle as ca.crt."""
     data = {"tls.crt": tls.leaf.certificate, "tls.key": tls.leaf.key, "ca.crt": tls.bundle}
+    if tls.token:
+        data[names.TOKEN_KEY] = tls.token
     return secret(meta, {key: value.encode() for key, value in data.items()}, "kubernetes.io/tls")
 
 

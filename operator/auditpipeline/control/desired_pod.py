@@ -35,7 +35,7 @@ def statefulset(pipeline: Pipeline, namespace: str, settings: Settings, features
         "template": {"metadata": {"labels": names.labels(name)}, "spec": _pod(pipeline, settings, features)},
     }
     if not pipeline.spec.webhook.storage.ephemeral:
-        spec["volumeClaimTemplates"] = [_claim(pipeline)]
+        spec["volumeClaimTemplates"] = [_claim(pipeline, features)]
         if features.claim_retention:
             spec["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Delete", "whenScaled": "Retain"}
     return {
@@ -170,15 +170,18 @@ def _optional_secret(secret: str, keys: list[str]) -> dict[str, Any]:
     return {"name": _volume(secret), "secret": {"secretName": secret, "optional": True, "items": items}}
 
 
-def _claim(pipeline: Pipeline) -> dict[str, Any]:
+def _claim(pipeline: Pipeline, features: Features) -> dict[str, Any]:
+    """The template of the claims. Where a StatefulSet cannot say that they go with it, the pipeline owns them."""
     storage = pipeline.spec.webhook.storage
     spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": storage.size}}}
     if storage.storage_class_name is not None:
         spec["storageClassName"] = storage.storage_class_name
+    owner = {**names.owner(pipeline), "controller": False}
+    owners = {} if features.claim_retention else {"ownerReferences": [owner]}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "data", "labels": names.labels(pipeline.metadata.name)},
+        "metadata": {"name": "data", "labels": names.labels(pipeline.metadata.name), **owners},
         "spec": spec,
     }
 

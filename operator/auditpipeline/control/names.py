@@ -34,6 +34,7 @@ OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
 
 CONFIG_FOLDER = "/etc/auditpipeline/config"
 TLS_FOLDER = "/etc/auditpipeline/tls"
+TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 SECRETS_FOLDER = "/etc/auditpipeline/secrets"
 BOOTSTRAP_FOLDER = "/etc/auditpipeline/bootstrap"
 DATA_FOLDER = "/var/lib/auditpipeline"

@@ -1,6 +1,7 @@
 """Kubernetes Events for what changed: one for each transition, none twice within ten minutes, never one with a secret.
 
-Events of cluster-scoped objects live in the namespace `default` (k8s.io/kubernetes/pkg/apis/core/validation/events.go).
+Events of cluster-scoped objects live in the namespace `default`, and before events.k8s.io/v1 (1.19) in `kube-system`
+(k8s.io/kubernetes/pkg/apis/core/validation/events.go).
 An Event that cannot be written is logged and forgotten: it must not hold up what it tells of.
 """
 
@@ -19,7 +20,7 @@ from auditpipeline.core.errors import AuditPipelineError
 
 log = structlog.get_logger()
 
-NAMESPACE = "default"
+NAMESPACE, FORMER_NAMESPACE = "default", "kube-system"
 QUIET = 600.0
 TOLD = ("Ready", "Stalled", "SinkRegistered", "Delivering")
 _MAX_REMEMBERED = 5000
@@ -46,10 +47,11 @@ class Recorder:
             self._told.clear()
         self._told[key] = now.timestamp()
         name = regarding["name"]
+        namespace = NAMESPACE if events.version == "v1" else FORMER_NAMESPACE
         body = {
             "apiVersion": events.api_version,
             "kind": "Event",
-            "metadata": {"name": f"{name}.{secrets.token_hex(8)}", "namespace": NAMESPACE},
+            "metadata": {"name": f"{name}.{secrets.token_hex(8)}", "namespace": namespace},
             "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "auditpipeline.dev/operator",
             "reportingInstance": self._identity[:128],

@@ -84,7 +84,7 @@ async def register(this: Round) -> None:
         return
     if this.pipeline.spec.suspend:
         return
-    manifest = desired.audit_sink(this.pipeline, world.authority.bundle, world.settings, features)
+    manifest = desired.audit_sink(this.pipeline, world.authority.bundle, world.settings, features, sink_token(this))
     key = key_of(SINKS.plural, manifest)
     this.kept.add(key)
     before = world.applied.get(key)
@@ -136,6 +136,12 @@ async def forbidden(this: Round, error: Forbidden) -> None:
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
+
+
+def sink_token(this: Round) -> str:
+    """What kube-apiserver shows where it posts to the receivers itself; "" where the gateway does, by certificate."""
+    builtin = this.world.features.sinks == "builtin"
+    return this.world.authority.token(this.pipeline.metadata.uid) if builtin else ""
 
 
 def _registration(world: World, sink: str, now: Identity) -> Verdict:

@@ -11,7 +11,7 @@ from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.resources import CLAIMS, STATEFULSETS
 from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.steps import forbidden, namespace_exists
+from auditpipeline.control.steps import forbidden, namespace_exists, sink_token
 from auditpipeline.control.world import ensure
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
@@ -27,7 +27,7 @@ PROBES_A_SECOND = 20.0
 async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
     world, pipeline = this.world, this.pipeline
-    body = config.encode(desired.receiver_config(pipeline))
+    body = config.encode(desired.receiver_config(pipeline, token=bool(sink_token(this))))
     try:
         tls = await _certified(this)
         for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
@@ -42,7 +42,10 @@ async def children(this: Round) -> None:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     this.facts.certificate = certificates.not_after(tls.leaf.certificate)
     this.facts.config = config.digest(body)
-    this.versions += [this.facts.config, desired.digest({"tls": tls.leaf.certificate, "ca": tls.bundle})]
+    this.versions += [
+        this.facts.config,
+        desired.digest({"tls": tls.leaf.certificate, "ca": tls.bundle, "token": tls.token}),
+    ]
 
 
 async def observe(this: Round) -> None:
@@ -68,7 +71,7 @@ async def _certified(this: Round) -> desired.Certified:
     authority = this.world.authority
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
-    return desired.Certified(leaf, authority.bundle)
+    return desired.Certified(leaf, authority.bundle, sink_token(this))
 
 
 async def _child(this: Round, manifest: desired.Manifest) -> None:

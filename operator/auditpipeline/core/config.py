@@ -46,9 +46,9 @@ class Tls(_Value, frozen=True):
 class Listen(_Value, frozen=True):
     """Addresses as `host:port`.
 
-    `audit` takes events and demands a client certificate, or, where `audit_token_file` names a file with a bearer
-    token, one of both; `ops` serves /healthz, /readyz and /metrics to everybody and
-    /status to holders of a client certificate.
+    `audit` takes events and demands a client certificate, or, where `audit_token_file` names a file with a token,
+    one of both: as a bearer token or as the last part of the path; `ops` serves /healthz, /readyz and /metrics to
+    everybody and /status to holders of a client certificate.
     """
 
     audit: str
