@@ -124,6 +124,9 @@ async def test_the_last_part_of_the_path_opens_too(setting: Setting, config: Con
 
 async def test_without_a_token_there_is_no_such_path(setting: Setting) -> None:
     """A certificate alone, at its own path."""
-    async with setting.running(setting.config()) as plane:
-        async with plane.session.post(f"{plane.audit}/{SECRET}", data=b"{}", ssl=plane.context) as response:
-            assert response.status == 404
+    path = f"/{SECRET}"
+    async with (
+        setting.running(setting.config()) as plane,
+        plane.session.post(f"{plane.audit}{path}", data=b"{}", ssl=plane.context) as response,
+    ):
+        assert response.status == 404

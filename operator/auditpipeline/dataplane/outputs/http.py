@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import ssl
 import zlib
 from collections.abc import Sequence
