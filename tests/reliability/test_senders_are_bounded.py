@@ -15,6 +15,7 @@ from itertools import combinations
 import aiohttp
 import pytest
 
+from auditpipeline.core.config import FileOutput
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import Process, serving
 from tests.dataplane.setting import Setting, event, event_list
@@ -28,7 +29,8 @@ CONCURRENT = 500
 
 @asynccontextmanager
 async def _started(setting: Setting) -> AsyncIterator[Process]:
-    setting.write(setting.config())
+    # A file that is never rotated away, since all that arrived is counted at the end.
+    setting.write(setting.config(setting.route(output=FileOutput(str(setting.file), max_bytes=2**40))))
     async with serving(setting) as process:
         await process.listening()
         yield process

@@ -46,7 +46,7 @@ _GROUP = 128
 _RESERVE = 8 * 2**20
 _KEEP_FREE = 64 * 2**20
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_RECENT = 6 * 2**20
+_RECENT = 4 * 2**20
 _MOVE_SECONDS = 0.05
 _Result = tuple["asyncio.Future[Any]", Any, Exception | None]
 
@@ -353,7 +353,9 @@ def _open(
         reserve.release()  # on a full disk the file could not even be opened
         writer = Store(open_or_salvage(path, outputs, log), config.max_bytes, config.backpressure, config.max_age)
         sync_folder(path.parent)
-        return writer, store.connect(path), lock
+        reader = store.connect(path)
+        reader.execute("PRAGMA cache_size = -256")  # rows are read once
+        return writer, reader, lock
     except BaseException as error:
         os.close(lock)
         if isinstance(error, BlockingIOError):
