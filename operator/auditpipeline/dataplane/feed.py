@@ -21,7 +21,7 @@ from auditpipeline.dataplane.filter import digest, narrow_line
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
-BATCH_BYTES = 4 * 2**20
+BATCH_BYTES = 2 * 2**20
 Redact = Callable[[bytes], bytes]
 """One event as a line -> the same without what an output must not have; Permanent where it cannot tell."""
 

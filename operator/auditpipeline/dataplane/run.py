@@ -23,6 +23,7 @@ from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.memory import one_arena
 from auditpipeline.dataplane.plane import Plane
 from auditpipeline.dataplane.route import Patience
 from auditpipeline.dataplane.server import Listener, ops_app
@@ -47,6 +48,9 @@ async def run(
 
     Raises AuditPipelineError where the spool cannot be opened or a port is taken.
     """
+    one_arena()
+    import os, sys
+    if os.environ.get('BENCH_SWITCH'): sys.setswitchinterval(float(os.environ['BENCH_SWITCH']))
     log = log or logs.make()
     source = ConfigFile(config_path)
     found = await _first(source, transform, stop, log)

@@ -46,7 +46,7 @@ _GROUP = 128
 _RESERVE = 8 * 2**20
 _KEEP_FREE = 64 * 2**20
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_RECENT = 8 * 2**20
+_RECENT = 6 * 2**20
 _MOVE_SECONDS = 0.05
 _Result = tuple["asyncio.Future[Any]", Any, Exception | None]
 

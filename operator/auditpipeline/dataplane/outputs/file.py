@@ -47,7 +47,7 @@ class File:
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Appends the lines; they are on disk when it returns."""
-        await self._writer.write(b"".join(line + b"\n" for line in lines), self._live.append)
+        await self._writer.write(b"\n".join([*lines, b""]), self._live.append)
         self._compress()
         self._set_alarm()
 

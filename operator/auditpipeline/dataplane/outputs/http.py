@@ -39,7 +39,7 @@ def encode(lines: Sequence[bytes], form: str) -> tuple[bytes, str]:
     """A body of that format, and its content type."""
     match form:
         case "json-lines":
-            return b"".join(line + b"\n" for line in lines), "application/x-ndjson"
+            return b"\n".join([*lines, b""]), "application/x-ndjson"
         case "json-array":
             return b"[" + b",".join(lines) + b"]", "application/json"
         case _:

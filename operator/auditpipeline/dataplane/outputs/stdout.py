@@ -19,7 +19,7 @@ class Stdout:
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Writes the lines."""
-        await self._writer.write(b"".join(line + b"\n" for line in lines), self._write)
+        await self._writer.write(b"\n".join([*lines, b""]), self._write)
 
     async def close(self) -> None:
         """Leaves the descriptor open: it is the process's."""
