@@ -14,6 +14,7 @@ from auditpipeline import __version__
 from auditpipeline.cli.bootstrap import bootstrap
 from auditpipeline.cli.operator import operator
 from auditpipeline.cli.policy import policy
+from auditpipeline.cli.preflight import preflight
 from auditpipeline.cli.serve import gateway_init, serve
 from auditpipeline.core.errors import AuditPipelineError
 
@@ -32,7 +33,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (operator, serve, gateway_init, bootstrap, policy):
+for command in (operator, serve, gateway_init, bootstrap, preflight, policy):
     cli.add_command(command)
 
 

@@ -26,6 +26,7 @@ from auditpipeline.core.spec import Format
 
 VERSION = 1
 MAX_CONFIG = 64 * 2**20
+MAX_BODY = 20 * 2**20
 Plane = Literal["receiver", "gateway"]
 
 
@@ -121,7 +122,7 @@ class Config(_Value, frozen=True):
     spool: Spool
     routes: tuple[Route, ...]
     version: int = VERSION
-    max_body: int = 20 * 2**20
+    max_body: int = MAX_BODY
 
 
 def encode(config: Config) -> bytes:
