@@ -23,6 +23,8 @@ from prometheus_client import CollectorRegistry
 
 from auditpipeline.cli.main import cli
 from auditpipeline.control import bootstrap, health, names
+from auditpipeline.control.bootstrap_embedded import TALOS_VERSIONS
+from auditpipeline.control.bootstrap_kubeadm import KUBEADM_VERSIONS
 from auditpipeline.control.facts import Facts, Problem
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.status import conditions
@@ -340,8 +342,19 @@ def test_the_files_and_versions_of_bootstrap_are_documented() -> None:
     made = bootstrap.files({}, bootstrap.ADDRESS, datetime.now(UTC))
     table = REFERENCE["auditpipeline bootstrap files"][1]
     assert {codes(row[0])[0]: row[1] for row in table} == {name: f"{file.mode:04o}" for name, file in made.items()}
-    (row,) = (row for row in rows("auditpipeline bootstrap kubeadm") if "--config-version" in row[0])
-    assert tuple(codes(row[-1])) == bootstrap.KUBEADM_VERSIONS
+    for tool, versions in (("kubeadm", KUBEADM_VERSIONS), ("talos", TALOS_VERSIONS)):
+        (row,) = (row for row in rows(f"auditpipeline bootstrap {tool}") if "--config-version" in row[0])
+        assert tuple(codes(row[-1])) == versions
+
+
+def test_every_distribution_has_its_section_in_the_guide() -> None:
+    """With its command, what restarts, and how to go back."""
+    sections = (ROOT / "docs" / "bootstrap.md").read_text().split("\n## ")
+    group = COMMANDS["auditpipeline bootstrap"]
+    assert isinstance(group, click.Group)
+    for command in group.commands.keys() - {"files"}:
+        (section,) = (part for part in sections if f"$ auditpipeline bootstrap {command} " in part)
+        assert all(f"**{word}**" in section for word in ("Restarts", "Rolls back")), command
 
 
 # Metrics.

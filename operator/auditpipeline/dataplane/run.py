@@ -50,7 +50,9 @@ async def run(
     """
     one_arena()
     import os, sys
-    if os.environ.get('BENCH_SWITCH'): sys.setswitchinterval(float(os.environ['BENCH_SWITCH']))
+
+    if os.environ.get("BENCH_SWITCH"):
+        sys.setswitchinterval(float(os.environ["BENCH_SWITCH"]))
     log = log or logs.make()
     source = ConfigFile(config_path)
     found = await _first(source, transform, stop, log)
