@@ -279,7 +279,7 @@ async def test_a_foreign_sink_that_cannot_be_used_is_left_out_and_told(
         bad = await kube.get(SINKS, "bad") or {}
 
         async def told() -> bool:
-            return "SinkRefused" in [event["reason"] for event in await events(kube, bad["metadata"]["uid"])]
+            return "CreateFailed" in [event["reason"] for event in await events(kube, bad["metadata"]["uid"])]
 
         await eventually("told", told)
         assert not running.ended.done()

@@ -185,6 +185,32 @@ def test_kubectl_get_shows_what_matters(crds: ControlPlane) -> None:
         crds.kubectl("delete", "auditpipeline", "security")
 
 
+SINK_STATUS = {
+    "observedGeneration": 1,
+    "conditions": STATUS["conditions"],
+    "lagSeconds": 4,
+    "delivered": 7,
+    "dropped": 1,
+    "lastError": "answered 500",
+}
+
+
+def test_kubectl_get_shows_how_a_sink_fares(crds: ControlPlane) -> None:
+    """Ready, Lag and Age, beside what it says; the whole status is kept, and only by way of the subresource."""
+    crds.kubectl("apply", "-f", "-", input=json.dumps(SINK | {"status": SINK_STATUS}))
+    name = SINK["metadata"]["name"]
+    try:
+        assert json.loads(crds.kubectl("get", "auditsink", name, "-o", "json"))["status"] == {"observedGeneration": -1}
+        patch = json.dumps({"status": SINK_STATUS})
+        crds.kubectl("patch", "auditsink", name, "--subresource=status", "--type=merge", "-p", patch)
+        header, row = crds.kubectl("get", "auditsinks").splitlines()
+        assert header.split() == ["NAME", "READY", "LAG", "LEVEL", "NAMESPACE", "SERVICE", "AGE"]
+        assert row.split()[:4] == [name, "True", "4", "Metadata"]
+        assert json.loads(crds.kubectl("get", "auditsink", name, "-o", "json"))["status"] == SINK_STATUS
+    finally:
+        crds.kubectl("delete", "auditsink", name)
+
+
 def test_kubectl_explain_knows_the_fields(crds: ControlPlane) -> None:
     """The descriptions reach the user."""
     told = crds.kubectl("explain", "auditpipeline.spec.outputs.file.path")

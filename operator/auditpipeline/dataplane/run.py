@@ -49,10 +49,6 @@ async def run(
     Raises AuditPipelineError where the spool cannot be opened or a port is taken.
     """
     one_arena()
-    import os, sys
-
-    if os.environ.get("BENCH_SWITCH"):
-        sys.setswitchinterval(float(os.environ["BENCH_SWITCH"]))
     log = log or logs.make()
     source = ConfigFile(config_path)
     found = await _first(source, transform, stop, log)
