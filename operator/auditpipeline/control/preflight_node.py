@@ -80,13 +80,13 @@ def _posted(connection: ssl.SSLSocket, target: Target) -> Check:
         client.request("POST", f"{target.path}?timeout=5s", EMPTY, {"Content-Type": "application/json"})
         answer = client.getresponse()
         said = answer.read(200).decode(errors="replace").strip()
-    except ssl.SSLError as error:
+    except (ssl.SSLError, ConnectionError) as error:
+        # What the gateway says may be overtaken by its closing the connection.
+        reason = error.reason if isinstance(error, ssl.SSLError) else "the gateway closed the connection"
         fix = f"the gateway trusts another CA than the one of this certificate: {_TRUST}"
-        return Check("client certificate", "failed", f"refused: {error.reason}", fix)
+        return Check("client certificate", "failed", f"refused: {reason}", fix)
     except (OSError, http.client.HTTPException) as error:
-        return Check(
-            "client certificate", "failed", f"the gateway gave no answer: {error}", f"refused, or {NOT_RUNNING}"
-        )
+        return Check("empty EventList", "failed", f"no answer: {error}", "the gateway's log says more")
     if answer.status != 200:
         fix = (
             "the gateway's log says more; after 503 look at its spool, after 404 at the path in the kubeconfig's server"
