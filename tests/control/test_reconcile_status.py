@@ -223,7 +223,7 @@ async def test_a_permission_that_is_missing_says_what_to_set_and_is_enough_when_
         served.kubectl("create", "rolebinding", user, "-n", other, "--clusterrole=admin", f"--user={user}")
         await until(kube, "a", "WebhookAvailable", "False", "PodsPending")
         await kube.delete(SERVICES, "audit-a", other)
-        await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other), 10)
+        await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other))
 
 
 @pytest.mark.parametrize(
