@@ -62,13 +62,15 @@ class Feed:
         self._digest = digest([config.policies])
         self._pieces: deque[_Piece] = deque()
         self._waiting = 0
+        self._size = 0
         self._spoilt: list[tuple[int, Spoilt]] = []
 
     async def take(self) -> Batch:
         """The next batch, of at most `batch_events` and about BATCH_BYTES; waits while there is nothing to read."""
         if not self._waiting:
             await self._spool.wait(self.position)
-        if self._waiting < self._most and self.position < self._spool.end:
+        enough = self._waiting >= self._most or self._size >= BATCH_BYTES
+        if not enough and self.position < self._spool.end:
             for chunk in await self._spool.read(self.position, BATCH_BYTES):
                 self._hold(chunk)
         return self._batch()
@@ -88,6 +90,7 @@ class Feed:
         if piece.lines:
             self._pieces.append(piece)
             self._waiting += len(piece.lines)
+            self._size += sum(map(len, piece.lines))
 
     def _prepared(self, piece: _Piece, narrow: bool) -> _Piece:
         """The piece narrowed, where that is needed, and redacted."""
@@ -114,6 +117,7 @@ class Feed:
             events += fits
             size += length
         self._waiting -= events
+        self._size -= size
         end = taken[-1].ends[-1] if self._pieces else self.position
         spoilt = [item for item in self._spoilt if item[0] <= end]
         self._spoilt = [item for item in self._spoilt if item[0] > end]
