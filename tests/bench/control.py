@@ -1,6 +1,7 @@
 """`make bench-control`: how fast and how heavy the controller is, in one run, as a table.
 
     apply -> Ready, apply -> first event     20 pipelines one after the other, real receivers (local processes)
+    changed AuditSink -> gateway             a sink of somebody else, changed twenty times; aim: 2 s
     API requests a reconcile                 by verb: create, change, no-op resync
     memory and idle CPU                      with 1, 100 and 500 AuditPipelines; one process plays all receivers
 
@@ -25,6 +26,7 @@ from typing import Any
 import yaml
 
 from tests.bench.crowd import Crowd
+from tests.cluster.kubelet import LocalPod
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import resident
 from tests.cluster.rest import Rest
@@ -78,6 +80,41 @@ def latencies(deployment: LocalDeployment, count: int) -> tuple[list[float], lis
         maker.join()
         deployment.kubectl("delete", "auditpipeline", name)
     return ready, first
+
+
+def sink_changes(deployment: LocalDeployment, count: int) -> list[float]:
+    """Seconds from the change of an AuditSink to the gateway's own report that the change is in force."""
+    name, took = f"s{next(numbers)}", []
+    pods = deployment.kubectl("get", "pods", "-A", "-l", "app.kubernetes.io/name=auditpipeline-gateway", "-o", "name")
+    gateway = deployment.kubelet.pod(pods.split()[0].removeprefix("pod/"))
+    settled(deployment)
+    for number in range(count + 1):
+        before, began = gateway_config(gateway), time.monotonic()
+        deployment.apply(sink(name, number))
+        while gateway_config(gateway) == before:
+            time.sleep(0.02)
+        took.append(time.monotonic() - began)
+    deployment.kubectl("delete", "auditsink", name)
+    return took[1:]  # the first one made it
+
+
+def sink(name: str, number: int) -> dict[str, Any]:
+    """An AuditSink at which nobody is; each number gives another one."""
+    client = {"url": "https://127.0.0.1:1/"}
+    return {
+        "apiVersion": "auditregistration.k8s.io/v1alpha1",
+        "kind": "AuditSink",
+        "metadata": {"name": name},
+        "spec": {
+            "policy": {"level": "Metadata", "stages": ["Panic"]},
+            "webhook": {"clientConfig": client, "throttle": {"qps": 1 + number}},
+        },
+    }
+
+
+def gateway_config(gateway: LocalPod) -> int:
+    """How many configurations the gateway has put in force, by its own log."""
+    return (gateway.folder / "log").read_bytes().count(b"the configuration is in force")
 
 
 def _make_events(deployment: LocalDeployment, stop: threading.Event) -> None:
@@ -152,19 +189,29 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
+def spread(title: str, values: list[float]) -> str:
+    """Median and 95th percentile as a line."""
+    p95 = statistics.quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
+    return f"{title:<24} p50 {statistics.median(values):6.2f} s   p95 {p95:6.2f} s   of {len(values)}"
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="pipelines for the latencies")
+    parser.add_argument("--only-sinks", action="store_true", help="measure the changes of an AuditSink alone")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1, 100, 500], help="numbers of pipelines for memory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         with LocalDeployment(Path(folder) / "a", operator_args=("--resync", str(RESYNC))) as deployment:
+            if options.only_sinks:
+                print(spread("AuditSink -> gateway", sink_changes(deployment, options.count)))
+                return
             for title, values in zip(
                 ("apply -> Ready", "apply -> first event"), latencies(deployment, options.count), strict=True
             ):
-                p95 = statistics.quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
-                print(f"{title:<24} p50 {statistics.median(values):6.2f} s   p95 {p95:6.2f} s   of {len(values)}")
+                print(spread(title, values))
+            print(spread("AuditSink -> gateway", sink_changes(deployment, options.count)))
             for title, counts in request_counts(deployment).items():
                 print(f"requests: {title:<22} {dict(sorted(counts.items()))}")
         with LocalDeployment(Path(folder) / "b", operator_args=("--resync", str(RESYNC))) as deployment:

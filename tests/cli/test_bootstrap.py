@@ -12,12 +12,11 @@ import msgspec
 import pytest
 import yaml
 
-from auditpipeline.control import bootstrap
-from auditpipeline.core.errors import Invalid
+from auditpipeline.control import bootstrap, certificates
+from auditpipeline.core.config import Config
 from auditpipeline.core.policy import Attributes, Level, Policy, decide, validate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def written(files: dict[str, bootstrap.File]) -> dict[str, bytes]:
@@ -104,13 +103,36 @@ def test_changes_of_auditing_itself_are_always_recorded(kind: str) -> None:
     assert decide(static_policy(), request).rule == 0
 
 
-@pytest.mark.parametrize("version", bootstrap.KUBEADM_VERSIONS)
-def test_kubeadm_gets_its_own_configuration(version: str) -> None:
-    """One golden file a version: v1beta4 has a list of arguments, the older ones a map."""
-    assert bootstrap.kubeadm(version) == (GOLDEN / f"kubeadm-{version}.yaml").read_text()
+def test_certificates_last_a_year_and_their_authority_ten() -> None:
+    """The leaf of both sides, and the CA."""
+    files = written(bootstrap.files({}, bootstrap.ADDRESS, NOW))
+    user = yaml.safe_load(files["webhook.kubeconfig"])["users"][0]["user"]
+    leaves = [files["gateway/tls.crt"], base64.b64decode(user["client-certificate-data"])]
+    assert [certificates.not_after(leaf.decode()) - NOW for leaf in leaves] == [timedelta(days=365)] * 2
+    assert certificates.not_after(files["ca.crt"].decode()) - NOW == timedelta(days=3650)
 
 
-def test_an_unknown_version_of_kubeadm_is_told() -> None:
-    """With the versions that there are."""
-    with pytest.raises(Invalid, match="v1beta4, v1beta3, v1beta2"):
-        bootstrap.kubeadm("v1beta1")
+def test_renewed_certificates_work_with_what_was_not_renewed() -> None:
+    """The CA stays: kube-apiserver's old certificate is let in until its restart."""
+    files = written(bootstrap.files({}, bootstrap.ADDRESS, NOW))
+    renewed = written(bootstrap.files(files, bootstrap.ADDRESS, NOW + timedelta(days=300)))
+    assert "ca.crt" not in renewed
+    assert renewed["gateway/client-ca.crt"] == files["gateway/client-ca.crt"]
+    old, new = (yaml.safe_load(each["webhook.kubeconfig"])["clusters"][0]["cluster"] for each in (files, renewed))
+    assert old == new
+
+
+def test_an_authority_that_ended_makes_everything_anew() -> None:
+    """After ten years."""
+    files = written(bootstrap.files({}, bootstrap.ADDRESS, NOW))
+    renewed = bootstrap.files(files, bootstrap.ADDRESS, NOW + timedelta(days=3651))
+    assert renewed.keys() == files.keys() - {"policy.yaml"}
+
+
+def test_kube_apiserver_cuts_before_the_gateway_refuses() -> None:
+    """A batch at its limit, and what its list adds, stay below the largest body that the gateway takes."""
+    (most,) = (field.default for field in msgspec.structs.fields(Config) if field.name == "max_body")
+    batch = int(bootstrap.APISERVER_FLAGS["audit-webhook-truncate-max-batch-size"])
+    event = int(bootstrap.APISERVER_FLAGS["audit-webhook-truncate-max-event-size"])
+    assert event < batch <= most // 2
+    assert bootstrap.APISERVER_FLAGS["audit-webhook-truncate-enabled"] == "true"

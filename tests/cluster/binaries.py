@@ -108,7 +108,14 @@ ORACLE = Toolchain(
     {"policy-oracle": 60},
     Path(__file__).parents[1] / "oracle",
 )
-TOOLCHAINS = (KUBERNETES, HELM, PAUSE, ORACLE)
+SCHEMAS = Toolchain(
+    "schemas",
+    "k8s.io/kubernetes",
+    {"bootstrap-schemas": "auditpipeline.dev/tests/bootstrap-schemas"},
+    {"bootstrap-schemas": 75},
+    Path(__file__).parents[1] / "schemas",
+)
+TOOLCHAINS = (KUBERNETES, HELM, PAUSE, ORACLE, SCHEMAS)
 PACKAGED = {
     "containerd": "containerd",
     "ctr": "containerd",

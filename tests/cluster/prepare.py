@@ -1,8 +1,9 @@
 """Build beforehand what tests use: `python -m tests.cluster.prepare [unit | node | native]`.
 
 The first build of Kubernetes takes some twelve minutes on two cores, which is longer than a test may take; with `node`
-the node's programs and the project's image are made too, and `unit` makes what the tests without a cluster need alone:
-kube-apiserver's evaluator (tests/oracle); `native` makes Kubernetes 1.18. What is in the cache already costs nothing.
+the node's programs and the project's image are made too, and with `native` Kubernetes 1.18. `unit` makes what the tests
+without a cluster need alone: kube-apiserver's evaluator (tests/oracle), the decoders of distributions' configurations
+(tests/schemas). What is in the cache already costs nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .node import Node
 def main(arguments: Sequence[str]) -> int:
     """Build what is not there; the exit code."""
     try:
-        binaries.find(*binaries.ORACLE.packages)
+        binaries.find(*binaries.ORACLE.packages, *binaries.SCHEMAS.packages)
         if "native" in arguments:
             binaries.find_in(NATIVE)
         if "unit" not in arguments:

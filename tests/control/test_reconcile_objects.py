@@ -98,7 +98,7 @@ async def test_a_child_deleted_by_hand_is_back(served: ControlPlane, kube: Clien
                 found = await there(kube, namespace, kind, name)
                 return found is not None and found["metadata"]["uid"] != old
 
-            await eventually(f"{kind.plural} back", back, 10)
+            await eventually(f"{kind.plural} back", back)
 
 
 EDITS: list[tuple[Resource, str, dict[str, Any], str]] = [
@@ -136,7 +136,7 @@ async def test_a_child_edited_by_hand_is_as_it_was(served: ControlPlane, kube: C
                     looked_at(await kube.get(kind, name, namespace if kind.namespaced else None), part) == before
                 )
 
-            await eventually(f"{kind.plural} mended", mended, 10)
+            await eventually(f"{kind.plural} mended", mended)
 
 
 async def test_a_resync_writes_nothing(served: ControlPlane, kube: Client, namespace: str) -> None:

@@ -39,9 +39,9 @@ async def test_of_two_candidates_one_leads_and_the_other_follows(
             assert not await second.leading()
             assert await second.get("/healthz") == "ok"
             await first.stop()
-            await eventually("second leads", second.leading, 10)
+            await eventually("second leads", second.leading)
             await kube.delete(SERVICES, "audit-a", namespace)
-            await eventually("service back", lambda: kube.get(SERVICES, "audit-a", namespace), 10)
+            await eventually("service back", lambda: kube.get(SERVICES, "audit-a", namespace))
 
 
 async def test_an_operator_that_lost_its_lease_ends(served: ControlPlane, kube: Client, namespace: str) -> None:
@@ -128,7 +128,7 @@ async def test_a_cluster_without_audit_sinks_says_what_to_install(
             served.kubectl("apply", "-f", str(CRDS / "auditsinks.yaml"))
             await until(kube, "a", "SinkRegistered", "False", "GatewayNotRunning")
             await kube.delete(SINKS, "audit-a")
-            await eventually("sink back", lambda: kube.get(SINKS, "audit-a"), 10)
+            await eventually("sink back", lambda: kube.get(SINKS, "audit-a"))
     finally:
         served.kubectl("apply", "-f", str(CRDS / "auditsinks.yaml"))
 
@@ -142,7 +142,7 @@ async def test_an_authority_deleted_by_hand_comes_back_as_it_was(
         await create(kube)
         await until(kube, "a", "CertificateReady", "True")
         await kube.delete(SECRETS, names.CA_SECRET, namespace)
-        again = await eventually("authority", lambda: kube.get(SECRETS, names.CA_SECRET, namespace), 10)
+        again = await eventually("authority", lambda: kube.get(SECRETS, names.CA_SECRET, namespace))
         assert again["data"] == first["data"]
 
 
@@ -154,7 +154,7 @@ async def test_a_port_that_is_taken_ends_the_operator(served: ControlPlane, name
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         async with operator(served.kubeconfig, namespace, listen=listen) as running:
             with pytest.raises(OSError, match="address already in use"):
-                await asyncio.wait_for(running.ended, 10)
+                await asyncio.wait_for(running.ended, 30)
 
 
 async def test_metrics_count_reconciles_requests_and_ready_pipelines(

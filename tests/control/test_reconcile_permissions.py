@@ -20,6 +20,7 @@ CLUSTER: list[Rule] = [
     ("auditpipeline.dev", "auditpipelines", "get list watch delete"),
     ("auditpipeline.dev", "auditpipelines/status", "patch"),
     ("auditregistration.k8s.io", "auditsinks", "list watch create patch delete"),
+    ("auditregistration.k8s.io", "auditsinks/status", "patch"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
     ("", "namespaces", "get"),
     ("", "services", "get"),
@@ -82,6 +83,7 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
         assert await kube.get(SINKS, "audit-a") is None
         await kube.create(SINKS, bodies.sink("bad", url="https://siem.example/", caBundle="bm8="))
         await eventually("told", lambda: _told(kube))
+        await eventually("a status", lambda: _refused(kube))
         await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1s"}})
         await eventually("expired", lambda: _gone(kube))
         assert "reconcile_errors_total{" not in await running.get("/metrics")
@@ -99,7 +101,12 @@ async def _remake(kube: Client, namespace: str) -> None:
 
 
 async def _told(kube: Client) -> bool:
-    return any([body["reason"] == "SinkRefused" async for body in kube.list(EVENTS, "default")])
+    return any([body["reason"] == "CreateFailed" async for body in kube.list(EVENTS, "default")])
+
+
+async def _refused(kube: Client) -> bool:
+    conditions = (await kube.get(SINKS, "bad") or {}).get("status", {}).get("conditions", [])
+    return "SinkRefused" in {entry["reason"] for entry in conditions}
 
 
 async def _gone(kube: Client) -> bool:

@@ -223,7 +223,7 @@ async def test_a_permission_that_is_missing_says_what_to_set_and_is_enough_when_
         served.kubectl("create", "rolebinding", user, "-n", other, "--clusterrole=admin", f"--user={user}")
         await until(kube, "a", "WebhookAvailable", "False", "PodsPending")
         await kube.delete(SERVICES, "audit-a", other)
-        await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other), 10)
+        await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other))
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ async def test_a_foreign_sink_that_cannot_be_used_is_left_out_and_told(
         bad = await kube.get(SINKS, "bad") or {}
 
         async def told() -> bool:
-            return "SinkRefused" in [event["reason"] for event in await events(kube, bad["metadata"]["uid"])]
+            return "CreateFailed" in [event["reason"] for event in await events(kube, bad["metadata"]["uid"])]
 
         await eventually("told", told)
         assert not running.ended.done()

@@ -71,14 +71,14 @@ async def test_an_output_that_hangs_delays_no_other(setting: Setting, destinatio
     async with setting.running(setting.config(*routes)) as plane:
         for found in events:
             assert await plane.post([found]) == 200
-        await until(lambda: setting.file.exists() and len(lines_in(setting.file)) == 50, 5)
+        await until(lambda: setting.file.exists() and len(lines_in(setting.file)) == 50)
 
         async def counted() -> bool:
             """What is in the file is counted a moment later."""
             reports = {found.name: found for found in (await plane.report()).outputs}
             return (reports["hangs"].pending, reports["archive"].delivered) == (50, 50)
 
-        await until(counted, 5)
+        await until(counted)
 
 
 async def test_only_the_refused_event_becomes_a_dead_letter(setting: Setting, destination: Destination) -> None:

@@ -8,6 +8,7 @@ reasons are the literals that are given to Verdict, Problem and Halt.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -23,8 +24,11 @@ from prometheus_client import CollectorRegistry
 
 from auditpipeline.cli.main import cli
 from auditpipeline.control import bootstrap, health, names
-from auditpipeline.control.facts import Facts, Problem
+from auditpipeline.control.bootstrap_embedded import TALOS_VERSIONS
+from auditpipeline.control.bootstrap_kubeadm import KUBEADM_VERSIONS
+from auditpipeline.control.facts import Facts, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
+from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Events, OutputReport, Report
 from auditpipeline.dataplane import metrics as plane_metrics
@@ -138,14 +142,14 @@ def test_every_field_of_a_spec_is_documented_with_its_default_and_bounds(crd: st
     assert silent == []
 
 
-def test_every_field_of_the_status_is_documented() -> None:
-    """With the states that it may have; an AuditSink has no status."""
-    fields, written = crd_fields("auditpipelines.yaml", "status"), documented("AuditPipeline: status")
+@pytest.mark.parametrize("kind", ["AuditPipeline", "AuditSink"])
+def test_every_field_of_a_status_is_documented(kind: str) -> None:
+    """With the states that it may have."""
+    fields, written = crd_fields(f"{kind.lower()}s.yaml", "status"), documented(f"{kind}: status")
     assert written.keys() == fields.keys()
     assert [
         said for path, field in fields.items() for said in _bounds(field.schema) if said not in written[path][1]
     ] == []
-    assert crd_fields("auditsinks.yaml", "status") == {}
 
 
 # Conditions. A reason belongs to the conditions of the function that gives it.
@@ -162,6 +166,7 @@ GIVEN_BY = {
     "_registration": ("SinkRegistered",),
     "registration": ("SinkRegistered",),
     "_by_pods": ("SinkRegistered",),
+    "disabled": ("SinkRegistered",),
     "delivering": ("Delivering",),
     "_not_reached": PARTS,
 }
@@ -197,9 +202,11 @@ def _targets(assign: ast.Assign) -> Iterator[ast.Name]:
 
 
 def given_reasons() -> set[Reason]:
-    """Condition, status and reason, wherever the source gives one."""
+    """Condition, status and reason of an AuditPipeline, wherever the source gives one."""
     found: set[Reason] = set()
     for function in functions(SOURCE / "control"):
+        if function.name == "sink_ready":
+            continue
         for call in calls(function, "Verdict", "Problem", "Halt"):
             for kinds, status, expression in _parts(call, function):
                 found |= {(kind, status, reason) for kind in kinds for reason in words(expression, function)}
@@ -223,12 +230,12 @@ def _parts(call: ast.Call, function: FunctionNode) -> Iterator[tuple[tuple[str, 
         yield GIVEN_BY[function.name], str(first.value), call.args[1]
 
 
-def documented_reasons() -> list[Reason]:
-    """The same, as the reference has it."""
+def documented_reasons(heading: str = "Reasons") -> list[Reason]:
+    """The same, as the reference has it; two statuses are those of two conditions."""
     return [
         (kind, status, reason)
-        for kinds, status, reasons, *_ in rows("Reasons")
-        for kind in codes(kinds)
+        for kinds, statuses, reasons, *_ in rows(heading)
+        for kind, status in zip(codes(kinds), itertools.cycle(statuses.split(", ")), strict=False)
         for reason in codes(reasons)
     ]
 
@@ -239,6 +246,27 @@ def test_every_reason_is_documented_with_its_condition_and_status() -> None:
     assert len(written) == len(set(written))
     assert set(written) == given_reasons()
     assert len(written) > 25
+
+
+def test_every_condition_and_reason_of_an_auditsink_is_documented() -> None:
+    """Whatever is said of its registration, and what its own function adds; from the conditions that it has then."""
+    (own,) = (function for function in functions(SOURCE / "control") if function.name == "sink_ready")
+    assert {reason for call in calls(own, "Verdict") for reason in words(call.args[1], own)} == {
+        "Failing",
+        "Registered",
+    }
+    # A pipeline's sink is not there while the pipeline is suspended or nobody serves AuditSink: not said of a sink.
+    by_pipeline = {"Suspended", "AuditSinkNotServed", "Reconciling"}
+    found: set[Reason] = set()
+    for kind, status, reason in given_reasons():
+        if kind == "SinkRegistered" and reason not in by_pipeline:
+            for state in ("Failing", "Idle"):
+                verdict = Verdict(cast("Any", status), reason, "")
+                conditions = sink_conditions(verdict, [OutputReport("a", cast("Any", state))])
+                found |= {(kind, said.status, said.reason) for kind, said in conditions.items()}
+    written = documented_reasons("Conditions of an AuditSink")
+    assert len(written) == len(set(written))
+    assert set(written) == found
 
 
 def test_every_condition_is_documented() -> None:
@@ -280,6 +308,8 @@ def _event_reasons(function: FunctionNode) -> Iterator[str]:
     for call in calls(function, "event"):
         if len(call.args) > 2 and isinstance(call.args[2], ast.Constant):
             yield str(call.args[2].value)
+    for call in calls(function, "_refused"):
+        yield from words(call.args[4], function)
 
 
 # The command line.
@@ -340,8 +370,19 @@ def test_the_files_and_versions_of_bootstrap_are_documented() -> None:
     made = bootstrap.files({}, bootstrap.ADDRESS, datetime.now(UTC))
     table = REFERENCE["auditpipeline bootstrap files"][1]
     assert {codes(row[0])[0]: row[1] for row in table} == {name: f"{file.mode:04o}" for name, file in made.items()}
-    (row,) = (row for row in rows("auditpipeline bootstrap kubeadm") if "--config-version" in row[0])
-    assert tuple(codes(row[-1])) == bootstrap.KUBEADM_VERSIONS
+    for tool, versions in (("kubeadm", KUBEADM_VERSIONS), ("talos", TALOS_VERSIONS)):
+        (row,) = (row for row in rows(f"auditpipeline bootstrap {tool}") if "--config-version" in row[0])
+        assert tuple(codes(row[-1])) == versions
+
+
+def test_every_distribution_has_its_section_in_the_guide() -> None:
+    """With its command, what restarts, and how to go back."""
+    sections = (ROOT / "docs" / "bootstrap.md").read_text().split("\n## ")
+    group = COMMANDS["auditpipeline bootstrap"]
+    assert isinstance(group, click.Group)
+    for command in group.commands.keys() - {"files"}:
+        (section,) = (part for part in sections if f"$ auditpipeline bootstrap {command} " in part)
+        assert all(f"**{word}**" in section for word in ("Restarts", "Rolls back")), command
 
 
 # Metrics.

@@ -20,7 +20,7 @@ from tests.cluster.local import LocalDeployment
 from tests.cluster.onnative import NativeDeployment
 from tests.cluster.pki import Authority
 from tests.cluster.processes import Process
-from tests.e2e.traffic import MINE, gone, pipeline, recorded, touch, wait_recorded
+from tests.e2e.traffic import MINE, asked_for, gone, pipeline, recorded, touch, wait_recorded
 
 SEED = Path(__file__).parents[1] / "data" / "seed"
 FAST = ("--resync", "5", "--status-interval", "1")
@@ -76,7 +76,7 @@ def test_an_audit_pipeline_becomes_a_sink_and_its_events_arrive(cluster: LocalDe
     assert sink["policy"]["level"] == "Metadata"
     assert sink["webhook"]["clientConfig"]["service"]["name"] == f"audit-{name}"
     wait_recorded(cluster, name, {touch(cluster, user) for user in ("alice", "bob")})
-    assert {event["objectRef"]["resource"] for event in cluster.events(name)} == {"configmaps"}
+    assert {event["objectRef"]["resource"] for event in asked_for(cluster, name)} == {"configmaps"}
     cluster.wait_for("Delivering", lambda: cluster.condition(name, "Delivering").get("status") == "True")
 
     cluster.apply(pipeline(name, {**MINE, "users": ["carol"]}))

@@ -15,7 +15,7 @@ import yaml
 from tests.cluster.deployment import NAMESPACE
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import Failed
-from tests.e2e.traffic import MINE, count, gone, pipeline, recorded, touch, wait_recorded
+from tests.e2e.traffic import MINE, asked_for, count, gone, pipeline, recorded, touch, wait_recorded
 
 pytestmark = pytest.mark.controlplane
 
@@ -70,7 +70,7 @@ def test_a_changed_policy_changes_what_is_recorded_and_loses_nothing(local: Loca
     def deleted_is_recorded() -> bool:
         made.add(touch(local))
         local.kubectl("delete", "configmap", max(made, key=lambda text: int(text.split("-")[1])), "-n", "default")
-        return any(event["verb"] == "delete" for event in local.events(name))
+        return any(event["verb"] == "delete" for event in asked_for(local, name))
 
     local.wait_for("a deletion in the file", deleted_is_recorded, 20)
     wait_recorded(local, name, made)
@@ -200,8 +200,8 @@ def test_two_pipelines_may_write_the_same_path(local: LocalDeployment, name: str
     local.kubectl("delete", "configmap", marker, "-n", "default")
     wait_recorded(local, name, {marker})
     wait_recorded(local, other, {marker})
-    assert {event["verb"] for event in local.events(name)} == {"create"}
-    assert {event["verb"] for event in local.events(other)} == {"delete"}
+    assert {event["verb"] for event in asked_for(local, name)} == {"create"}
+    assert {event["verb"] for event in asked_for(local, other)} == {"delete"}
     local.kubectl("delete", "auditpipeline", other, "--wait=false")
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster.deployment import NAMESPACE, ROOT
 from tests.cluster.onnode import NodeDeployment
 from tests.cluster.processes import Failed
-from tests.e2e.traffic import MINE, gone, pipeline, touch, wait_recorded
+from tests.e2e.traffic import MINE, asked_for, gone, pipeline, touch, wait_recorded
 
 pytestmark = pytest.mark.node
 
@@ -58,7 +58,7 @@ def test_a_changed_policy_reaches_the_pod_without_a_restart(on_node: NodeDeploym
         marker = touch(on_node)
         made.add(marker)
         on_node.kubectl("delete", "configmap", marker, "-n", "default")
-        return any(event["verb"] == "delete" for event in on_node.events(name))
+        return any(event["verb"] == "delete" for event in asked_for(on_node, name))
 
     on_node.wait_for("a deletion in the file", deleted_is_recorded, 30)
     wait_recorded(on_node, name, made)

@@ -263,6 +263,68 @@ BAD_SINKS = [
     Bad(f"{CONFIG}.caBundle", "no base64!", "must be of type byte", parser=False),
     Bad("spec.webhook.throttle.burst", 0, "should be greater than or equal to 1"),
     Bad("spec.webhook.retries", 3, 'unknown field "spec.webhook.retries"'),
+    # pkg/apis/auditregistration/validation and apiserver/pkg/util/webhook/validation.go of 1.18, line by line.
+    Bad("spec.policy.level", "", "Unsupported value"),
+    Bad("spec.policy.level", "metadata", "Unsupported value"),
+    Bad("spec.policy.stages", [], "stages is required for a level other than None"),
+    Bad("spec.policy.stages", ["ResponseComplete", ""], "Unsupported value"),
+    Bad("spec.policy", {"level": "None", "stages": ["Never"]}, "Unsupported value"),
+    Bad("spec.webhook.clientConfig", {}, "exactly one of url or service is required"),
+    Bad("spec.webhook.throttle.qps", 0, "should be greater than or equal to 1"),
+    Bad("spec.webhook.throttle.qps", -1, "should be greater than or equal to 1"),
+    Bad("spec.webhook.throttle", {"burst": -5}, "should be greater than or equal to 1"),
+    Bad(f"{CONFIG}.url", "", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https:///audit", "host must be specified"),
+    Bad(f"{CONFIG}.url", "/audit", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://[::1", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://audit.example:port/", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://me@audit.example", "user information is not permitted in the URL"),
+    Bad(f"{CONFIG}.url", "https://audit.example/#part", "fragments"),
+    Bad(f"{CONFIG}.url", "https://audit.example?a=b#part", "query parameters are not permitted"),
+    Bad(CONFIG, {"service": {"name": "hook"}}, "service.namespace: Required value"),
+    Bad(CONFIG, {"service": SERVICE | {"namespace": ""}}, "should be at least 1 chars long"),
+    Bad(CONFIG, {"service": SERVICE | {"port": 65536}}, "should be less than or equal to 65535"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "//"}}, "service.path in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "/a//b"}}, "service.path in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "/a//"}}, "service.path in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "/Audit"}}, "service.path in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "/a_b"}}, "service.path in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"path": "/-a"}}, "service.path in body should match"),
+    # Stricter than 1.18, which took these and could not dial them.
+    Bad(f"{CONFIG}.url", "ftp://audit.example/", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://:443/", "host must be specified"),
+    Bad(f"{CONFIG}.url", "https://audit.example:99999/", "host must be specified"),
+]
+
+
+class Good(NamedTuple):
+    """One difference from the good object that is taken, and what is stored at `path` then."""
+
+    path: str
+    value: Any
+    stored: Any = None
+
+
+GOOD_SINKS = [
+    Good("spec.policy", {"level": "None"}),
+    Good("spec.policy", {"level": "None", "stages": ["Panic"]}),
+    Good("spec.policy", {"level": "Request", "stages": ["RequestReceived", "ResponseStarted", "Panic"]}),
+    Good("spec.policy", {"level": "RequestResponse", "stages": ["ResponseComplete", "ResponseComplete"]}),
+    Good(f"{CONFIG}.url", "https://audit.example"),
+    Good(f"{CONFIG}.url", "http://audit.example:8080/a/b?"),
+    Good(f"{CONFIG}.url", "https://audit.example/#"),
+    Good(f"{CONFIG}.url", "https://[::1]:8443/Audit_1"),
+    Good(f"{CONFIG}.url", "https://127.0.0.1:9880/"),
+    Good(f"{CONFIG}.url", "https://localhost/"),
+    Good(CONFIG, {"service": SERVICE}, {"service": SERVICE | {"port": 443}}),
+    Good(CONFIG, {"service": SERVICE | {"port": 65535, "path": ""}}),
+    Good(CONFIG, {"service": SERVICE | {"port": 1, "path": "/"}}),
+    Good(CONFIG, {"service": SERVICE | {"port": 443, "path": "/a/b.c-d/"}}),
+    Good("spec.webhook.throttle", REMOVED, {"qps": 10, "burst": 15}),
+    Good("spec.webhook.throttle", {}, {"qps": 10, "burst": 15}),
+    Good("spec.webhook.throttle", {"qps": 5}, {"qps": 5, "burst": 15}),
+    Good("spec.webhook.throttle", {"burst": 5}, {"qps": 10, "burst": 5}),
 ]
 
 
@@ -280,6 +342,14 @@ def changed(good: Object, path: str, value: Any) -> Object:
     return copy
 
 
-def named(case: Bad) -> str:
+def at(obj: Object, path: str) -> Any:
+    """The field at `path`."""
+    node: Any = obj
+    for step in path.split("."):
+        node = node[step]
+    return node
+
+
+def named(case: Bad | Good) -> str:
     """A test's name for the case."""
     return f"{case.path}={'-' if case.value is REMOVED else str(case.value)[:32]}"

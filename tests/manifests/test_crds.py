@@ -12,13 +12,15 @@ from tests.cluster.processes import Failed
 from tests.manifests.objects import (
     BAD_PIPELINES,
     BAD_SINKS,
+    GOOD_SINKS,
     HTTPS,
     PIPELINE,
     REMOVED,
-    SERVICE,
     SINK,
     Bad,
+    Good,
     Object,
+    at,
     changed,
     named,
 )
@@ -112,20 +114,11 @@ def test_a_preset_is_stored_as_its_name(crds: ControlPlane) -> None:
     assert (stored["policy"], stored["outputs"][0]["policy"]) == (preset, preset)
 
 
-def test_a_sink_of_1_18_gets_the_defaults_of_1_18(crds: ControlPlane) -> None:
-    """Throttle 10 and 15, and port 443."""
-    spec = {"policy": {"level": "None"}, "webhook": {"clientConfig": {"service": SERVICE}}}
-    stored = created(crds, SINK | {"spec": spec})
-    assert stored["spec"]["webhook"] == {
-        "clientConfig": {"service": SERVICE | {"port": 443}},
-        "throttle": {"qps": 10, "burst": 15},
-    }
-
-
-@pytest.mark.parametrize("path", ["", "/", "/audit", "/a/b.c/"])
-def test_a_sink_takes_the_paths_of_1_18(crds: ControlPlane, path: str) -> None:
-    """Segments are DNS subdomains; a slash at the end is allowed."""
-    created(crds, changed(SINK, "spec.webhook.clientConfig", {"service": SERVICE | {"path": path}}))
+@pytest.mark.parametrize("case", GOOD_SINKS, ids=named)
+def test_a_sink_of_1_18_is_taken_and_gets_the_defaults_of_1_18(crds: ControlPlane, case: Good) -> None:
+    """Throttle 10 and 15, each by itself, and port 443; nothing else is changed."""
+    stored = created(crds, changed(SINK, case.path, case.value))
+    assert at(stored, case.path) == (case.value if case.stored is None else case.stored)
 
 
 def test_the_largest_policies_are_within_the_cost_budget(crds: ControlPlane) -> None:
@@ -183,6 +176,32 @@ def test_kubectl_get_shows_what_matters(crds: ControlPlane) -> None:
         assert json.loads(crds.kubectl("get", "ap", "security", "-o", "json"))["status"] == STATUS
     finally:
         crds.kubectl("delete", "auditpipeline", "security")
+
+
+SINK_STATUS = {
+    "observedGeneration": 1,
+    "conditions": STATUS["conditions"],
+    "lagSeconds": 4,
+    "delivered": 7,
+    "dropped": 1,
+    "lastError": "answered 500",
+}
+
+
+def test_kubectl_get_shows_how_a_sink_fares(crds: ControlPlane) -> None:
+    """Ready, Lag and Age, beside what it says; the whole status is kept, and only by way of the subresource."""
+    crds.kubectl("apply", "-f", "-", input=json.dumps(SINK | {"status": SINK_STATUS}))
+    name = SINK["metadata"]["name"]
+    try:
+        assert json.loads(crds.kubectl("get", "auditsink", name, "-o", "json"))["status"] == {"observedGeneration": -1}
+        patch = json.dumps({"status": SINK_STATUS})
+        crds.kubectl("patch", "auditsink", name, "--subresource=status", "--type=merge", "-p", patch)
+        header, row = crds.kubectl("get", "auditsinks").splitlines()
+        assert header.split() == ["NAME", "READY", "LAG", "LEVEL", "NAMESPACE", "SERVICE", "AGE"]
+        assert row.split()[:4] == [name, "True", "4", "Metadata"]
+        assert json.loads(crds.kubectl("get", "auditsink", name, "-o", "json"))["status"] == SINK_STATUS
+    finally:
+        crds.kubectl("delete", "auditsink", name)
 
 
 def test_kubectl_explain_knows_the_fields(crds: ControlPlane) -> None:

@@ -16,7 +16,19 @@ import yaml
 
 from auditpipeline.core import policy, report, spec
 from auditpipeline.core.errors import Invalid
-from tests.manifests.objects import BAD_PIPELINES, BAD_SINKS, PIPELINE, ROOT, SERVICE, SINK, Bad, changed, named
+from tests.manifests.objects import (
+    BAD_PIPELINES,
+    BAD_SINKS,
+    GOOD_SINKS,
+    PIPELINE,
+    ROOT,
+    SERVICE,
+    SINK,
+    Bad,
+    Good,
+    changed,
+    named,
+)
 
 Schema = dict[str, Any]
 REFUSED_EMPTY = {(policy.Rule, "level")}
@@ -254,3 +266,12 @@ def test_core_refuses_the_bad_sinks_too(case: Bad) -> None:
     """The same table as on the API server."""
     with pytest.raises(Invalid):
         spec.parse_sink(changed(SINK, case.path, case.value))
+
+
+@pytest.mark.parametrize("case", GOOD_SINKS, ids=named)
+def test_core_takes_the_good_sinks_with_the_same_defaults(case: Good) -> None:
+    """The same table as on the API server."""
+    found = spec.parse_sink(changed(SINK, case.path, case.value))
+    assert found == spec.parse_sink(changed(SINK, case.path, case.value if case.stored is None else case.stored))
+    assert spec.Throttle() == spec.Throttle(qps=10, burst=15)
+    assert spec.ServiceReference(namespace="a", name="b").port == 443

@@ -14,6 +14,7 @@ from auditpipeline import __version__
 from auditpipeline.cli.bootstrap import bootstrap
 from auditpipeline.cli.operator import operator
 from auditpipeline.cli.policy import policy
+from auditpipeline.cli.preflight import preflight
 from auditpipeline.cli.replay import replay
 from auditpipeline.cli.run import run
 from auditpipeline.cli.serve import gateway_init, serve
@@ -35,7 +36,7 @@ def version() -> None:
     click.echo(__version__)
 
 
-for command in (operator, serve, gateway_init, bootstrap, policy, run, replay, spool):
+for command in (operator, serve, gateway_init, bootstrap, preflight, policy, run, replay, spool):
     cli.add_command(command)
 
 

@@ -6,7 +6,8 @@
     gateway/              what the gateway serves with, and which client certificates it lets in
 
 Pure: texts and certificates in, files out; the command line writes them. kube-apiserver reads its files once, at its
-start.
+start. What a distribution has to be told of them is in `bootstrap_kubeadm.py`, `bootstrap_hosts.py` and
+`bootstrap_embedded.py`.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ import yaml
 
 from auditpipeline.control import certificates
 from auditpipeline.control.certificates import Pair
-from auditpipeline.core.errors import Invalid
 
 DIRECTORY = "/etc/kubernetes/auditpipeline"
 ADDRESS = "127.0.0.1:9443"
-KUBEADM_VERSIONS = ("v1beta4", "v1beta3", "v1beta2")
 LEAF_LIFETIME = timedelta(days=365)
 
 # The gateway's own limit for a body is 20 MiB; kube-apiserver cuts what is larger than these before it posts.
@@ -118,37 +117,9 @@ def files(existing: Mapping[str, bytes], address: str, now: datetime, policy: st
     return fresh
 
 
-def kubeadm(version: str, directory: str = DIRECTORY) -> str:
-    """The ClusterConfiguration that starts kube-apiserver with the files of `directory`, as YAML with comments."""
-    if version not in KUBEADM_VERSIONS:
-        raise Invalid("config-version", f"{version!r} is not one of {', '.join(KUBEADM_VERSIONS)}")
-    flags = {name: value.replace(DIRECTORY, directory) for name, value in APISERVER_FLAGS.items()}
-    arguments = [{"name": k, "value": v} for k, v in flags.items()] if version == "v1beta4" else flags
-    volumes = [
-        {
-            "name": name,
-            "hostPath": f"{directory}/{file}",
-            "mountPath": f"{directory}/{file}",
-            "readOnly": True,
-            "pathType": "File",
-        }
-        for name, file in (("audit-policy", "policy.yaml"), ("audit-webhook", "webhook.kubeconfig"))
-    ]
-    document = {
-        "apiVersion": f"kubeadm.k8s.io/{version}",
-        "kind": "ClusterConfiguration",
-        "apiServer": {"extraArgs": arguments, "extraVolumes": volumes},
-    }
-    return KUBEADM_HEAD.format(directory=directory) + yaml.safe_dump(document, sort_keys=False)
-
-
-KUBEADM_HEAD = """\
-# On every control-plane node first:  auditpipeline bootstrap files --dir {directory}
-# A new cluster:       kubeadm init --config THIS_FILE
-# A running cluster:   add the apiServer section to the ConfigMap kubeadm-config (namespace kube-system), then on each
-#                      control-plane node, one after the other: kubeadm upgrade node phase control-plane, or
-#                      kubeadm init phase control-plane apiserver --config THIS_FILE
-"""
+def flags(directory: str = DIRECTORY) -> dict[str, str]:
+    """kube-apiserver's flags where the files are in `directory`."""
+    return {name: value.replace(DIRECTORY, directory) for name, value in APISERVER_FLAGS.items()}
 
 
 def pair_in(existing: Mapping[str, bytes], stem: str) -> Pair | None:

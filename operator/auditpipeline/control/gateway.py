@@ -1,7 +1,8 @@
 """Reconciles the gateway: every AuditSink of the cluster becomes a route of its one configuration.
 
-The DaemonSet itself belongs to the installation. An AuditSink that cannot be used is left out, said once in the log
-and as an Event on it; one whose Service is not there yet is tried again. Rendering happens only when something changed
+The DaemonSet itself belongs to the installation. An AuditSink that cannot be used is left out, and one that could be
+used before it was changed keeps its former route, as in 1.18; either is said once in the log and as an Event on it. One
+whose Service is not there yet is tried again. Rendering happens only when something changed
 (`GatewayState.dirty`); in between, the Pods are asked which configuration they run.
 """
 
@@ -10,22 +11,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import structlog
 
 from auditpipeline.control import desired, names
 from auditpipeline.control.desired_gateway import gateway_config, packed, route
 from auditpipeline.control.facts import PodFacts, PodReport, Verdict
-from auditpipeline.control.gateway_state import changed, route_addresses, route_digests
+from auditpipeline.control.gateway_state import Standing, changed, route_addresses, route_digests
 from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.loops import Loop, refuse_loop
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.control.seen import entry_of, key_of
-from auditpipeline.control.world import World, ensure, pipeline_key
+from auditpipeline.control.world import SINKS_KEY, World, ensure, pipeline_key
 from auditpipeline.core import config
 from auditpipeline.core.errors import AuditPipelineError, Invalid, Retryable
-from auditpipeline.core.spec import Sink, parse_sink
+from auditpipeline.core.spec import ServiceReference, Sink, parse_sink
 
 log = structlog.get_logger()
 
@@ -38,7 +41,11 @@ class _Unresolved(Exception):
 
 async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
     """Bring the gateway up to date; seconds until it wants to be looked at again."""
-    if not world.settings.gateway or world.features.sinks != "crd":
+    if world.features.sinks != "crd":
+        return None
+    if not world.settings.gateway:
+        world.gateway.stand({body["metadata"]["name"]: _standing(body) async for body in world.kube.list(SINKS)})
+        world.wake(SINKS_KEY, 0.0)
         return None
     state = world.gateway
     before = _verdicts(world)
@@ -57,8 +64,8 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
     await _deliver(world)
     pods = gateway_pods(world)
     await mark(world, pods, desired.mounted([state.digest, await _tls(world)]))
-    state.reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
-    state.looked = True
+    state.listen(await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world)), (pod.name for pod in _pods(world)))
+    world.wake(SINKS_KEY, 0.0)
     for sink in changed(before, _verdicts(world)):
         entry = world.seen.entries.get((SINKS.plural, "", sink))
         if entry and entry.pipeline:
@@ -70,10 +77,14 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
 
 def gateway_pods(world: World) -> list[PodFacts]:
     """The gateway's Pods that run."""
+    return [pod for pod in _pods(world) if pod.running]
+
+
+def _pods(world: World) -> list[PodFacts]:
     return sorted(
         entry.facts
         for key, entry in world.seen.entries.items()
-        if key[0] == PODS.plural and not entry.pipeline and isinstance(entry.facts, PodFacts) and entry.facts.running
+        if key[0] == PODS.plural and not entry.pipeline and isinstance(entry.facts, PodFacts)
     )
 
 
@@ -106,6 +117,7 @@ async def _recall(world: World) -> None:
     if body is not None:
         try:
             former = config.decode(body)
+            world.gateway.body = body
             world.gateway.remember(config.digest(body), route_digests(former))
             world.gateway.addresses = route_addresses(former)
         except Invalid:
@@ -113,49 +125,71 @@ async def _recall(world: World) -> None:
 
 
 async def _render(world: World, recorder: Recorder) -> None:
-    routes, problems, sources = [], {}, {}
+    routes, problems, found = [], {}, {}
     async for body in world.kube.list(SINKS):
         name = body["metadata"]["name"]
-        sources[name] = entry_of(SINKS.plural, body).identity
+        found[name] = _standing(body)
         try:
-            sink = parse_sink(body)
-            routes.append(route(sink, await _address(world, sink)))
+            routes.append(await _route(world, parse_sink(body)))
         except _Unresolved as error:
             problems[name] = str(error)
             world.gateway.dirty = True
         except (Invalid, Forbidden) as error:
-            problems[name] = str(error)
-            if world.gateway.problems.get(name) != str(error):
-                await _refused(world, recorder, body, str(error))
+            former = None if isinstance(error, Loop) else world.gateway.former(name, found[name].identity[0])
+            routes += [former] if former else []
+            problems[name] = f"{error}; what it said before stays in force" if former else str(error)
+            if world.gateway.problems.get(name) != problems[name]:
+                await _refused(world, recorder, body, problems[name], "UpdateFailed" if former else "CreateFailed")
     value = gateway_config(routes, world.settings.gateway_spool_bytes)
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)
+    sources = {name: standing.identity for name, standing in found.items()}
     world.gateway.rendered(config.digest(encoded), encoded, route_digests(value), sources)
+    world.gateway.stand(found)
 
 
-async def _refused(world: World, recorder: Recorder, body: dict[str, Any], message: str) -> None:
+def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
-    log.warning("AuditSink left out", sink=meta["name"], reason=message)
-    note = f"events are not sent to this sink: {message}"
-    await recorder.event(SINKS, meta, "SinkRefused", note, warning=True, events=world.features.events)
+    return Standing(entry_of(SINKS.plural, body).identity, meta.get("generation", 0), body.get("status") or {})
 
 
-async def _address(world: World, sink: Sink) -> str | None:
-    """The ClusterIP of the sink's Service, or the last known one while there is no such Service."""
-    service = sink.spec.webhook.client_config.service
-    if service is None:
-        return None
+async def _refused(world: World, recorder: Recorder, body: dict[str, Any], message: str, reason: str) -> None:
+    """Told as kube-apiserver 1.18 told it (k8s.io/apiserver/plugin/pkg/audit/dynamic)."""
+    meta = body["metadata"]
+    log.warning("AuditSink cannot be used", sink=meta["name"], reason=reason, error=message)
+    note = f"Could not {'update' if reason == 'UpdateFailed' else 'add'} audit sink {meta['name']}: {message}"
+    await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
+
+
+async def _route(world: World, sink: Sink) -> config.Route:
+    """The sink's route; Invalid where it cannot be used."""
+    client = sink.spec.webhook.client_config
+    found = await _service(world, sink, client.service) if client.service else _Service(None, {})
+    nodes = {pod.ip for pod in _pods(world) if pod.ip}
+    refuse_loop(client, world.settings.namespace, found.selector, nodes)
+    return route(sink, found.address)
+
+
+class _Service(NamedTuple):
+    """What is needed of a sink's Service; `address` is None where it has no ClusterIP."""
+
+    address: str | None
+    selector: Mapping[str, str]
+
+
+async def _service(world: World, sink: Sink, service: ServiceReference) -> _Service:
+    """The sink's Service as it is, or its last known address while there is no such Service."""
     entry = world.seen.entries.get((SERVICES.plural, service.namespace, service.name))
-    if entry and isinstance(entry.facts, str) and entry.facts:
-        return None if entry.facts == "None" else entry.facts
+    if entry and entry.pipeline and isinstance(entry.facts, str) and entry.facts:  # of ours: it selects receivers
+        return _Service(None if entry.facts == "None" else entry.facts, {})
     found = await world.kube.get(SERVICES, service.name, service.namespace)
     if found is not None:
         address = found["spec"].get("clusterIP", "")
-        return None if address in ("", "None") else str(address)
+        return _Service(None if address in ("", "None") else str(address), found["spec"].get("selector") or {})
     if sink.metadata.name in world.gateway.addresses:
         world.gateway.dirty = True
-        return world.gateway.addresses[sink.metadata.name]
+        return _Service(world.gateway.addresses[sink.metadata.name], {})
     raise _Unresolved(f"there is no Service {service.namespace}/{service.name}")
 
 

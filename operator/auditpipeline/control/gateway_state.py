@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from auditpipeline.control.facts import PodReport, Verdict
-from auditpipeline.core.config import Config, HttpOutput
+from auditpipeline.core.config import Config, HttpOutput, Route, decode
+from auditpipeline.core.report import OutputReport, Report
 
 Identity = tuple[str, str]
 """A sink as it was at one moment: its UID and its fingerprint."""
@@ -24,12 +26,24 @@ REMEMBERED = 8
 
 
 @dataclass
+class Standing:
+    """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
+    in seconds since the epoch."""
+
+    identity: Identity
+    generation: int
+    status: Mapping[str, Any]
+    written: float = 0.0
+
+
+@dataclass
 class GatewayState:
     """`routes` maps sinks to digests of their routes as rendered last, `sources` to what they were rendered from;
     `problems` says why a sink has no route. `dirty` means that something changed since. `addresses` are the last known
     ones of the sinks' Services: a route outlives a Service that is gone for a moment, because with the route its place
-    in the gateway's spool would go. `reports` has one entry for each running gateway Pod. `patience` is how long
-    changes are gathered before the next rendering."""
+    in the gateway's spool would go. `reports` has one entry for each running gateway Pod, `heard` the last report of
+    each Pod that is there. `standing` has every AuditSink. `patience` is how long changes are gathered before the next
+    rendering."""
 
     digest: str = ""
     body: bytes = b""
@@ -39,6 +53,8 @@ class GatewayState:
     problems: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     reports: list[PodReport] = field(default_factory=list)
+    heard: dict[str, Report] = field(default_factory=dict)
+    standing: dict[str, Standing] = field(default_factory=dict)
     patience: float = 0.05
     looked: bool = False
     dirty: bool = True
@@ -54,6 +70,29 @@ class GatewayState:
         self.history[digest] = routes
         while len(self.history) > REMEMBERED:
             del self.history[next(iter(self.history))]
+
+    def listen(self, reports: list[PodReport], there: Iterable[str]) -> None:
+        """Take in what the running Pods said just now; `there` are the names of all gateway Pods, running or not."""
+        fresh = {entry.pod: entry.report for entry in reports if entry.report}
+        known = self.heard | fresh
+        self.reports, self.heard, self.looked = reports, {pod: known[pod] for pod in there if pod in known}, True
+
+    def outputs(self, sink: str) -> list[OutputReport]:
+        """What each gateway Pod last said of the route to `sink`."""
+        return [output for report in self.heard.values() for output in report.outputs if output.name == sink]
+
+    def former(self, sink: str, uid: str) -> Route | None:
+        """The route of a sink in the last configuration; None where it had none, or was another object then."""
+        routes = decode(self.body).routes if self.body else ()
+        return next((route for route in routes if (route.name, route.uid) == (sink, uid)), None)
+
+    def stand(self, found: Mapping[str, Standing]) -> None:
+        """Take in every AuditSink that there is; who was written to is remembered."""
+        for name, standing in found.items():
+            former = self.standing.get(name)
+            if former and former.identity[0] == standing.identity[0]:
+                standing.written = former.written
+        self.standing = dict(found)
 
     def behind(self) -> bool:
         """Whether a Pod does not run the newest configuration, or cannot say."""
@@ -87,6 +126,12 @@ class GatewayState:
 
     def _holds(self, digest: str, sink: str) -> bool:
         return self.history.get(digest, {}).get(sink) == self.routes[sink]
+
+
+def disabled() -> Verdict:
+    """What is said of every sink where the operator runs without a gateway."""
+    message = "this operator runs without a gateway: enable it (gateway.enabled of the chart)"
+    return Verdict("Unknown", "GatewayDisabled", message)
 
 
 def route_digests(config: Config) -> dict[str, str]:

@@ -31,8 +31,9 @@ from auditpipeline.control.resources import Features
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
+from auditpipeline.control.sinks import reconcile_sinks
 from auditpipeline.control.watch import watch
-from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World, pipeline_key
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, SINKS_KEY, World, pipeline_key
 from auditpipeline.core.errors import Retryable
 
 log = structlog.get_logger()
@@ -109,6 +110,8 @@ async def _control(
         metrics.reconciles.labels(kind).inc()
         if kind == GATEWAY_KEY:
             return await reconcile_gateway(world, recorder)
+        if kind == SINKS_KEY:
+            return await reconcile_sinks(world)
         if kind == AUTHORITY_KEY:
             await _authorize(world)
             return None

@@ -12,6 +12,7 @@ what is not known is Unknown, with the reason why. `lastTransitionTime` moves on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
@@ -30,7 +31,7 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
     verdicts = conditions(facts)
     return {
         "observedGeneration": facts.generation,
-        "conditions": _dated(verdicts, previous.get("conditions", []), facts),
+        "conditions": dated(verdicts, previous.get("conditions", []), facts.generation, facts.now),
         "outputs": list(outputs),
         "outputsReady": _outputs_ready(facts, outputs),
         **({"events": events} if events else {}),
@@ -202,21 +203,22 @@ def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:
     return f"{good}/{len(facts.outputs)}"
 
 
-def _dated(verdicts: Mapping[str, Verdict], before: list[Status], facts: Facts) -> list[Status]:
+def dated(verdicts: Mapping[str, Verdict], before: list[Status], generation: int, now: datetime) -> list[Status]:
+    """The conditions of these verdicts, where those `before` say since when."""
     known = {entry.get("type"): entry for entry in before}
-    now = facts.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    dated = []
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    found = []
     for kind, verdict in verdicts.items():
         old = known.get(kind, {})
-        since = old.get("lastTransitionTime", now) if old.get("status") == verdict.status else now
-        dated.append(
+        since = old.get("lastTransitionTime", stamp) if old.get("status") == verdict.status else stamp
+        found.append(
             {
                 "type": kind,
                 "status": verdict.status,
-                "observedGeneration": facts.generation,
+                "observedGeneration": generation,
                 "lastTransitionTime": since,
                 "reason": verdict.reason,
                 "message": verdict.message[:1024],
             }
         )
-    return dated
+    return found

@@ -12,7 +12,7 @@ import structlog
 from auditpipeline.control import desired, desired_pod, names
 from auditpipeline.control.facts import Verdict
 from auditpipeline.control.gateway import mark
-from auditpipeline.control.gateway_state import Identity
+from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
@@ -148,6 +148,5 @@ def _registration(world: World, sink: str, now: Identity) -> Verdict:
     if world.features.sinks == "builtin":
         return Verdict("True", "Registered", "kube-apiserver posts events to this pipeline")
     if not world.settings.gateway:
-        message = "this operator runs without a gateway: enable it (gateway.enabled of the chart)"
-        return Verdict("Unknown", "GatewayDisabled", message)
+        return disabled()
     return world.gateway.registration(sink, now)

@@ -22,6 +22,7 @@ from auditpipeline.core.errors import Retryable
 from auditpipeline.core.report import Report
 
 GATEWAY_KEY = "gateway"
+SINKS_KEY = "sinks"
 AUTHORITY_KEY = "authority"
 RESYNC_KEY = "resync"
 

@@ -27,6 +27,7 @@ from auditpipeline.core.policy import Policy, validate
 
 VERSION = 1
 MAX_CONFIG = 64 * 2**20
+MAX_BODY = 20 * 2**20
 Plane = Literal["receiver", "gateway"]
 Backpressure = Literal["reject", "dropOldest"]
 
@@ -154,8 +155,8 @@ class Config(_Value, frozen=True):
     spool: Spool
     routes: tuple[Route, ...]
     version: int = VERSION
-    max_body: int = 20 * 2**20
     suspended: bool = False
+    max_body: int = MAX_BODY
 
 
 def encode(config: Config) -> bytes:

@@ -25,6 +25,10 @@ from auditpipeline.dataplane.store import Cursor, Figures
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
 
+HURRY = 0.5
+"""Seconds that a delivery has to end when its route is changed: a change shall be in force soon, and what was under way
+comes again at worst."""
+
 
 class Plane:
     """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before; `intake` takes events from
@@ -88,11 +92,15 @@ class Plane:
         _check_same(self.config, new)
         names = [route.name for route in new.routes]
         await self._spool.limit(new.spool)
-        await self._spool.use([*self._routes, *(name for name in names if name not in self._routes)])
+        fresh = [route for route in new.routes if route.name not in self._routes]
+        cursors = await self._spool.use([*self._routes, *(route.name for route in fresh)])
         self.intake.follow(_filter(new), new.max_body)
         kept = {route.name for route in new.routes if self._runs(route)}
-        await self._end([name for name in self._routes if name not in kept])
-        self._start([route for route in new.routes if route.name not in kept], await self._spool.use(names))
+        ending = [name for name in self._routes if name not in kept]
+        self._start(fresh, cursors)  # they need not wait for what ends
+        await self._end(ending, HURRY)
+        cursors = await self._spool.use(names)
+        self._start([route for route in new.routes if route.name not in self._routes], cursors)
         self.config, self._digest, self.config_error = new, found.digest, ""
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
 
@@ -146,8 +154,8 @@ class Plane:
             self._routes[config.name] = route
             route.start(cursors[config.name])
 
-    async def _end(self, names: list[str]) -> None:
-        await asyncio.gather(*(self._routes.pop(name).stop() for name in names))
+    async def _end(self, names: list[str], grace: float | None = None) -> None:
+        await asyncio.gather(*(self._routes.pop(name).stop(grace) for name in names))
 
 
 def _filter(config: Config) -> Filter:

@@ -116,17 +116,18 @@ class Route:
         self._cursor = cursor
         self._task = asyncio.create_task(self._run(), name=f"route {self.config.name}")
 
-    async def stop(self) -> None:
-        """Ends the route: a delivery that is under way has a few seconds to end. What it did not move past comes
-        again."""
+    async def stop(self, grace: float | None = None) -> None:
+        """Ends the route: a delivery that is under way has `grace` seconds to end, but not where the output fails
+        anyway: whoever mends it should not wait for that. What the route did not move past comes again."""
+        grace = self._patience.stop if grace is None else min(grace, self._patience.stop)
         self._stopping = True
         if self._task:
-            if self._busy:
-                await asyncio.wait([self._task], timeout=self._patience.stop)
+            if self._busy and not self._failures:
+                await asyncio.wait([self._task], timeout=grace)
             self._task.cancel()
             await asyncio.wait([self._task])
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._patience.stop):
+            async with asyncio.timeout(grace):
                 await self._output.close()
 
     def report(self, figures: Figures) -> OutputReport:

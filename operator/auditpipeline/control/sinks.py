@@ -1,0 +1,44 @@
+"""Writes the status of every AuditSink that our CRD serves, ours and foreign ones; a built-in AuditSink has none.
+
+It has a key of its own in the work queue, so that writing the status of many sinks delays no change of the gateway's
+configuration. A status is written only where it differs, and where only counters do at most every `status_interval`.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from auditpipeline.control.gateway_state import Standing, disabled
+from auditpipeline.control.resources import SINKS
+from auditpipeline.control.sink_status import figures_only, sink_status
+from auditpipeline.control.world import World
+
+log = structlog.get_logger()
+
+
+async def reconcile_sinks(world: World) -> float | None:
+    """Bring every status up to date; seconds until one wants to be written that must not be yet."""
+    if world.features.sinks != "crd":
+        return None
+    waits = [await _write(world, name, standing) for name, standing in list(world.gateway.standing.items())]
+    return min((wait for wait in waits if wait is not None), default=None)
+
+
+async def _write(world: World, name: str, standing: Standing) -> float | None:
+    state, clock = world.gateway, world.clock()
+    verdict = state.registration(name, standing.identity) if world.settings.gateway else disabled()
+    new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)
+    if new == {key: standing.status[key] for key in new if key in standing.status}:
+        return None
+    left = standing.written + world.settings.status_interval - clock.timestamp()
+    if left > 0 and figures_only(new, standing.status):
+        return left
+    written = await world.kube.patch_status(SINKS, name, new)
+    if written is None:  # gone, or of a CRD that has no status yet: looked at again with the next rendering
+        state.standing.pop(name, None)
+        return None
+    current = state.standing.get(name)
+    for entry in (standing, current):  # a rendering may have come between
+        if entry and entry.identity[0] == standing.identity[0]:
+            entry.status, entry.written = written.get("status", new), clock.timestamp()
+    return None
