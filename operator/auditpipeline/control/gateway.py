@@ -3,7 +3,7 @@
 The DaemonSet itself belongs to the installation. An AuditSink that cannot be used is left out, and one that could be
 used before it was changed keeps its former route, as in 1.18; either is said once in the log and as an Event on it. One
 whose Service is not there yet is tried again. Rendering happens only when something changed
-(`GatewayState.dirty`); in between, the Pods are asked which configuration they run.
+(`GatewayState.dirty`); which configuration the Pods run, they are asked by `look`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Unresolved(Exception):
 
 
 async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
-    """Bring the gateway up to date; seconds until it wants to be looked at again."""
+    """Bring the gateway's configuration up to date; seconds until it wants to be looked at again."""
     if world.features.sinks != "crd":
         return None
     if not world.settings.gateway:
@@ -62,17 +62,30 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
         # With many sinks a rendering takes long: then more changes are gathered before the next one.
         state.patience = max(0.05, 4 * (time.monotonic() - begun))
     await _deliver(world)
-    pods = gateway_pods(world)
-    await mark(world, pods, desired.mounted([state.digest, await _tls(world)]))
-    state.listen(await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world)), (pod.name for pod in _pods(world)))
+    await mark(world, gateway_pods(world), desired.mounted([state.digest, await _tls(world)]))
+    _tell(world, before)
     world.wake(SINKS_KEY, 0.0)
+    return UNRESOLVED if state.dirty else world.settings.resync
+
+
+async def look(world: World) -> float:
+    """Ask the gateway's Pods what they run and deliver; seconds until they want to be asked again.
+
+    A Pod that does not answer takes its time, which delays no rendering: that is another key's work."""
+    state = world.gateway
+    reports = await ask(world, gateway_pods(world), names.GATEWAY_OPS_PORT, _host(world))
+    before = _verdicts(world)
+    state.listen(reports, (pod.name for pod in _pods(world)))
+    _tell(world, before)
+    return min(BEHIND if state.behind() else world.settings.status_interval, world.settings.status_interval)
+
+
+def _tell(world: World, before: Mapping[str, Verdict]) -> None:
+    """Have each pipeline looked at whose sink is spoken of otherwise than before."""
     for sink in changed(before, _verdicts(world)):
         entry = world.seen.entries.get((SINKS.plural, "", sink))
         if entry and entry.pipeline:
             world.wake(pipeline_key(entry.pipeline), 0.0)
-    if state.behind():
-        return BEHIND
-    return min(UNRESOLVED if state.dirty else world.settings.status_interval, world.settings.status_interval)
 
 
 def gateway_pods(world: World) -> list[PodFacts]:

@@ -1,13 +1,16 @@
-"""Writes the status of every AuditSink that our CRD serves, ours and foreign ones; a built-in AuditSink has none.
+"""Asks the gateway's Pods, and writes the status of every AuditSink that our CRD serves, ours and foreign ones; a
+built-in AuditSink has none.
 
-It has a key of its own in the work queue, so that writing the status of many sinks delays no change of the gateway's
-configuration. A status is written only where it differs, and where only counters do at most every `status_interval`.
+It has a key of its own in the work queue, so that neither a Pod that does not answer nor writing the status of many
+sinks delays a change of the gateway's configuration. A status is written only where it differs, and where only counters
+do at most every `status_interval`.
 """
 
 from __future__ import annotations
 
 import structlog
 
+from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import figures_only, sink_status
@@ -17,11 +20,12 @@ log = structlog.get_logger()
 
 
 async def reconcile_sinks(world: World) -> float | None:
-    """Bring every status up to date; seconds until one wants to be written that must not be yet."""
+    """Bring every status up to date; seconds until the next look."""
     if world.features.sinks != "crd":
         return None
+    again = await look(world) if world.settings.gateway else None
     waits = [await _write(world, name, standing) for name, standing in list(world.gateway.standing.items())]
-    return min((wait for wait in waits if wait is not None), default=None)
+    return min((wait for wait in (again, *waits) if wait is not None), default=None)
 
 
 async def _write(world: World, name: str, standing: Standing) -> float | None:
