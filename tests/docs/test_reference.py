@@ -23,10 +23,10 @@ from prometheus_client import CollectorRegistry
 
 from auditpipeline.cli.main import cli
 from auditpipeline.control import bootstrap, health, names
-from auditpipeline.control.facts import Facts, Problem
+from auditpipeline.control.facts import Facts, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Events, OutputReport, Report
+from auditpipeline.core.report import Events, OutputReport, Report, StaticPolicy
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.server import Intake, Ops, audit_app, ops_app
 from auditpipeline.dataplane.store import Figures
@@ -160,6 +160,11 @@ GIVEN_BY = {
     "_registration": ("SinkRegistered",),
     "registration": ("SinkRegistered",),
     "_by_pods": ("SinkRegistered",),
+    "upstream": ("UpstreamCovers",),
+    "verdict": ("UpstreamCovers",),
+    "_of": ("UpstreamCovers",),
+    "_not_in_force": ("UpstreamCovers",),
+    "_met": ("UpstreamCovers",),
     "delivering": ("Delivering",),
     "_not_reached": PARTS,
 }
@@ -241,7 +246,7 @@ def test_every_reason_is_documented_with_its_condition_and_status() -> None:
 
 def test_every_condition_is_documented() -> None:
     """Those of a pipeline that is stalled, and of one that is not."""
-    waiting = Facts(1, datetime(2026, 1, 1, tzinfo=UTC))
+    waiting = Facts(1, datetime(2026, 1, 1, tzinfo=UTC), upstream=Verdict("Unknown", "ComparisonPending", ""))
     stalled = Facts(1, waiting.now, stalled=Problem("InvalidSpec", "no"))
     types = conditions(waiting).keys() | conditions(stalled).keys()
     assert documented("Conditions").keys() == types
@@ -442,6 +447,7 @@ def test_every_field_of_the_report_is_documented() -> None:
     nested: dict[str, tuple[str, type[msgspec.Struct]]] = {
         "events": ("events.", Events),
         "outputs": ("outputs[].", OutputReport),
+        "static_policy": ("staticPolicy.", StaticPolicy),
     }
     fields: set[str] = set()
     for field in msgspec.structs.fields(Report):

@@ -238,6 +238,41 @@ def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> N
     local.wait_for("nothing left", gone(local, name))
 
 
+def test_a_pipeline_that_wants_more_than_the_static_policy_emits_is_told(local: LocalDeployment, name: str) -> None:
+    """UpstreamCovers=False names the rule; with the policy of the ConfigMap and a restart it turns True by itself."""
+    file = local.bootstrap / "policy.yaml"
+    before = file.read_text()
+    secrets = {"level": "Request", "verbs": ["create"], "resources": [{"group": "", "resources": ["secrets"]}]}
+    local.apply(pipeline(name))
+    local.wait_for("Covered", lambda: local.condition(name, "UpstreamCovers").get("reason") == "Covered")
+    local.apply(pipeline(name, MINE, secrets))
+    local.wait_for("False", lambda: local.condition(name, "UpstreamCovers").get("status") == "False")
+    found = local.condition(name, "UpstreamCovers")
+    assert found["reason"] == "RulesNotMet"
+    assert "rule 1 (Request: verbs create; resources secrets" in found["message"]
+    assert "auditpipeline-static-policy" in found["message"]
+    local.wait_for("not Ready", lambda: local.condition(name).get("reason") == "RulesNotMet")
+    published = local.get("configmap", "auditpipeline-static-policy", "-n", NAMESPACE)["data"]["policy.yaml"]
+    try:
+        # The second rule of what the pipeline wants is in it, and nothing that any other pipeline has.
+        assert [rule for rule in yaml.safe_load(published)["rules"] if rule.get("verbs") == ["create"]]
+        file.write_text(published)
+        local.wait_for(
+            "RestartNeeded", lambda: local.condition(name, "UpstreamCovers").get("reason") == "RestartNeeded"
+        )
+        local.cluster.restart_apiserver()
+        local.wait_for("True", lambda: local.condition(name, "UpstreamCovers").get("status") == "True")
+        local.wait_ready(name)
+        made = f"secret-{name}"
+        local.kubectl("create", "secret", "generic", made, "-n", "default", "--from-literal=a=b")
+        wait_recorded(local, name, {made})
+        assert any(event["level"] == "Request" and "requestObject" in event for event in local.events(name))
+    finally:
+        file.write_text(before)
+        local.wait_for("the old file", lambda: local.condition(name, "UpstreamCovers").get("status") == "True")
+        local.cluster.restart_apiserver()
+
+
 def test_a_foreign_auditsink_is_served_too(local: LocalDeployment, name: str) -> None:
     """A manifest of 1.18 that points at a Service by name: the sink of a pipeline itself is one of these."""
     local.apply(pipeline(name))

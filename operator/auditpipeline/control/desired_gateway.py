@@ -35,6 +35,7 @@ def gateway_config(routes: Iterable[config.Route], spool_bytes: int) -> config.C
         ),
         spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", spool_bytes),
         routes=tuple(sorted(routes, key=lambda route: route.name)),
+        static_policy=names.STATIC_FILE,
     )
 
 

@@ -62,7 +62,8 @@ class Facts:
     """Filled step by step; what a step did not come to stays as unknown as it was.
 
     `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
-    are the last known ones, for Pods that cannot be asked at the moment.
+    are the last known ones, for Pods that cannot be asked at the moment. `upstream` stays None where there is no static
+    policy to speak of.
     """
 
     generation: int
@@ -77,6 +78,7 @@ class Facts:
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     sink: Verdict | None = None
+    upstream: Verdict | None = None
     config: str = ""
     reports: list[PodReport] = field(default_factory=list)
     last_reports: dict[str, Report] = field(default_factory=dict)

@@ -22,10 +22,13 @@ from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.control.seen import entry_of, key_of
-from auditpipeline.control.world import World, ensure, pipeline_key
+from auditpipeline.control.upstream import PolicyFile
+from auditpipeline.control.world import STATIC_KEY, World, ensure, pipeline_key
 from auditpipeline.core import config
 from auditpipeline.core.errors import AuditPipelineError, Invalid, Retryable
-from auditpipeline.core.spec import Sink, parse_sink
+from auditpipeline.core.policy import Policy
+from auditpipeline.core.report import StaticPolicy
+from auditpipeline.core.spec import Sink, parse_sink, sink_policy
 
 log = structlog.get_logger()
 
@@ -59,6 +62,8 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
     await mark(world, pods, desired.mounted([state.digest, await _tls(world)]))
     state.reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     state.looked = True
+    if world.upstream.take_files(_files(pods, state.reports)):
+        world.wake(STATIC_KEY, 0.0)
     for sink in changed(before, _verdicts(world)):
         entry = world.seen.entries.get((SINKS.plural, "", sink))
         if entry and entry.pipeline:
@@ -114,11 +119,14 @@ async def _recall(world: World) -> None:
 
 async def _render(world: World, recorder: Recorder) -> None:
     routes, problems, sources = [], {}, {}
+    foreign: dict[str, Policy] = {}
     async for body in world.kube.list(SINKS):
         name = body["metadata"]["name"]
         sources[name] = entry_of(SINKS.plural, body).identity
         try:
             sink = parse_sink(body)
+            if not entry_of(SINKS.plural, body).owner:
+                foreign[name] = sink_policy(sink.spec.policy)
             routes.append(route(sink, await _address(world, sink)))
         except _Unresolved as error:
             problems[name] = str(error)
@@ -132,6 +140,8 @@ async def _render(world: World, recorder: Recorder) -> None:
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)
     world.gateway.rendered(config.digest(encoded), encoded, route_digests(value), sources)
+    if world.upstream.ask_foreign(foreign):
+        world.wake(STATIC_KEY, world.upstream.patience)
 
 
 async def _refused(world: World, recorder: Recorder, body: dict[str, Any], message: str) -> None:
@@ -177,6 +187,18 @@ async def _tls(world: World) -> str:
     manifest = desired.tls_secret(meta, desired.Certified(leaf, world.authority.bundle))
     await ensure(world, manifest)
     return desired.digest(manifest)
+
+
+def _files(pods: list[PodFacts], reports: list[PodReport]) -> list[PolicyFile]:
+    """The static policy files beside the gateway's Pods."""
+    addresses = {pod.name: pod.ip for pod in pods}
+    found = []
+    for pod, report, error in reports:
+        said = report.static_policy if report else None
+        if said is None:
+            said = StaticPolicy(error="its release does not report the file" if report else f"no answer: {error}")
+        found.append(PolicyFile(pod, addresses.get(pod, ""), said.text, said.changed_at, said.error))
+    return found
 
 
 def _host(world: World) -> str:

@@ -27,6 +27,7 @@ CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
 GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
 LEASE = "auditpipeline-operator"
+STATIC_POLICY = "auditpipeline-static-policy"
 
 OURS = f"{MANAGED_BY}={MANAGER}"
 OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
@@ -36,6 +37,7 @@ CONFIG_FOLDER = "/etc/auditpipeline/config"
 TLS_FOLDER = "/etc/auditpipeline/tls"
 SECRETS_FOLDER = "/etc/auditpipeline/secrets"
 BOOTSTRAP_FOLDER = "/etc/auditpipeline/bootstrap"
+STATIC_FILE = "/etc/auditpipeline/static/policy.yaml"
 DATA_FOLDER = "/var/lib/auditpipeline"
 AUDIT_PORT, OPS_PORT = 8443, 8444
 GATEWAY_AUDIT_PORT, GATEWAY_OPS_PORT = 9443, 9444

@@ -31,8 +31,17 @@ from auditpipeline.control.resources import Features
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
+from auditpipeline.control.static import ask_servers, reconcile_static
 from auditpipeline.control.watch import watch
-from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World, pipeline_key
+from auditpipeline.control.world import (
+    API_SERVERS_KEY,
+    AUTHORITY_KEY,
+    GATEWAY_KEY,
+    RESYNC_KEY,
+    STATIC_KEY,
+    World,
+    pipeline_key,
+)
 from auditpipeline.core.errors import Retryable
 
 log = structlog.get_logger()
@@ -115,6 +124,11 @@ async def _control(
         if kind == RESYNC_KEY:
             await _resync(world)
             return None
+        if kind == STATIC_KEY:
+            await reconcile_static(world)
+            return None
+        if kind == API_SERVERS_KEY:
+            return await ask_servers(world)
         return await reconcile(world, recorder, name)
 
     def failed(key: str, error: Exception, seconds: float) -> None:
@@ -140,6 +154,7 @@ async def _prepare(world: World) -> None:
     for name in await relist(world):
         world.wake(pipeline_key(name), 0.0)
     world.wake(GATEWAY_KEY, 0.0)
+    world.wake(API_SERVERS_KEY, 0.0)
 
 
 async def _authorize(world: World) -> None:
@@ -195,7 +210,8 @@ async def _resync(world: World) -> None:
     world.features = await discover(world.kube)
     found = await relist(world)
     world.gateway.dirty = True
-    for key in (AUTHORITY_KEY, GATEWAY_KEY, *(pipeline_key(name) for name in found)):
+    world.upstream.published = ""
+    for key in (AUTHORITY_KEY, GATEWAY_KEY, STATIC_KEY, *(pipeline_key(name) for name in found)):
         world.wake(key, 0.0)
 
 

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 NAMESPACE = "default"
 QUIET = 600.0
-TOLD = ("Ready", "Stalled", "SinkRegistered", "Delivering")
+TOLD = ("Ready", "Stalled", "SinkRegistered", "UpstreamCovers", "Delivering")
 _MAX_REMEMBERED = 5000
 
 

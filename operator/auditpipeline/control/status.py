@@ -3,7 +3,7 @@
                  CertificateReady --+
     Stalled? --> WebhookAvailable --+--> Ready     Reconciling while neither Ready, Stalled nor suspended
                  SinkRegistered   --+
-                 Delivering (may be Unknown: no event has come yet)
+                 UpstreamCovers, Delivering (may be Unknown: nobody can say, no event has come yet)
 
 Conventions: kstatus (sigs.k8s.io/cli-utils/pkg/kstatus) and meta/v1 Condition. Nothing is claimed that was not seen:
 what is not known is Unknown, with the reason why. `lastTransitionTime` moves only when a condition's status does.
@@ -18,7 +18,8 @@ from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
 from auditpipeline.core.report import OutputReport, Report
 
 Status = dict[str, Any]
-PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")
+PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
+MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
 _STATES = ("Idle", "Delivering", "Failing")
 
 
@@ -43,6 +44,7 @@ def conditions(facts: Facts) -> dict[str, Verdict]:
         "CertificateReady": certificate_ready(facts),
         "WebhookAvailable": webhook_available(facts),
         "SinkRegistered": sink_registered(facts),
+        **({"UpstreamCovers": facts.upstream} if facts.upstream else {}),
         "Delivering": delivering(facts),
     }
     summary = ready(facts, parts)
@@ -63,8 +65,8 @@ def ready(facts: Facts, parts: Mapping[str, Verdict]) -> Verdict:
     if facts.waiting:
         return Verdict("False", *facts.waiting)
     for kind in PARTS:
-        verdict = parts[kind]
-        if verdict.status == "False" or (verdict.status == "Unknown" and kind != "Delivering"):
+        verdict = parts.get(kind)
+        if verdict and (verdict.status == "False" or (verdict.status == "Unknown" and kind not in MAY_BE_UNKNOWN)):
             return Verdict("False", verdict.reason, verdict.message)
     return _configured(facts) or Verdict("True", "Ready", "events are recorded and delivered as the spec says")
 

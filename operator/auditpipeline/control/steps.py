@@ -17,8 +17,9 @@ from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.world import GATEWAY_KEY, World, ensure
+from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.policy import Policy
 from auditpipeline.core.quantity import parse_seconds
 from auditpipeline.core.spec import parse_pipeline
 
@@ -32,9 +33,11 @@ async def parse(this: Round) -> None:
     try:
         this.parsed = parse_pipeline(this.body)
     except Invalid as error:
+        _ask(this, None)
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     this.facts.outputs = tuple(output.name for output in this.pipeline.spec.outputs)
     this.facts.suspended = this.pipeline.spec.suspend
+    _ask(this, this.pipeline.spec.policy)
 
 
 async def expire(this: Round) -> None:
@@ -100,6 +103,20 @@ async def register(this: Round) -> None:
     this.facts.sink = _registration(world, names.child(this.name), entry.identity)
 
 
+async def upstream(this: Round) -> None:
+    """Whether the API servers emit what the policy asks for; where AuditSink is built in, they are asked for it."""
+    world = this.world
+    if world.features.sinks == "builtin":
+        return
+    if not world.settings.gateway:
+        message = (
+            "nobody looks at kube-apiserver's static policy: the gateway is disabled (gateway.enabled of the chart)"
+        )
+        this.facts.upstream = Verdict("Unknown", "GatewayDisabled", message)
+        return
+    this.facts.upstream = world.upstream.verdict(this.name)
+
+
 async def prune(this: Round) -> None:
     """What this pipeline owns and no longer wants is gone."""
     world = this.world
@@ -136,6 +153,13 @@ async def forbidden(this: Round, error: Forbidden) -> None:
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
+
+
+def _ask(this: Round, policy: Policy | None) -> None:
+    """What the pipeline asks of the static policy; None leaves what it asked for before, which runs on."""
+    world = this.world
+    if world.upstream.ask(this.name, policy):
+        world.wake(STATIC_KEY, world.upstream.patience)
 
 
 def _registration(world: World, sink: str, now: Identity) -> Verdict:

@@ -18,12 +18,15 @@ from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
+from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.core.errors import Retryable
 from auditpipeline.core.report import Report
 
 GATEWAY_KEY = "gateway"
 AUTHORITY_KEY = "authority"
 RESYNC_KEY = "resync"
+STATIC_KEY = "static"
+API_SERVERS_KEY = "apiservers"
 
 
 class BeingDeleted(Retryable):
@@ -50,6 +53,7 @@ class World:
     seen: Seen = field(default_factory=Seen)
     applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
     gateway: GatewayState = field(default_factory=GatewayState)
+    upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Report]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
@@ -59,6 +63,8 @@ class World:
         """Drop what is remembered of a pipeline that is gone."""
         for memory in (self.reports, self.written, self.ready):
             memory.pop(name, None)
+        if self.upstream.drop(name):
+            self.wake(STATIC_KEY, self.upstream.patience)
         for key in [key for key in self.applied if key not in self.seen.entries]:
             del self.applied[key]
         self.authority.forget(name)

@@ -113,7 +113,8 @@ class Route(_Value, frozen=True):
 
 
 class Config(_Value, frozen=True):
-    """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway)."""
+    """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway); `static_policy` is the path of
+    kube-apiserver's policy file, which a gateway reports."""
 
     plane: Plane
     name: str
@@ -122,6 +123,7 @@ class Config(_Value, frozen=True):
     routes: tuple[Route, ...]
     version: int = VERSION
     max_body: int = 20 * 2**20
+    static_policy: str | None = None
 
 
 def encode(config: Config) -> bytes:
@@ -187,6 +189,7 @@ def relocated(config: Config, root: str, audit: str | None = None, ops: str | No
         listen=Listen(audit or listen.audit, ops or listen.ops, tls(listen.audit_tls), tls(listen.ops_tls)),
         spool=replace(config.spool, path=below(config.spool.path)),
         routes=tuple(route(value) for value in config.routes),
+        static_policy=below(config.static_policy),
     )
 
 

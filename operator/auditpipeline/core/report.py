@@ -42,6 +42,18 @@ class OutputReport(_Value, frozen=True):
     last_delivered_at: float = 0.0
 
 
+class StaticPolicy(_Value, frozen=True):
+    """kube-apiserver's static policy file beside a gateway: its text, or why there is none (`error`).
+
+    `changed_at` is the later of the times at which its content and its place in the folder last changed, by the clock
+    of the node.
+    """
+
+    text: str = ""
+    changed_at: float = 0.0
+    error: str = ""
+
+
 class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
     newer one was refused."""
@@ -56,6 +68,7 @@ class Report(_Value, frozen=True):
     dead_letters: int = 0
     certificate_not_after: float = 0.0
     version: str = ""
+    static_policy: StaticPolicy | None = None
 
 
 def encode(report: Report) -> bytes:

@@ -19,6 +19,7 @@ from auditpipeline.dataplane.route import Patience, Route
 from auditpipeline.dataplane.server import Intake, Listener, audit_app, ops_app
 from auditpipeline.dataplane.source import Found
 from auditpipeline.dataplane.spool import Spool
+from auditpipeline.dataplane.static import StaticFile
 from auditpipeline.dataplane.store import Cursor, Figures
 from auditpipeline.dataplane.tls import ServerTls
 
@@ -63,6 +64,7 @@ class Plane:
         self._patience = patience
         self._routes: dict[str, Route] = {}
         self._metrics = Metrics()
+        self._static = StaticFile()
         self._stopping = False
         self._intake = Intake(spool, _filter(config), config.max_body, self._metrics)
         listen = config.listen
@@ -149,6 +151,7 @@ class Plane:
             dead_letters=figures.dead,
             certificate_not_after=self._audit.tls.not_after,
             version=__version__,
+            static_policy=self._static.look(self.config.static_policy),
         )
 
     def _runs(self, route: RouteConfig) -> bool:
