@@ -35,7 +35,7 @@ TARGET: list[Rule] = [
     ("policy", "poddisruptionbudgets", "list watch create patch delete"),
     ("networking.k8s.io", "networkpolicies", "list watch create patch delete"),
 ]
-PATHS = ["/metrics"]
+PATHS = ["/metrics", "/auditpipeline-canary/*"]
 PUBLISHED: list[Rule] = [("", "configmaps", "get create patch")]
 API_SERVERS: list[Rule] = [("discovery.k8s.io", "endpointslices", "get")]
 LEASES: list[Rule] = [("coordination.k8s.io", "leases", "get create update")]

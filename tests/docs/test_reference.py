@@ -26,7 +26,7 @@ from auditpipeline.control import bootstrap, health, names
 from auditpipeline.control.facts import Facts, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Events, OutputReport, Report, StaticPolicy
+from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.server import Intake, Ops, audit_app, ops_app
 from auditpipeline.dataplane.store import Figures
@@ -166,6 +166,7 @@ GIVEN_BY = {
     "_not_in_force": ("UpstreamCovers",),
     "_met": ("UpstreamCovers",),
     "delivering": ("Delivering",),
+    "_arriving": ("Delivering",),
     "_not_reached": PARTS,
 }
 WAITING = {"_take_steps"}
@@ -376,7 +377,7 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
 def test_every_metric_of_the_controller_is_documented() -> None:
     """With what it reads at each scrape."""
     metrics = health.Metrics()
-    metrics.observe(lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)])
+    metrics.observe(lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)], lambda: [("a", 0.5)])
     for counter in (metrics.reconciles, metrics.errors):
         counter.labels("pipeline").inc()
     assert documented_metrics("Metrics of the controller") == exposed(metrics.registry)
@@ -447,6 +448,7 @@ def test_every_field_of_the_report_is_documented() -> None:
     nested: dict[str, tuple[str, type[msgspec.Struct]]] = {
         "events": ("events.", Events),
         "outputs": ("outputs[].", OutputReport),
+        "canaries": ("canaries[].", Canary),
         "static_policy": ("staticPolicy.", StaticPolicy),
     }
     fields: set[str] = set()

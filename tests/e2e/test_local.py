@@ -273,6 +273,43 @@ def test_a_pipeline_that_wants_more_than_the_static_policy_emits_is_told(local: 
         local.cluster.restart_apiserver()
 
 
+def test_canaries_prove_the_way_of_a_quiet_pipeline(local: LocalDeployment, name: str) -> None:
+    """They arrive, and are delivered only where the policy asks for them."""
+    nothing = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["bindings"]}]}
+    wanting, canaries = f"{name}-all", {"level": "Metadata", "nonResourceURLs": ["/auditpipeline-canary/*"]}
+    local.apply(pipeline(name, nothing), pipeline(wanting, canaries))
+    try:
+        local.wait_for("CanarySeen", lambda: local.condition(name, "Delivering").get("reason") == "CanarySeen")
+        local.wait_ready(name)
+        assert local.get("auditpipeline", name)["status"]["canary"]["latencySeconds"] >= 0
+        local.wait_for("a canary in a file", lambda: any(local.events(wanting)))
+        (event, *_) = local.events(wanting)
+        assert event["responseStatus"]["code"] == 404
+        assert event["user"]["username"] == f"system:serviceaccount:{NAMESPACE}:auditpipeline-operator"
+        assert local.events(name) == []
+    finally:
+        local.kubectl("delete", "auditpipeline", wanting, "--wait=false")
+
+
+def test_an_api_server_that_posts_nothing_is_found_out_by_the_canary(local: LocalDeployment, name: str) -> None:
+    """Gateway and receivers are well and say so: only what does not come can tell. It mends by itself."""
+    local.apply(pipeline(name))
+    local.wait_for("a canary", lambda: "canary" in local.get("auditpipeline", name)["status"])
+    webhook = local.bootstrap / "webhook.kubeconfig"
+    before = webhook.read_text()
+    try:
+        webhook.write_text(before.replace(local.address, "127.0.0.1:1"))
+        local.cluster.restart_apiserver()
+        local.wait_for("CanaryMissing", lambda: local.condition(name, "Delivering").get("reason") == "CanaryMissing")
+        local.wait_for("not Ready", lambda: local.condition(name).get("reason") == "CanaryMissing")
+        assert local.condition(name, "SinkRegistered")["status"] == "True"
+    finally:
+        webhook.write_text(before)
+        local.cluster.restart_apiserver()
+    local.wait_ready(name)
+    wait_recorded(local, name, {touch(local)})
+
+
 def test_a_foreign_auditsink_is_served_too(local: LocalDeployment, name: str) -> None:
     """A manifest of 1.18 that points at a Service by name: the sink of a pipeline itself is one of these."""
     local.apply(pipeline(name))

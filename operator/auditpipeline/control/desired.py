@@ -54,8 +54,8 @@ def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings
     ]
 
 
-def receiver_config(pipeline: Pipeline) -> config.Config:
-    """The configuration of the pipeline's receivers: one route for each output."""
+def receiver_config(pipeline: Pipeline, canary_user: str = "") -> config.Config:
+    """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own."""
     tls = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key", f"{names.TLS_FOLDER}/ca.crt")
     size = parse_bytes(pipeline.spec.webhook.storage.size, "spec.webhook.storage.size")
     return config.Config(
@@ -66,6 +66,7 @@ def receiver_config(pipeline: Pipeline) -> config.Config:
         ),
         spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", max(2**20, int(size * SPOOL_SHARE))),
         routes=tuple(_route(pipeline.spec.policy, output) for output in pipeline.spec.outputs),
+        canary_user=canary_user,
     )
 
 

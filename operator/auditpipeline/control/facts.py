@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.core.report import Report
 
 Truth = Literal["True", "False", "Unknown"]
@@ -79,6 +80,7 @@ class Facts:
     claims: list[str] = field(default_factory=list)
     sink: Verdict | None = None
     upstream: Verdict | None = None
+    canary: CanaryFacts = field(default_factory=CanaryFacts)
     config: str = ""
     reports: list[PodReport] = field(default_factory=list)
     last_reports: dict[str, Report] = field(default_factory=dict)

@@ -62,6 +62,7 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
     await mark(world, pods, desired.mounted([state.digest, await _tls(world)]))
     state.reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     state.looked = True
+    world.canary.take("", [entry.report for entry in state.reports if entry.report])
     if world.upstream.take_files(_files(pods, state.reports)):
         world.wake(STATIC_KEY, 0.0)
     for sink in changed(before, _verdicts(world)):
@@ -125,9 +126,10 @@ async def _render(world: World, recorder: Recorder) -> None:
         sources[name] = entry_of(SINKS.plural, body).identity
         try:
             sink = parse_sink(body)
-            if not entry_of(SINKS.plural, body).owner:
+            own = bool(entry_of(SINKS.plural, body).owner)
+            if not own:
                 foreign[name] = sink_policy(sink.spec.policy)
-            routes.append(route(sink, await _address(world, sink)))
+            routes.append(route(sink, await _address(world, sink), world.canary.user if own else None))
         except _Unresolved as error:
             problems[name] = str(error)
             world.gateway.dirty = True
@@ -135,7 +137,7 @@ async def _render(world: World, recorder: Recorder) -> None:
             problems[name] = str(error)
             if world.gateway.problems.get(name) != str(error):
                 await _refused(world, recorder, body, str(error))
-    value = gateway_config(routes, world.settings.gateway_spool_bytes)
+    value = gateway_config(routes, world.settings.gateway_spool_bytes, world.canary.user)
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)

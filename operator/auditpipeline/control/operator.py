@@ -21,13 +21,13 @@ from auditpipeline.control import access, health
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.discovery import discover
 from auditpipeline.control.gateway import reconcile_gateway
-from auditpipeline.control.kube import Client, Forbidden
+from auditpipeline.control.kube import Client, Forbidden, NotFound
 from auditpipeline.control.leader import Lease
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
-from auditpipeline.control.resources import Features
+from auditpipeline.control.resources import SELF_REVIEWS, Features
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
@@ -138,7 +138,12 @@ async def _control(
 
     queue = WorkQueue(work, settings.workers, failed)
     world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
-    metrics.observe(lambda: len(queue), lambda: list(client.requests.items()), lambda: list(world.ready.items()))
+    metrics.observe(
+        lambda: len(queue),
+        lambda: list(client.requests.items()),
+        lambda: list(world.ready.items()),
+        world.canary.latencies,
+    )
     try:
         await _beating(heartbeat, _until_done(lambda: _prepare(world)))
         queue.start()
@@ -151,10 +156,22 @@ async def _control(
 async def _prepare(world: World) -> None:
     world.features = await discover(world.kube)
     await _authorize(world)
+    world.canary.user = await _whoami(world)
     for name in await relist(world):
         world.wake(pipeline_key(name), 0.0)
     world.wake(GATEWAY_KEY, 0.0)
     world.wake(API_SERVERS_KEY, 0.0)
+
+
+async def _whoami(world: World) -> str:
+    """Who this operator is to the API server; empty where that does not say (before 1.28)."""
+    try:
+        review = await world.kube.create(
+            SELF_REVIEWS, {"apiVersion": SELF_REVIEWS.api_version, "kind": SELF_REVIEWS.kind, "metadata": {}}
+        )
+    except (NotFound, Forbidden):
+        return ""
+    return str(review.get("status", {}).get("userInfo", {}).get("username", ""))
 
 
 async def _authorize(world: World) -> None:

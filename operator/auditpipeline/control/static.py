@@ -8,20 +8,22 @@ union of some of them would take events from the others.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from typing import Any
 
 import structlog
 
 from auditpipeline.control import names
-from auditpipeline.control.apiservers import readings, servers
-from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.apiservers import Server, readings, servers
+from auditpipeline.control.canary import source_of
+from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES
 from auditpipeline.control.seen import fingerprint
 from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.control.world import STATIC_KEY, World, pipeline_key
-from auditpipeline.core.canary import CANARY_POLICY
-from auditpipeline.core.errors import Invalid
+from auditpipeline.core.canary import CANARY_POLICY, path_of
+from auditpipeline.core.errors import AuditPipelineError, Invalid
 from auditpipeline.core.policy import Policy
 from auditpipeline.core.policyfile import dump, load
 from auditpipeline.core.union import union
@@ -42,7 +44,9 @@ async def ask_servers(world: World) -> float | None:
     if world.features.sinks != "crd" or not world.settings.gateway:
         return world.settings.canary_interval
     now = world.clock().timestamp()
-    found = await readings(world.kube, await servers(world.kube), now)
+    asked = await servers(world.kube)
+    await _send_canaries(world, asked)
+    found = await readings(world.kube, asked, now)
     before = [(reading.server, reading.start, reading.error) for reading in world.upstream.readings]
     world.upstream.readings = found
     if before != [(reading.server, reading.start, reading.error) for reading in found]:
@@ -51,6 +55,18 @@ async def ask_servers(world: World) -> float | None:
                 log.warning("kube-apiserver's metrics cannot be read", server=reading.server.name, error=reading.error)
         world.wake(STATIC_KEY, 0.0)
     return world.settings.canary_interval
+
+
+async def _send_canaries(world: World, asked: list[Server]) -> None:
+    world.canary.keep_only(asked)
+    for server in asked:
+        number, at = secrets.token_hex(8), world.clock().timestamp()
+        try:
+            await world.kube.plain(path_of(source_of(server), number), server.url)
+        except (NotFound, Forbidden):
+            world.canary.answered(server, number, at)
+        except AuditPipelineError as error:
+            log.warning("canary not sent", server=server.name, error=str(error))
 
 
 async def reconcile_static(world: World) -> None:

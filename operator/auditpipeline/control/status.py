@@ -12,6 +12,7 @@ what is not known is Unknown, with the reason why. `lastTransitionTime` moves on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
@@ -20,6 +21,7 @@ from auditpipeline.core.report import OutputReport, Report
 Status = dict[str, Any]
 PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
 MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
+CANARY_KEPT = 300.0
 _STATES = ("Idle", "Delivering", "Failing")
 
 
@@ -35,6 +37,7 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
         "outputs": list(outputs),
         "outputsReady": _outputs_ready(facts, outputs),
         **({"events": events} if events else {}),
+        **_canary(facts, previous.get("canary")),
     }
 
 
@@ -120,7 +123,18 @@ def delivering(facts: Facts) -> Verdict:
         return Verdict("Unknown", "PodUnreachable", _silent(silent))
     if not reports:
         return Verdict("Unknown", "NoPodRunning", "no Pod runs that could say so")
+    return _arriving(facts, reports)
+
+
+def _arriving(facts: Facts, reports: list[Report]) -> Verdict:
+    """Whether anything comes at all; no output fails."""
+    if facts.canary.missing:
+        servers = ", ".join(facts.canary.missing)
+        message = f"canaries of {servers} do not arrive: see the gateway's Pods and spool, and kube-apiserver's log"
+        return Verdict("False", "CanaryMissing", message)
     if not any(report.events.received for report in reports):
+        if facts.canary.seen:
+            return Verdict("True", "CanarySeen", "no event has come yet, and canaries do")
         return Verdict("Unknown", "NoEventsYet", "no event has come yet")
     return Verdict("True", "Delivering", f"{len(facts.outputs)} of {len(facts.outputs)} outputs take events")
 
@@ -195,6 +209,17 @@ def _events(reports: list[Report]) -> Status:
         field: sum(getattr(report.events, field) for report in reports)
         for field in ("received", "delivered", "dropped")
     }
+
+
+def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
+    """The newest canary, renewed every CANARY_KEPT seconds: a status is not written for each of them."""
+    seen = facts.canary.seen
+    if seen is None:
+        return {"canary": before} if before else {}
+    if before and seen.at - datetime.fromisoformat(before["lastSeen"]).timestamp() < CANARY_KEPT:
+        return {"canary": before}
+    at = datetime.fromtimestamp(seen.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"canary": {"lastSeen": at, "latencySeconds": round(seen.latency, 1)}}
 
 
 def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:

@@ -21,6 +21,7 @@ import msgspec
 from auditpipeline.control import names
 from auditpipeline.control.apiservers import Reading
 from auditpipeline.control.facts import Verdict
+from auditpipeline.core.canary import emitted
 from auditpipeline.core.explain import sentence, summary
 from auditpipeline.core.policy import Policy
 from auditpipeline.core.upstream import EXCEPTIONS, SHOWN, Coverage
@@ -81,6 +82,7 @@ class UpstreamState:
     parsed: dict[str, Policy | str] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     covered: dict[tuple[str, str], Coverage] = field(default_factory=dict)
+    emits_canary: bool = False
     published: str = ""
     union_of: frozenset[str] | None = None
     union_text: str = ""
@@ -118,6 +120,9 @@ class UpstreamState:
     def judge(self) -> None:
         """Say of each file whether it is in force."""
         self.ran = [ran for file in self.files or () for ran in self._beside(file)]
+        loaded = [policy for ran in self.ran if (policy := self._policy(ran.loaded))]
+        if loaded:
+            self.emits_canary = all(emitted(policy) for policy in loaded)
         known = {(file.pod, reading.server.name) for file in self.files or () for reading in self.readings}
         # What a Pod or API server that is away for a moment ran, is still needed when it is back.
         self.memory = {key: kept for key, kept in self.memory.items() if key in known or len(self.memory) < 64}

@@ -12,6 +12,7 @@ from datetime import datetime
 
 from auditpipeline.control import desired
 from auditpipeline.control.authority import Authority
+from auditpipeline.control.canary import CanaryState
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.kube import Kube
 from auditpipeline.control.probe import Prober
@@ -53,6 +54,7 @@ class World:
     seen: Seen = field(default_factory=Seen)
     applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
     gateway: GatewayState = field(default_factory=GatewayState)
+    canary: CanaryState = field(default_factory=CanaryState)
     upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Report]] = field(default_factory=dict)
@@ -63,6 +65,7 @@ class World:
         """Drop what is remembered of a pipeline that is gone."""
         for memory in (self.reports, self.written, self.ready):
             memory.pop(name, None)
+        self.canary.forget(name)
         if self.upstream.drop(name):
             self.wake(STATIC_KEY, self.upstream.patience)
         for key in [key for key in self.applied if key not in self.seen.entries]:

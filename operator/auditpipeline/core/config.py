@@ -114,7 +114,7 @@ class Route(_Value, frozen=True):
 
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway); `static_policy` is the path of
-    kube-apiserver's policy file, which a gateway reports."""
+    kube-apiserver's policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does)."""
 
     plane: Plane
     name: str
@@ -124,6 +124,7 @@ class Config(_Value, frozen=True):
     version: int = VERSION
     max_body: int = 20 * 2**20
     static_policy: str | None = None
+    canary_user: str = ""
 
 
 def encode(config: Config) -> bytes:

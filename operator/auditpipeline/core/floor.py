@@ -23,16 +23,21 @@ FINAL_STAGES = ("ResponseComplete", "Panic")
 
 
 def with_floor(policy: Policy) -> Policy:
-    """The policy with the floor as its first rule. The rest decides as before.
+    """The policy with the floor as its first rule. The rest decides as before."""
+    return with_first(FLOOR, policy)
 
-    What the policy leaves out of every rule is written into each one where the floor must not lose it.
+
+def with_first(rule: Rule, policy: Policy) -> Policy:
+    """The policy with `rule` before its own rules, heard when a request ends. The rest decides as before.
+
+    What the policy leaves out of every rule is written into each one where the first must not lose it.
     """
-    if policy.rules[:1] == (FLOOR,):
+    if policy.rules[:1] == (rule,):
         return policy
     kept = tuple(stage for stage in policy.omit_stages if stage not in FINAL_STAGES)
     pushed = tuple(stage for stage in policy.omit_stages if stage in FINAL_STAGES)
     rules = tuple(
-        msgspec.structs.replace(rule, omit_stages=tuple(dict.fromkeys((*rule.omit_stages, *pushed))))
-        for rule in policy.rules
+        msgspec.structs.replace(own, omit_stages=tuple(dict.fromkeys((*own.omit_stages, *pushed))))
+        for own in policy.rules
     )
-    return msgspec.structs.replace(policy, rules=(FLOOR, *rules), omit_stages=kept)
+    return msgspec.structs.replace(policy, rules=(rule, *rules), omit_stages=kept)

@@ -42,6 +42,17 @@ class OutputReport(_Value, frozen=True):
     last_delivered_at: float = 0.0
 
 
+class Canary(_Value, frozen=True):
+    """The newest canary of one API server (`source`) that came: which one, how many came since the process started, how
+    long after its request (clocks of two nodes), and when."""
+
+    source: str
+    id: str
+    seen: int = 0
+    latency_seconds: float = 0.0
+    seen_at: float = 0.0
+
+
 class StaticPolicy(_Value, frozen=True):
     """kube-apiserver's static policy file beside a gateway: its text, or why there is none (`error`).
 
@@ -69,6 +80,7 @@ class Report(_Value, frozen=True):
     certificate_not_after: float = 0.0
     version: str = ""
     static_policy: StaticPolicy | None = None
+    canaries: tuple[Canary, ...] = ()
 
 
 def encode(report: Report) -> bytes:

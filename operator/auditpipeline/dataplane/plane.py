@@ -67,6 +67,7 @@ class Plane:
         self._static = StaticFile()
         self._stopping = False
         self._intake = Intake(spool, _filter(config), config.max_body, self._metrics)
+        self._intake.canaries.user = config.canary_user
         listen = config.listen
         self._audit = _Door("audit", Listener(audit_app(self._intake)), ServerTls(listen.audit_tls, True), log)
         self._ops = _Door("ops", Listener(ops_app(self)), ServerTls(listen.ops_tls, False), log)
@@ -113,6 +114,7 @@ class Plane:
         await self._spool.limit(new.spool.max_bytes)
         await self._spool.use([*self._routes, *(name for name in names if name not in self._routes)])
         self._intake.filter, self._intake.max_body = _filter(new), new.max_body
+        self._intake.canaries.user = new.canary_user
         kept = {route.name for route in new.routes if self._runs(route)}
         await self._end([name for name in self._routes if name not in kept])
         self._start([route for route in new.routes if route.name not in kept], await self._spool.use(names))
@@ -152,6 +154,7 @@ class Plane:
             certificate_not_after=self._audit.tls.not_after,
             version=__version__,
             static_policy=self._static.look(self.config.static_policy),
+            canaries=self._intake.canaries.report(),
         )
 
     def _runs(self, route: RouteConfig) -> bool:

@@ -25,6 +25,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable
 from auditpipeline.dataplane.body import inflate, read_bounded
+from auditpipeline.dataplane.canary import Canaries
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.metrics import Metrics
 from auditpipeline.dataplane.spool import Spool
@@ -45,6 +46,7 @@ class Intake:
         self.filter = filter_
         self.max_body = max_body
         self.metrics = metrics
+        self.canaries = Canaries()
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers one POST."""
@@ -76,6 +78,7 @@ class Intake:
         response = await self._store(taken.lines, deciding.digest, taken.dead)
         if response.status == 200:
             self.metrics.filtered.inc(taken.filtered)
+            self.canaries.note(body)
         return response
 
     async def _store(self, lines: list[bytes], digest: str, dead: list[Dead]) -> web.Response:
