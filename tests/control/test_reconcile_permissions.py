@@ -91,8 +91,8 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
         await kube.create(SINKS, bodies.sink("bad", url="https://siem.example/", caBundle="bm8="))
         await eventually("told", lambda: _told(kube))
         await eventually("published", lambda: kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace))
-        metrics = await running.get("/metrics")
-        assert 'verb="get",resource="metrics"' in metrics.replace('", ', '",')
+        for path in ("metrics", "auditpipeline-canary"):
+            assert f'resource="{path}"' in await running.get("/metrics")
         await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1s"}})
         await eventually("expired", lambda: _gone(kube))
         assert "reconcile_errors_total{" not in await running.get("/metrics")
