@@ -164,6 +164,16 @@ def test_what_only_counts_is_told_from_what_changed() -> None:
     assert not counters_only(failing, old)
 
 
+def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:
+    """A merge patch takes a field away by null."""
+    first = status(good(expires=LATER), {})
+    assert first["expiresAt"] == "2026-01-01T13:00:00Z"
+    assert status(good(), first)["expiresAt"] is None
+    assert "expiresAt" not in status(good(), {})
+    assert status(good(expires=None, stalled=Problem("InvalidSpec", "x")), first)["expiresAt"] == first["expiresAt"]
+    assert not counters_only(status(good(), first), first)
+
+
 def test_a_canary_is_written_now_and_then() -> None:
     """Each one would be a write of every status."""
     first = status(good(canary=SEEN), {})

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
@@ -227,6 +228,21 @@ def test_a_suspended_pipeline_takes_no_new_events(local: LocalDeployment, name: 
     local.wait_ready(name)
     marker = touch(local)
     wait_recorded(local, name, {marker})
+
+
+def test_a_debug_pipeline_says_when_it_ends(local: LocalDeployment, name: str) -> None:
+    """In a column of `kubectl get`, as a time: kubectl's own type for times shows the future as <invalid>."""
+    local.apply(pipeline(name, expireAfter="2h"))
+    local.wait_for("a time", lambda: "expiresAt" in local.get("auditpipeline", name).get("status", {}))
+    body = local.get("auditpipeline", name)
+    made, ends = body["metadata"]["creationTimestamp"], body["status"]["expiresAt"]
+    assert datetime.fromisoformat(ends) - datetime.fromisoformat(made) == timedelta(hours=2)
+    head, row = local.kubectl("get", "auditpipeline", name).splitlines()
+    assert "EXPIRES" in head
+    assert ends in row
+    local.apply(pipeline(name))
+    local.wait_for("no time", lambda: not local.get("auditpipeline", name)["status"].get("expiresAt"))
+    assert ends not in local.kubectl("get", "auditpipeline", name)
 
 
 def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> None:

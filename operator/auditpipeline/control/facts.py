@@ -73,6 +73,7 @@ class Facts:
     stalled: Problem | None = None
     waiting: Problem | None = None
     suspended: bool = False
+    expires: datetime | None = None
     certificate: datetime | None = None
     missing_secrets: list[str] = field(default_factory=list)
     workload: Workload | None = None

@@ -38,6 +38,7 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
         "outputsReady": _outputs_ready(facts, outputs),
         **({"events": events} if events else {}),
         **_canary(facts, previous.get("canary")),
+        **_expires(facts, previous),
     }
 
 
@@ -148,7 +149,8 @@ def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
     outputs = [
         (entry["name"], entry.get("state") == "Failing", entry.get("lastError")) for entry in value.get("outputs", [])
     ]
-    return value.get("observedGeneration"), value.get("conditions"), value.get("outputsReady"), outputs
+    said = [value.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt")]
+    return *said, outputs
 
 
 def _configured(facts: Facts) -> Verdict | None:
@@ -209,6 +211,15 @@ def _events(reports: list[Report]) -> Status:
         field: sum(getattr(report.events, field) for report in reports)
         for field in ("received", "delivered", "dropped")
     }
+
+
+def _expires(facts: Facts, previous: Mapping[str, Any]) -> Status:
+    """When the pipeline deletes itself; null takes a former time away (the status is merged)."""
+    if facts.expires:
+        return {"expiresAt": facts.expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if facts.stalled and "expiresAt" in previous:
+        return {"expiresAt": previous["expiresAt"]}
+    return {"expiresAt": None} if previous.get("expiresAt") else {}
 
 
 def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:

@@ -46,7 +46,8 @@ async def expire(this: Round) -> None:
     if after is None:
         return
     created = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp)
-    left = (created + timedelta(seconds=parse_seconds(after, "spec.expireAfter")) - this.facts.now).total_seconds()
+    this.facts.expires = created + timedelta(seconds=parse_seconds(after, "spec.expireAfter"))
+    left = (this.facts.expires - this.facts.now).total_seconds()
     if left > 0:
         this.look_again(left)
         return
