@@ -23,10 +23,10 @@ from prometheus_client import CollectorRegistry
 
 from auditpipeline.cli.main import cli
 from auditpipeline.control import bootstrap, health, names
-from auditpipeline.control.facts import Facts, Problem, Verdict
+from auditpipeline.control.facts import Facts, Losses, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy
+from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.server import Intake, Ops, audit_app, ops_app
 from auditpipeline.dataplane.store import Figures
@@ -167,6 +167,7 @@ GIVEN_BY = {
     "_met": ("UpstreamCovers",),
     "delivering": ("Delivering",),
     "_arriving": ("Delivering",),
+    "audit_loss": ("AuditLoss",),
     "_not_reached": PARTS,
 }
 WAITING = {"_take_steps"}
@@ -247,7 +248,9 @@ def test_every_reason_is_documented_with_its_condition_and_status() -> None:
 
 def test_every_condition_is_documented() -> None:
     """Those of a pipeline that is stalled, and of one that is not."""
-    waiting = Facts(1, datetime(2026, 1, 1, tzinfo=UTC), upstream=Verdict("Unknown", "ComparisonPending", ""))
+    waiting = Facts(
+        1, datetime(2026, 1, 1, tzinfo=UTC), upstream=Verdict("Unknown", "ComparisonPending", ""), losses=Losses()
+    )
     stalled = Facts(1, waiting.now, stalled=Problem("InvalidSpec", "no"))
     types = conditions(waiting).keys() | conditions(stalled).keys()
     assert documented("Conditions").keys() == types
@@ -377,7 +380,9 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
 def test_every_metric_of_the_controller_is_documented() -> None:
     """With what it reads at each scrape."""
     metrics = health.Metrics()
-    metrics.observe(lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)], lambda: [("a", 0.5)])
+    metrics.observe(
+        lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)], lambda: [("a", 0.5)], lambda: [("Dropped", 1)]
+    )
     for counter in (metrics.reconciles, metrics.errors):
         counter.labels("pipeline").inc()
     assert documented_metrics("Metrics of the controller") == exposed(metrics.registry)
@@ -448,6 +453,7 @@ def test_every_field_of_the_report_is_documented() -> None:
     nested: dict[str, tuple[str, type[msgspec.Struct]]] = {
         "events": ("events.", Events),
         "outputs": ("outputs[].", OutputReport),
+        "taken": ("taken.", Taken),
         "canaries": ("canaries[].", Canary),
         "static_policy": ("staticPolicy.", StaticPolicy),
     }
@@ -465,7 +471,7 @@ def _encoded(kind: type[msgspec.Struct]) -> Iterable[str]:
 # Labels, links.
 def test_every_label_and_annotation_is_documented() -> None:
     """Those that the controller sets, and those of the chart and the manifests."""
-    ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG}
+    ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG, names.ACKNOWLEDGED}
     declared = {value for value in vars(names).values() if isinstance(value, str) and _is_label(value)}
     assert declared == ours
     texts = [path.read_text() for path in sorted((ROOT / "manifests" / "chart" / "templates").iterdir())]

@@ -69,6 +69,11 @@ def count(it: Deployment, pipeline_name: str, marker: str) -> int:
 def restart_apiserver(local: LocalDeployment) -> None:
     """Restart kube-apiserver, and the operator as kubelet would where it lost its Lease meanwhile."""
     local.cluster.restart_apiserver()
+    wait_led(local)
+
+
+def wait_led(local: LocalDeployment) -> None:
+    """Wait until an operator leads, with a Lease that it renewed just now."""
     begun = datetime.now(UTC)
 
     def leading() -> bool:

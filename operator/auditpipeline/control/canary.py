@@ -92,6 +92,10 @@ class CanaryState:
         ]
         return CanaryFacts(tuple(sorted(missing)), seen)
 
+    def arrived(self) -> dict[str, float]:
+        """When the newest canary that reached a gateway was sent, by API server."""
+        return {self.names[source]: seen.at for source, seen in self.seen.get("", {}).items() if source in self.sent}
+
     def latencies(self) -> list[tuple[str, float]]:
         """The longest latency of the newest canaries, by pipeline."""
         return [

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from auditpipeline.control.canary import CanaryFacts
+from auditpipeline.control.loss import Gap
 from auditpipeline.core.report import Report
 
 Truth = Literal["True", "False", "Unknown"]
@@ -58,6 +59,14 @@ class PodReport(NamedTuple):
     error: str = ""
 
 
+class Losses(NamedTuple):
+    """The gaps of a pipeline's lifetime, which of them nobody has acknowledged, and whether any API server was read."""
+
+    gaps: tuple[Gap, ...] = ()
+    open: tuple[Gap, ...] = ()
+    read: bool = True
+
+
 @dataclass
 class Facts:
     """Filled step by step; what a step did not come to stays as unknown as it was.
@@ -83,5 +92,6 @@ class Facts:
     upstream: Verdict | None = None
     canary: CanaryFacts = field(default_factory=CanaryFacts)
     config: str = ""
+    losses: Losses | None = None
     reports: list[PodReport] = field(default_factory=list)
     last_reports: dict[str, Report] = field(default_factory=dict)

@@ -57,9 +57,10 @@ class Metrics:
         requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
         ready: Callable[[], Iterable[tuple[str, bool]]],
         canaries: Callable[[], Iterable[tuple[str, float]]],
+        losses: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
         """Add what is read at each scrape."""
-        self.registry.register(_Live(depth, requests, ready, canaries))
+        self.registry.register(_Live(depth, requests, ready, canaries, losses))
 
 
 class _Live:
@@ -69,8 +70,10 @@ class _Live:
         requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
         ready: Callable[[], Iterable[tuple[str, bool]]],
         canaries: Callable[[], Iterable[tuple[str, float]]],
+        losses: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
         self._depth, self._requests, self._ready, self._canaries = depth, requests, ready, canaries
+        self._losses = losses
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("auditpipeline_queue_depth", "Keys that are due or worked on", value=self._depth())
@@ -92,6 +95,12 @@ class _Live:
         for name, seconds in self._canaries():
             latency.add_metric([name], seconds)
         yield latency
+        lost = CounterMetricFamily(
+            "auditpipeline_audit_loss_events", "Audit events that reached no gateway", labels=["cause"]
+        )
+        for cause, events in self._losses():
+            lost.add_metric([cause], events)
+        yield lost
 
 
 async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[web.AppRunner, int]:

@@ -20,12 +20,16 @@ PIPELINE = f"{GROUP}/pipeline"
 CONFIG = f"{GROUP}/config"
 """Annotation of Pods: renewed when their mounted Secrets change, which makes kubelet refresh them at once."""
 
+ACKNOWLEDGED = f"{GROUP}/loss-acknowledged"
+"""Annotation of AuditPipelines: losses until that time (RFC 3339) are known to whoever wrote it."""
+
 RECEIVER = "auditpipeline-receiver"
 GATEWAY = "auditpipeline-gateway"
 CA_SECRET = "auditpipeline-ca"  # noqa: S105 - names of Secrets
 CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
 GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
+READINGS = "auditpipeline-readings"
 LEASE = "auditpipeline-operator"
 STATIC_POLICY = "auditpipeline-static-policy"
 

@@ -143,6 +143,7 @@ async def _control(
         lambda: list(client.requests.items()),
         lambda: list(world.ready.items()),
         world.canary.latencies,
+        lambda: list(world.losses.totals.items()),
     )
     try:
         await _beating(heartbeat, _until_done(lambda: _prepare(world)))

@@ -18,6 +18,7 @@ from auditpipeline.control import names
 from auditpipeline.control.apiservers import Server, readings, servers
 from auditpipeline.control.canary import source_of
 from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.losses import take_losses
 from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES
 from auditpipeline.control.seen import fingerprint
 from auditpipeline.control.upstream import UpstreamState
@@ -47,6 +48,7 @@ async def ask_servers(world: World) -> float | None:
     asked = await servers(world.kube)
     await _send_canaries(world, asked)
     found = await readings(world.kube, asked, now)
+    await take_losses(world, found)
     before = [(reading.server, reading.start, reading.error) for reading in world.upstream.readings]
     world.upstream.readings = found
     if before != [(reading.server, reading.start, reading.error) for reading in found]:

@@ -11,11 +11,12 @@ what is not known is Unknown, with the reason why. `lastTransitionTime` moves on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
+from auditpipeline.control.facts import Facts, Losses, PodReport, Problem, Verdict
 from auditpipeline.core.report import OutputReport, Report
 
 Status = dict[str, Any]
@@ -39,6 +40,7 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
         **({"events": events} if events else {}),
         **_canary(facts, previous.get("canary")),
         **_expires(facts, previous),
+        **_gaps(facts),
     }
 
 
@@ -50,6 +52,7 @@ def conditions(facts: Facts) -> dict[str, Verdict]:
         "SinkRegistered": sink_registered(facts),
         **({"UpstreamCovers": facts.upstream} if facts.upstream else {}),
         "Delivering": delivering(facts),
+        **({"AuditLoss": audit_loss(facts.losses)} if facts.losses else {}),
     }
     summary = ready(facts, parts)
     found = {"Ready": summary}
@@ -140,6 +143,24 @@ def _arriving(facts: Facts, reports: list[Report]) -> Verdict:
     return Verdict("True", "Delivering", f"{len(facts.outputs)} of {len(facts.outputs)} outputs take events")
 
 
+def audit_loss(losses: Losses) -> Verdict:
+    """Whether audit events are known to be lost. True is bad; it is no part of Ready, which speaks of now."""
+    if losses.open:
+        events = sum(gap.events for gap in losses.open)
+        times = [
+            f"from {_time(gap.begins)} to {_time(gap.ends)} ({gap.server}: {gap.events})" for gap in losses.open[-3:]
+        ]
+        message = f"{events} audit events did not arrive; evidence may be missing {', '.join(times)}"
+        return Verdict("True", "EventsLost", message)
+    if not losses.read:
+        return Verdict("Unknown", "CountersUnknown", "the counters of no API server could be read yet")
+    return Verdict("False", "NoLoss", "no audit event is known to be lost")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def counters_only(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     """Whether two different statuses differ in nothing but counters and lags."""
     return _steady(new) == _steady(old)
@@ -149,7 +170,7 @@ def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
     outputs = [
         (entry["name"], entry.get("state") == "Failing", entry.get("lastError")) for entry in value.get("outputs", [])
     ]
-    said = [value.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt")]
+    said = [value.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt", "gaps")]
     return *said, outputs
 
 
@@ -213,6 +234,24 @@ def _events(reports: list[Report]) -> Status:
     }
 
 
+def _gaps(facts: Facts) -> Status:
+    """From when to when evidence may be missing."""
+    if facts.losses is None or not facts.losses.gaps:
+        return {}
+    return {
+        "gaps": [
+            {
+                "from": _time(gap.begins),
+                "to": _time(math.ceil(gap.ends)),
+                "reason": gap.cause,
+                "server": gap.server,
+                **({"events": gap.events} if gap.events else {}),
+            }
+            for gap in facts.losses.gaps
+        ]
+    }
+
+
 def _expires(facts: Facts, previous: Mapping[str, Any]) -> Status:
     """When the pipeline deletes itself; null takes a former time away (the status is merged)."""
     if facts.expires:
@@ -229,8 +268,7 @@ def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
         return {"canary": before} if before else {}
     if before and seen.at - datetime.fromisoformat(before["lastSeen"]).timestamp() < CANARY_KEPT:
         return {"canary": before}
-    at = datetime.fromtimestamp(seen.at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {"canary": {"lastSeen": at, "latencySeconds": round(seen.latency, 1)}}
+    return {"canary": {"lastSeen": _time(seen.at), "latencySeconds": round(seen.latency, 1)}}
 
 
 def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:

@@ -6,11 +6,12 @@ A step asks and writes what it is named after, notes in the Facts what it found,
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.facts import Verdict
+from auditpipeline.control.facts import Losses, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity
 from auditpipeline.control.kube import Forbidden
@@ -26,6 +27,7 @@ from auditpipeline.core.spec import parse_pipeline
 log = structlog.get_logger()
 
 SECRET_RETRY = 3.0
+LOSS_TOLD = timedelta(hours=24)
 
 
 async def parse(this: Round) -> None:
@@ -116,6 +118,28 @@ async def upstream(this: Round) -> None:
         this.facts.upstream = Verdict("Unknown", "GatewayDisabled", message)
         return
     this.facts.upstream = world.upstream.verdict(this.name)
+
+
+async def losses(this: Round) -> None:
+    """What the API servers' audit lost since the pipeline was made; a loss is told for LOSS_TOLD, or acknowledged."""
+    world = this.world
+    if world.features.sinks == "builtin" or not world.settings.gateway:
+        return
+    made = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp).timestamp()
+    gaps = tuple(gap for gap in world.losses.gaps if gap.ends > made)
+    until = max(_acknowledged(this.body), (this.facts.now - LOSS_TOLD).timestamp())
+    told = tuple(gap for gap in gaps if gap.events and gap.ends > until)
+    this.facts.losses = Losses(gaps, told, world.losses.read)
+
+
+def _acknowledged(body: dict[str, Any]) -> float:
+    """Until when somebody has acknowledged losses; what is no time acknowledges none."""
+    text = (body["metadata"].get("annotations") or {}).get(names.ACKNOWLEDGED, "")
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return found.timestamp() if found.tzinfo else 0.0
 
 
 async def prune(this: Round) -> None:

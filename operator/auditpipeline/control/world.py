@@ -15,6 +15,7 @@ from auditpipeline.control.authority import Authority
 from auditpipeline.control.canary import CanaryState
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.kube import Kube
+from auditpipeline.control.loss import LossState
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
@@ -55,6 +56,7 @@ class World:
     applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
     gateway: GatewayState = field(default_factory=GatewayState)
     canary: CanaryState = field(default_factory=CanaryState)
+    losses: LossState = field(default_factory=LossState)
     upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Report]] = field(default_factory=dict)

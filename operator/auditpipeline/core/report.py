@@ -42,6 +42,13 @@ class OutputReport(_Value, frozen=True):
     last_delivered_at: float = 0.0
 
 
+class Taken(_Value, frozen=True):
+    """Audit events in the requests that were answered with 200, wanted or not, since the process started (`epoch`)."""
+
+    epoch: str
+    events: int = 0
+
+
 class Canary(_Value, frozen=True):
     """The newest canary of one API server (`source`) that came: which one, how many came since the process started, how
     long after its request (clocks of two nodes), and when."""
@@ -81,6 +88,7 @@ class Report(_Value, frozen=True):
     version: str = ""
     static_policy: StaticPolicy | None = None
     canaries: tuple[Canary, ...] = ()
+    taken: Taken | None = None
 
 
 def encode(report: Report) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable
 
 from auditpipeline import __version__
@@ -10,7 +11,7 @@ from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.report import Events, Report
+from auditpipeline.core.report import Events, Report, Taken
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.log import Log
@@ -65,6 +66,7 @@ class Plane:
         self._routes: dict[str, Route] = {}
         self._metrics = Metrics()
         self._static = StaticFile()
+        self._epoch = secrets.token_hex(4)
         self._stopping = False
         self._intake = Intake(spool, _filter(config), config.max_body, self._metrics)
         self._intake.canaries.user = config.canary_user
@@ -155,6 +157,7 @@ class Plane:
             version=__version__,
             static_policy=self._static.look(self.config.static_policy),
             canaries=self._intake.canaries.report(),
+            taken=Taken(self._epoch, self._intake.taken),
         )
 
     def _runs(self, route: RouteConfig) -> bool:

@@ -47,6 +47,7 @@ class Intake:
         self.max_body = max_body
         self.metrics = metrics
         self.canaries = Canaries()
+        self.taken = 0
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers one POST."""
@@ -79,6 +80,7 @@ class Intake:
         if response.status == 200:
             self.metrics.filtered.inc(taken.filtered)
             self.canaries.note(body)
+            self.taken += len(taken.lines) + taken.filtered + len(taken.dead)
         return response
 
     async def _store(self, lines: list[bytes], digest: str, dead: list[Dead]) -> web.Response:
