@@ -8,12 +8,13 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from auditpipeline.control import certificates
 from auditpipeline.control.certificates import Pair
-from auditpipeline.control.probe import Prober
+from auditpipeline.control.probe import MAX_ANSWER, Prober
 from auditpipeline.core import report
 from auditpipeline.core.errors import Retryable
 from auditpipeline.core.report import Events, Report
@@ -65,6 +66,16 @@ async def test_a_pod_is_asked_by_address_and_verified_by_name(ca: Pair, prober: 
     """The report comes through."""
     async with pod(ca, HOST, report.encode(SAID)) as port:
         assert await prober.report("127.0.0.1", port, HOST) == SAID
+
+
+async def test_a_large_report_comes_through_whole_and_one_without_end_does_not(ca: Pair, prober: Prober) -> None:
+    """A gateway with many sinks says more than one read of a socket holds."""
+    large = msgspec.structs.replace(SAID, config_error="x" * 2**20)
+    async with pod(ca, HOST, report.encode(large)) as port:
+        assert await prober.report("127.0.0.1", port, HOST) == large
+    async with pod(ca, HOST, b"x" * (MAX_ANSWER + 1)) as port:
+        with pytest.raises(Retryable, match="larger than"):
+            await prober.report("127.0.0.1", port, HOST)
 
 
 async def test_a_certificate_for_another_name_is_not_believed(ca: Pair, prober: Prober) -> None:

@@ -23,7 +23,7 @@ from auditpipeline.core.errors import Retryable
 
 TIMEOUT = 3.0
 CONCURRENCY = 16
-MAX_ANSWER = 2**20
+MAX_ANSWER = 8 * 2**20
 
 
 class Prober:
@@ -68,7 +68,12 @@ class Prober:
         async with self._session.get(url, ssl=context, server_hostname=host, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise Retryable(f"/status answered {answer.status}")
-            return await answer.content.read(MAX_ANSWER)
+            body = bytearray()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise Retryable(f"/status is larger than {MAX_ANSWER} bytes")
+            return bytes(body)
 
 
 def client_context(client: Pair, bundle: str) -> ssl.SSLContext:
