@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,3 +112,6 @@ class Deployment(ABC):
 def bootstrap(directory: Path, command: list[str], *args: str) -> None:
     """Write the static side of a control-plane node, as its administrator would."""
     run([*command, "bootstrap", "files", "--dir", str(directory), *args])
+    # kube-apiserver's start is known to the second alone, and nobody restarts it within one of writing its policy.
+    written = (directory / "policy.yaml").stat().st_ctime
+    wait_for("a second", lambda: time.time() > written + 1, 5, ())

@@ -223,6 +223,9 @@ class LocalKubelet:
         if "hostPath" in volume and "bootstrap" in target.name:
             shutil.copytree(self._bootstrap, target)
             return
+        if "hostPath" in volume and volume["name"] == "static":
+            target.symlink_to(self._bootstrap.parent)
+            return
         claim = volume.get("persistentVolumeClaim", {}).get("claimName")
         if claim or "hostPath" in volume:
             kept = self._folder / "kept" / (claim or volume["name"])

@@ -55,3 +55,6 @@ class Answers:
 
     async def raw(self, path: str) -> Body | None:
         return self.paths.get(path)
+
+    async def plain(self, path: str, server: str = "") -> bytes:
+        return str(self.paths.get(path, "")).encode()

@@ -17,7 +17,7 @@ from auditpipeline.control.certificates import Pair
 from auditpipeline.control.probe import MAX_ANSWER, Prober
 from auditpipeline.core import report
 from auditpipeline.core.errors import Retryable
-from auditpipeline.core.report import Events, Report
+from auditpipeline.core.report import Events, Report, StaticPolicy
 from tests.control.running import _server_context
 
 NOW = datetime.now(UTC)
@@ -69,8 +69,8 @@ async def test_a_pod_is_asked_by_address_and_verified_by_name(ca: Pair, prober: 
 
 
 async def test_a_large_report_comes_through_whole_and_one_without_end_does_not(ca: Pair, prober: Prober) -> None:
-    """A gateway with many sinks says more than one read of a socket holds."""
-    large = msgspec.structs.replace(SAID, config_error="x" * 2**20)
+    """A gateway with many sinks and a long static policy says more than one read of a socket holds."""
+    large = msgspec.structs.replace(SAID, static_policy=StaticPolicy("x" * 2**20))
     async with pod(ca, HOST, report.encode(large)) as port:
         assert await prober.report("127.0.0.1", port, HOST) == large
     async with pod(ca, HOST, b"x" * (MAX_ANSWER + 1)) as port:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
+import kopf
 import pytest
 
-from auditpipeline.control import names
+from auditpipeline.control import access, names
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import (
     ACCOUNTS,
@@ -99,6 +102,26 @@ async def test_a_child_deleted_by_hand_is_back(served: ControlPlane, kube: Clien
                 return found is not None and found["metadata"]["uid"] != old
 
             await eventually(f"{kind.plural} back", back)
+
+
+async def test_a_child_deleted_before_its_watch_began_is_back(
+    served: ControlPlane, kube: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No watch tells of it. The watches begin late here, as on a machine with much else to do."""
+    deleted, connect = threading.Event(), access.connection
+
+    async def late(*arguments: Any) -> kopf.AiohttpSession:
+        await asyncio.to_thread(deleted.wait)
+        return await connect(*arguments)
+
+    monkeypatch.setattr(access, "connection", late)
+    await create(kube)
+    async with operator(served.kubeconfig, namespace):
+        await eventually("children", lambda: all_there(kube, namespace))
+        for kind, name in CHILDREN:
+            await kube.delete(kind, name, namespace if kind.namespaced else None)
+        deleted.set()
+        await eventually("children again", lambda: all_there(kube, namespace))
 
 
 EDITS: list[tuple[Resource, str, dict[str, Any], str]] = [

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from auditpipeline.control import names
 from auditpipeline.control.kube import Client
-from auditpipeline.control.resources import EVENTS, PIPELINES, SERVICES, SINKS
+from auditpipeline.control.resources import CONFIG_MAPS, EVENTS, PIPELINES, SERVICES, SINKS
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.running import eventually, gateway_pod, operator, statefulset, until
@@ -35,6 +36,9 @@ TARGET: list[Rule] = [
     ("policy", "poddisruptionbudgets", "list watch create patch delete"),
     ("networking.k8s.io", "networkpolicies", "list watch create patch delete"),
 ]
+PATHS = ["/metrics", "/auditpipeline-canary/*"]
+PUBLISHED: list[Rule] = [("", "configmaps", "get create patch")]
+API_SERVERS: list[Rule] = [("discovery.k8s.io", "endpointslices", "get")]
 LEASES: list[Rule] = [("coordination.k8s.io", "leases", "get create update")]
 TOLD: list[Rule] = [("events.k8s.io", "events", "create")]
 
@@ -44,7 +48,11 @@ def grant(user: str, rules: list[Rule], namespace: str | None) -> list[dict[str,
     kind = "Role" if namespace else "ClusterRole"
     meta = {"name": user} | ({"namespace": namespace} if namespace else {})
     group = "rbac.authorization.k8s.io"
-    granted = [{"apiGroups": [api], "resources": [what], "verbs": verbs.split()} for api, what, verbs in rules]
+    granted: list[dict[str, Any]] = [
+        {"apiGroups": [api], "resources": [what], "verbs": verbs.split()} for api, what, verbs in rules
+    ]
+    if not namespace:
+        granted.append({"nonResourceURLs": PATHS, "verbs": ["get"]})
     subject = {"kind": "User", "name": user, "apiGroup": group}
     return [
         {"apiVersion": f"{group}/v1", "kind": kind, "metadata": meta, "rules": granted},
@@ -64,9 +72,9 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
     served.kubectl("create", "namespace", other)
     manifests = [
         *grant(user, CLUSTER, None),
-        *grant(user, TARGET + LEASES, namespace),
+        *grant(user, TARGET + PUBLISHED + LEASES, namespace),
         *grant(user, TARGET, other),
-        *grant(user, TOLD, "default"),
+        *grant(user, TOLD + API_SERVERS, "default"),
     ]
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(manifests))
     settings: dict[str, Any] = {"watch_namespaces": (other,), "leader_elect": True, "resync": 1.0}
@@ -84,6 +92,9 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
         await kube.create(SINKS, bodies.sink("bad", url="https://siem.example/", caBundle="bm8="))
         await eventually("told", lambda: _told(kube))
         await eventually("a status", lambda: _refused(kube))
+        await eventually("published", lambda: kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace))
+        for path in ("metrics", "auditpipeline-canary"):
+            assert f'resource="{path}"' in await running.get("/metrics")
         await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1s"}})
         await eventually("expired", lambda: _gone(kube))
         assert "reconcile_errors_total{" not in await running.get("/metrics")

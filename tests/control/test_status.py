@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from auditpipeline.control.canary import CanaryFacts, Seen
 from auditpipeline.control.facts import Facts, PodFacts, PodReport, Problem, Truth, Verdict, Workload
 from auditpipeline.control.recorder import transitions
 from auditpipeline.control.status import conditions, counters_only, status
@@ -50,6 +51,7 @@ def unstarted(problem: Problem) -> dict[str, Any]:
     return {"workload": Workload(1, 0, 0, True), "pods": [pod], "reports": []}
 
 
+SEEN = CanaryFacts((), Seen(1767225600.0, 0.4))
 REFUSED = Report("receiver", "security", "c0", Events(), (), config_error="routes[0]: no")
 CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("all is well", {}, "Ready", "True", "Ready"),
@@ -71,6 +73,11 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("output fails", {"reports": [PodReport("p", report(state="Failing"))]}, "Ready", "False", "OutputFailing"),
     ("output fails", {"reports": [PodReport("p", report(state="Failing"))]}, "Delivering", "False", "OutputFailing"),
     ("a Pod is silent", {"reports": silent()}, "Delivering", "Unknown", "PodUnreachable"),
+    ("no canary", {"canary": CanaryFacts(("kube-apiserver",))}, "Delivering", "False", "CanaryMissing"),
+    ("no canary", {"canary": CanaryFacts(("kube-apiserver",))}, "Ready", "False", "CanaryMissing"),
+    ("canaries alone", {"canary": SEEN, "reports": [PodReport("p", report(0))]}, "Delivering", "True", "CanarySeen"),
+    ("too little emitted", {"upstream": Verdict("False", "RulesNotMet", "")}, "Ready", "False", "RulesNotMet"),
+    ("emitted is not known", {"upstream": Verdict("Unknown", "GatewayPending", "")}, "Ready", "True", "Ready"),
     ("an old configuration", {"config": "c2"}, "Ready", "False", "ConfigurationPending"),
     ("a refused one", {"reports": [PodReport("p", REFUSED)]}, "Ready", "False", "ConfigurationRefused"),
     ("suspended", {"suspended": True}, "Ready", "False", "Suspended"),
@@ -155,6 +162,26 @@ def test_what_only_counts_is_told_from_what_changed() -> None:
     assert more != old
     assert counters_only(more, old)
     assert not counters_only(failing, old)
+
+
+def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:
+    """A merge patch takes a field away by null."""
+    first = status(good(expires=LATER), {})
+    assert first["expiresAt"] == "2026-01-01T13:00:00Z"
+    assert status(good(), first)["expiresAt"] is None
+    assert "expiresAt" not in status(good(), {})
+    assert status(good(expires=None, stalled=Problem("InvalidSpec", "x")), first)["expiresAt"] == first["expiresAt"]
+    assert not counters_only(status(good(), first), first)
+
+
+def test_a_canary_is_written_now_and_then() -> None:
+    """Each one would be a write of every status."""
+    first = status(good(canary=SEEN), {})
+    assert first["canary"] == {"lastSeen": "2026-01-01T00:00:00Z", "latencySeconds": 0.4}
+    soon, later = (CanaryFacts((), Seen(1767225600.0 + after, 1.0)) for after in (30, 300))
+    assert status(good(canary=soon), first) == first
+    assert status(good(), first) == first
+    assert status(good(canary=later), first)["canary"] == {"lastSeen": "2026-01-01T00:05:00Z", "latencySeconds": 1.0}
 
 
 def test_events_are_told_for_transitions_and_only_for_them() -> None:

@@ -26,11 +26,11 @@ from auditpipeline.cli.main import cli
 from auditpipeline.control import bootstrap, health, names
 from auditpipeline.control.bootstrap_embedded import TALOS_VERSIONS
 from auditpipeline.control.bootstrap_kubeadm import KUBEADM_VERSIONS
-from auditpipeline.control.facts import Facts, Problem, Verdict
+from auditpipeline.control.facts import Facts, Losses, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Events, OutputReport, Report
+from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.route import Counts
@@ -167,7 +167,14 @@ GIVEN_BY = {
     "registration": ("SinkRegistered",),
     "_by_pods": ("SinkRegistered",),
     "disabled": ("SinkRegistered",),
+    "upstream": ("UpstreamCovers",),
+    "verdict": ("UpstreamCovers",),
+    "_of": ("UpstreamCovers",),
+    "_not_in_force": ("UpstreamCovers",),
+    "_met": ("UpstreamCovers",),
     "delivering": ("Delivering",),
+    "_arriving": ("Delivering",),
+    "audit_loss": ("AuditLoss",),
     "_not_reached": PARTS,
 }
 WAITING = {"_take_steps"}
@@ -271,7 +278,9 @@ def test_every_condition_and_reason_of_an_auditsink_is_documented() -> None:
 
 def test_every_condition_is_documented() -> None:
     """Those of a pipeline that is stalled, and of one that is not."""
-    waiting = Facts(1, datetime(2026, 1, 1, tzinfo=UTC))
+    waiting = Facts(
+        1, datetime(2026, 1, 1, tzinfo=UTC), upstream=Verdict("Unknown", "ComparisonPending", ""), losses=Losses()
+    )
     stalled = Facts(1, waiting.now, stalled=Problem("InvalidSpec", "no"))
     types = conditions(waiting).keys() | conditions(stalled).keys()
     assert documented("Conditions").keys() == types
@@ -415,7 +424,9 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
 def test_every_metric_of_the_controller_is_documented() -> None:
     """With what it reads at each scrape."""
     metrics = health.Metrics()
-    metrics.observe(lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)])
+    metrics.observe(
+        lambda: 0, lambda: [(("get", "pods"), 1)], lambda: [("a", True)], lambda: [("a", 0.5)], lambda: [("Dropped", 1)]
+    )
     for counter in (metrics.reconciles, metrics.errors):
         counter.labels("pipeline").inc()
     assert documented_metrics("Metrics of the controller") == exposed(metrics.registry)
@@ -487,6 +498,9 @@ def test_every_field_of_the_report_is_documented() -> None:
     nested: dict[str, tuple[str, type[msgspec.Struct]]] = {
         "events": ("events.", Events),
         "outputs": ("outputs[].", OutputReport),
+        "taken": ("taken.", Taken),
+        "canaries": ("canaries[].", Canary),
+        "static_policy": ("staticPolicy.", StaticPolicy),
     }
     fields: set[str] = set()
     for field in msgspec.structs.fields(Report):
@@ -502,7 +516,7 @@ def _encoded(kind: type[msgspec.Struct]) -> Iterable[str]:
 # Labels, links.
 def test_every_label_and_annotation_is_documented() -> None:
     """Those that the controller sets, and those of the chart and the manifests."""
-    ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG}
+    ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG, names.ACKNOWLEDGED}
     declared = {value for value in vars(names).values() if isinstance(value, str) and _is_label(value)}
     assert declared == ours
     texts = [path.read_text() for path in sorted((ROOT / "manifests" / "chart" / "templates").iterdir())]

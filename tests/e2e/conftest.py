@@ -15,7 +15,8 @@ from tests.cluster.onnode import NodeDeployment
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalDeployment]:
     """auditpipeline on the control plane alone."""
     with LocalDeployment(
-        tmp_path_factory.mktemp("local"), operator_args=("--resync", "5", "--status-interval", "1")
+        tmp_path_factory.mktemp("local"),
+        operator_args=("--resync", "5", "--status-interval", "1", "--canary-interval", "1"),
     ) as it:
         yield it
 

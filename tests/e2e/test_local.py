@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from functools import partial
 
 import pytest
@@ -15,7 +16,17 @@ import yaml
 from tests.cluster.deployment import NAMESPACE
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import Failed
-from tests.e2e.traffic import MINE, asked_for, count, gone, pipeline, recorded, touch, wait_recorded
+from tests.e2e.traffic import (
+    MINE,
+    asked_for,
+    count,
+    gone,
+    pipeline,
+    recorded,
+    restart_apiserver,
+    touch,
+    wait_recorded,
+)
 
 pytestmark = pytest.mark.controlplane
 
@@ -47,7 +58,7 @@ def test_events_of_several_users_arrive(local: LocalDeployment, name: str) -> No
     assert {condition["type"] for condition in status["conditions"] if condition["status"] == "True"} >= {
         *("Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")
     }
-    assert status["events"]["delivered"] >= 3
+    local.wait_for("counts", lambda: local.get("auditpipeline", name)["status"]["events"]["delivered"] >= 3)
     assert status["outputs"][0]["name"] == "archive"
 
 
@@ -229,6 +240,21 @@ def test_a_suspended_pipeline_takes_no_new_events(local: LocalDeployment, name: 
     wait_recorded(local, name, {marker})
 
 
+def test_a_debug_pipeline_says_when_it_ends(local: LocalDeployment, name: str) -> None:
+    """In a column of `kubectl get`, as a time: kubectl's own type for times shows the future as <invalid>."""
+    local.apply(pipeline(name, expireAfter="2h"))
+    local.wait_for("a time", lambda: "expiresAt" in local.get("auditpipeline", name).get("status", {}))
+    body = local.get("auditpipeline", name)
+    made, ends = body["metadata"]["creationTimestamp"], body["status"]["expiresAt"]
+    assert datetime.fromisoformat(ends) - datetime.fromisoformat(made) == timedelta(hours=2)
+    head, row = local.kubectl("get", "auditpipeline", name).splitlines()
+    assert "EXPIRES" in head
+    assert ends in row
+    local.apply(pipeline(name))
+    local.wait_for("no time", lambda: not local.get("auditpipeline", name)["status"].get("expiresAt"))
+    assert ends not in local.kubectl("get", "auditpipeline", name)
+
+
 def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> None:
     """After expireAfter, with everything it had."""
     local.apply(pipeline(name, expireAfter="5s"))
@@ -236,6 +262,78 @@ def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> N
         "an end", lambda: name not in local.kubectl("get", "auditpipelines", "-o", "name").replace("/", " ").split()
     )
     local.wait_for("nothing left", gone(local, name))
+
+
+def test_a_pipeline_that_wants_more_than_the_static_policy_emits_is_told(local: LocalDeployment, name: str) -> None:
+    """UpstreamCovers=False names the rule; with the policy of the ConfigMap and a restart it turns True by itself."""
+    file = local.bootstrap / "policy.yaml"
+    before = file.read_text()
+    secrets = {"level": "Request", "verbs": ["create"], "resources": [{"group": "", "resources": ["secrets"]}]}
+    local.apply(pipeline(name))
+    local.wait_for("Covered", lambda: local.condition(name, "UpstreamCovers").get("reason") == "Covered")
+    local.apply(pipeline(name, MINE, secrets))
+    local.wait_for("False", lambda: local.condition(name, "UpstreamCovers").get("status") == "False")
+    found = local.condition(name, "UpstreamCovers")
+    assert found["reason"] == "RulesNotMet"
+    assert "rule 1 (Request: verbs create; resources secrets" in found["message"]
+    assert "auditpipeline-static-policy" in found["message"]
+    local.wait_for("not Ready", lambda: local.condition(name).get("reason") == "RulesNotMet")
+    published = local.get("configmap", "auditpipeline-static-policy", "-n", NAMESPACE)["data"]["policy.yaml"]
+    try:
+        # The second rule of what the pipeline wants is in it, and nothing that any other pipeline has.
+        assert [rule for rule in yaml.safe_load(published)["rules"] if rule.get("verbs") == ["create"]]
+        file.write_text(published)
+        local.wait_for(
+            "RestartNeeded", lambda: local.condition(name, "UpstreamCovers").get("reason") == "RestartNeeded"
+        )
+        restart_apiserver(local)
+        local.wait_for("True", lambda: local.condition(name, "UpstreamCovers").get("status") == "True")
+        local.wait_ready(name)
+        made = f"secret-{name}"
+        local.kubectl("create", "secret", "generic", made, "-n", "default", "--from-literal=a=b")
+        wait_recorded(local, name, {made})
+        assert any(event["level"] == "Request" and "requestObject" in event for event in local.events(name))
+    finally:
+        file.write_text(before)
+        local.wait_for("the old file", lambda: local.condition(name, "UpstreamCovers").get("status") == "True")
+        restart_apiserver(local)
+
+
+def test_canaries_prove_the_way_of_a_quiet_pipeline(local: LocalDeployment, name: str) -> None:
+    """They arrive, and are delivered only where the policy asks for them."""
+    nothing = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["bindings"]}]}
+    wanting, canaries = f"{name}-all", {"level": "Metadata", "nonResourceURLs": ["/auditpipeline-canary/*"]}
+    local.apply(pipeline(name, nothing), pipeline(wanting, canaries))
+    try:
+        local.wait_for("CanarySeen", lambda: local.condition(name, "Delivering").get("reason") == "CanarySeen")
+        local.wait_ready(name)
+        assert local.get("auditpipeline", name)["status"]["canary"]["latencySeconds"] >= 0
+        local.wait_for("a canary in a file", lambda: any(local.events(wanting)))
+        (event, *_) = local.events(wanting)
+        assert event["responseStatus"]["code"] == 404
+        assert event["user"]["username"] == f"system:serviceaccount:{NAMESPACE}:auditpipeline-operator"
+        assert local.events(name) == []
+    finally:
+        local.kubectl("delete", "auditpipeline", wanting, "--wait=false")
+
+
+def test_an_api_server_that_posts_nothing_is_found_out_by_the_canary(local: LocalDeployment, name: str) -> None:
+    """Gateway and receivers are well and say so: only what does not come can tell. It mends by itself."""
+    local.apply(pipeline(name))
+    local.wait_for("a canary", lambda: "canary" in local.get("auditpipeline", name)["status"])
+    webhook = local.bootstrap / "webhook.kubeconfig"
+    before = webhook.read_text()
+    try:
+        webhook.write_text(before.replace(local.address, "127.0.0.1:1"))
+        restart_apiserver(local)
+        local.wait_for("CanaryMissing", lambda: local.condition(name, "Delivering").get("reason") == "CanaryMissing")
+        local.wait_for("not Ready", lambda: local.condition(name).get("reason") == "CanaryMissing")
+        assert local.condition(name, "SinkRegistered")["status"] == "True"
+    finally:
+        webhook.write_text(before)
+        restart_apiserver(local)
+    local.wait_ready(name)
+    wait_recorded(local, name, {touch(local)})
 
 
 def test_a_foreign_auditsink_is_served_too(local: LocalDeployment, name: str) -> None:

@@ -33,6 +33,9 @@ def test_the_quickstart_has_its_four_objects_and_delivers(on_node: NodeDeploymen
         assert "audit-quickstart" in on_node.kubectl("get", kind, "-n", NAMESPACE, "-o", "name")
     made = {touch(on_node, user) for user in ("alice", "bob", "carol")}
     wait_recorded(on_node, "quickstart", made)
+    covers = "UpstreamCovers"  # the gateway's user may read the policy file, and nothing else in its folder
+    on_node.wait_for(covers, lambda: on_node.condition("quickstart", covers).get("status") == "True")
+    on_node.wait_for("a canary", lambda: "canary" in on_node.get("auditpipeline", "quickstart")["status"])
     on_node.kubectl("delete", "auditpipeline", "quickstart", "--timeout=60s")
     on_node.wait_for("nothing left", gone(on_node, "quickstart"), 120)
 

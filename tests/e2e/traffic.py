@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
-from tests.cluster.deployment import Deployment
+from tests.cluster.deployment import NAMESPACE, Deployment
+from tests.cluster.local import LocalDeployment
 
 MINE = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
 numbers = itertools.count()
@@ -68,3 +70,23 @@ def count(it: Deployment, pipeline_name: str, marker: str) -> int:
     wait_recorded(it, pipeline_name, {touch(it)})
     names = [event["objectRef"].get("name") for event in it.events(pipeline_name) if "objectRef" in event]
     return names.count(marker)
+
+
+def restart_apiserver(local: LocalDeployment) -> None:
+    """Restart kube-apiserver, and the operator as kubelet would where it lost its Lease meanwhile."""
+    local.cluster.restart_apiserver()
+    wait_led(local)
+
+
+def wait_led(local: LocalDeployment) -> None:
+    """Wait until an operator leads, with a Lease that it renewed just now."""
+    begun = datetime.now(UTC)
+
+    def leading() -> bool:
+        if not local.operator.running:
+            local.operator.stop()
+            local.operator.start()
+        lease = local.get("lease", "auditpipeline-operator", "-n", NAMESPACE)
+        return datetime.fromisoformat(lease["spec"]["renewTime"]) > begun
+
+    local.cluster.wait_for("an operator that leads", leading, 60)

@@ -163,14 +163,14 @@ STATUS = {
 
 
 def test_kubectl_get_shows_what_matters(crds: ControlPlane) -> None:
-    """Ready, Reason, Outputs, Events and Age; by short name and by category; the whole status is kept."""
+    """Ready, Reason, Outputs, Events, Expires and Age; by short name and by category; the whole status is kept."""
     crds.kubectl("apply", "-f", "-", input=json.dumps(PIPELINE))
     try:
         crds.kubectl(
             *["patch", "ap", "security", "--subresource=status", "--type=merge", "-p", json.dumps({"status": STATUS})]
         )
         header, row = crds.kubectl("get", "ap").splitlines()
-        assert header.split() == ["NAME", "READY", "REASON", "OUTPUTS", "EVENTS", "AGE"]
+        assert header.split() == ["NAME", "READY", "REASON", "OUTPUTS", "EVENTS", "EXPIRES", "AGE"]
         assert row.split()[:5] == ["security", "True", "Delivering", "1/1", "7"]
         assert "security" in crds.kubectl("get", "audit")
         assert json.loads(crds.kubectl("get", "ap", "security", "-o", "json"))["status"] == STATUS

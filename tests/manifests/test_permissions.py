@@ -7,7 +7,16 @@ from typing import Any
 
 import yaml
 
-from tests.control.test_reconcile_permissions import CLUSTER, LEASES, TARGET, TOLD, Rule
+from tests.control.test_reconcile_permissions import (
+    API_SERVERS,
+    CLUSTER,
+    LEASES,
+    PATHS,
+    PUBLISHED,
+    TARGET,
+    TOLD,
+    Rule,
+)
 
 INSTALL = Path(__file__).parents[2] / "manifests" / "install" / "auditpipeline.yaml"
 
@@ -25,7 +34,7 @@ def granted(kind: str, *, lease: bool = False, namespace: str | None = None) -> 
         for role in roles
         if role["metadata"].get("namespace") == namespace
         for rule in role["rules"]
-        if ("leases" in rule["resources"]) is lease
+        if "resources" in rule and ("leases" in rule["resources"]) is lease
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -35,11 +44,14 @@ def granted(kind: str, *, lease: bool = False, namespace: str | None = None) -> 
 def test_the_cluster_role_is_the_proven_one() -> None:
     """tests/control runs an operator with exactly these rights."""
     assert granted("ClusterRole") == flat(CLUSTER)
+    roles = [found for found in yaml.safe_load_all(INSTALL.read_text()) if found and found["kind"] == "ClusterRole"]
+    paths = [rule for role in roles for rule in role["rules"] if "nonResourceURLs" in rule]
+    assert paths == [{"nonResourceURLs": PATHS, "verbs": ["get"]}]
 
 
 def test_the_roles_are_the_proven_ones() -> None:
     """In the operator's namespace, for the Lease, and for Events of cluster-scoped objects."""
     namespace = "auditpipeline-system"
-    assert granted("Role", namespace=namespace) == flat(TARGET)
+    assert granted("Role", namespace=namespace) == flat(TARGET + PUBLISHED)
     assert granted("Role", lease=True, namespace=namespace) == flat(LEASES)
-    assert granted("Role", namespace="default") == flat(TOLD)
+    assert granted("Role", namespace="default") == flat(TOLD + API_SERVERS)

@@ -44,6 +44,13 @@ NAMESPACE = "auditpipeline-system"
     "--status-interval", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between readings."
 )
 @click.option(
+    "--canary-interval",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0.5),
+    help="Seconds between canaries, and between readings of kube-apiserver's metrics.",
+)
+@click.option(
     "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Elect one of several replicas."
 )
 def operator(kubeconfig: Path | None, **options: object) -> None:

@@ -61,6 +61,10 @@ rules:
   resources:
   - {group: auditpipeline.dev, resources: [auditpipelines]}
   - {group: auditregistration.k8s.io, resources: [auditsinks]}
+# The canary: a request that the operator makes to see its event arrive.
+- level: Metadata
+  verbs: [get]
+  nonResourceURLs: ["/auditpipeline-canary/*"]
 # Probes and discovery: many, and nobody asks for them afterwards.
 - level: None
   nonResourceURLs: ["/healthz*", "/livez*", "/readyz*", "/version", "/openapi*"]

@@ -58,8 +58,8 @@ def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings
     ]
 
 
-def receiver_config(pipeline: Pipeline, *, token: bool = False) -> config.Config:
-    """The configuration of the pipeline's receivers: one route for each output.
+def receiver_config(pipeline: Pipeline, *, token: bool = False, canary_user: str = "") -> config.Config:
+    """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own.
 
     With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
     """
@@ -76,6 +76,7 @@ def receiver_config(pipeline: Pipeline, *, token: bool = False) -> config.Config
         ),
         spool=_spool(pipeline),
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
+        canary_user=canary_user,
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from auditpipeline.control import names
 from auditpipeline.control.certificates import is_bundle
 from auditpipeline.core import config
+from auditpipeline.core.canary import with_canary
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy
 
@@ -21,7 +22,7 @@ GZIP_FROM = 512 * 2**10
 CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key")
 
 
-def gateway_config(routes: Iterable[config.Route], spool_bytes: int) -> config.Config:
+def gateway_config(routes: Iterable[config.Route], spool_bytes: int, canary_user: str = "") -> config.Config:
     """The configuration with these routes, in the order of their names."""
     folder = names.BOOTSTRAP_FOLDER
     return config.Config(
@@ -35,6 +36,8 @@ def gateway_config(routes: Iterable[config.Route], spool_bytes: int) -> config.C
         ),
         spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", spool_bytes),
         routes=tuple(sorted(routes, key=lambda route: route.name)),
+        static_policy=names.STATIC_FILE,
+        canary_user=canary_user,
     )
 
 
@@ -45,13 +48,15 @@ def packed(body: bytes) -> dict[str, bytes]:
     return {"config.json.gz": gzip.compress(body, mtime=0)}
 
 
-def route(sink: Sink, address: str | None) -> config.Route:
-    """The route of one sink; `address` is the ClusterIP of its Service, where it names one."""
+def route(sink: Sink, address: str | None, canary_user: str | None = None) -> config.Route:
+    """The route of one sink; `address` is the ClusterIP of its Service, where it names one. Where `canary_user` is
+    given, as for the sinks of AuditPipelines, that user's canaries go there whatever the sink's policy."""
+    policy = sink_policy(sink.spec.policy)
     client = sink.spec.webhook.client_config
     throttle = sink.spec.webhook.throttle
     return config.Route(
         name=sink.metadata.name,
-        policies=(sink_policy(sink.spec.policy),),
+        policies=(policy if canary_user is None else with_canary(policy, canary_user),),
         output=config.HttpOutput(
             url=_service_url(client.service) if client.service else str(client.url),
             format="event-list",

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from auditpipeline.control.canary import CanaryFacts
+from auditpipeline.control.loss import Gap
 from auditpipeline.core.report import Report
 
 Truth = Literal["True", "False", "Unknown"]
@@ -57,12 +59,21 @@ class PodReport(NamedTuple):
     error: str = ""
 
 
+class Losses(NamedTuple):
+    """The gaps of a pipeline's lifetime, which of them nobody has acknowledged, and whether any API server was read."""
+
+    gaps: tuple[Gap, ...] = ()
+    open: tuple[Gap, ...] = ()
+    read: bool = True
+
+
 @dataclass
 class Facts:
     """Filled step by step; what a step did not come to stays as unknown as it was.
 
     `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
-    are the last known ones, for Pods that cannot be asked at the moment.
+    are the last known ones, for Pods that cannot be asked at the moment. `upstream` stays None where there is no static
+    policy to speak of.
     """
 
     generation: int
@@ -71,12 +82,16 @@ class Facts:
     stalled: Problem | None = None
     waiting: Problem | None = None
     suspended: bool = False
+    expires: datetime | None = None
     certificate: datetime | None = None
     missing_secrets: list[str] = field(default_factory=list)
     workload: Workload | None = None
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     sink: Verdict | None = None
+    upstream: Verdict | None = None
+    canary: CanaryFacts = field(default_factory=CanaryFacts)
     config: str = ""
+    losses: Losses | None = None
     reports: list[PodReport] = field(default_factory=list)
     last_reports: dict[str, Report] = field(default_factory=dict)

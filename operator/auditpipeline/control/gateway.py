@@ -25,10 +25,13 @@ from auditpipeline.control.loops import Loop, refuse_loop
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.control.seen import entry_of, key_of
-from auditpipeline.control.world import SINKS_KEY, World, ensure, pipeline_key
+from auditpipeline.control.upstream import PolicyFile
+from auditpipeline.control.world import SINKS_KEY, STATIC_KEY, World, ensure, pipeline_key
 from auditpipeline.core import config
 from auditpipeline.core.errors import AuditPipelineError, Invalid, Retryable
-from auditpipeline.core.spec import ServiceReference, Sink, parse_sink
+from auditpipeline.core.policy import Policy
+from auditpipeline.core.report import StaticPolicy
+from auditpipeline.core.spec import ServiceReference, Sink, parse_sink, sink_policy
 
 log = structlog.get_logger()
 
@@ -72,10 +75,13 @@ async def look(world: World) -> float:
     """Ask the gateway's Pods what they run and deliver; seconds until they want to be asked again.
 
     A Pod that does not answer takes its time, which delays no rendering: that is another key's work."""
-    state = world.gateway
-    reports = await ask(world, gateway_pods(world), names.GATEWAY_OPS_PORT, _host(world))
+    state, pods = world.gateway, gateway_pods(world)
+    reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     before = _verdicts(world)
     state.listen(reports, (pod.name for pod in _pods(world)))
+    world.canary.take("", [entry.report for entry in reports if entry.report])
+    if world.upstream.take_files(_files(pods, reports)):
+        world.wake(STATIC_KEY, 0.0)
     _tell(world, before)
     return min(BEHIND if state.behind() else world.settings.status_interval, world.settings.status_interval)
 
@@ -139,11 +145,16 @@ async def _recall(world: World) -> None:
 
 async def _render(world: World, recorder: Recorder) -> None:
     routes, problems, found = [], {}, {}
+    foreign: dict[str, Policy] = {}
     async for body in world.kube.list(SINKS):
         name = body["metadata"]["name"]
         found[name] = _standing(body)
         try:
-            routes.append(await _route(world, parse_sink(body)))
+            sink = parse_sink(body)
+            own = bool(entry_of(SINKS.plural, body).owner)
+            if not own:
+                foreign[name] = sink_policy(sink.spec.policy)
+            routes.append(await _route(world, sink, world.canary.user if own else None))
         except _Unresolved as error:
             problems[name] = str(error)
             world.gateway.dirty = True
@@ -153,13 +164,15 @@ async def _render(world: World, recorder: Recorder) -> None:
             problems[name] = f"{error}; what it said before stays in force" if former else str(error)
             if world.gateway.problems.get(name) != problems[name]:
                 await _refused(world, recorder, body, problems[name], "UpdateFailed" if former else "CreateFailed")
-    value = gateway_config(routes, world.settings.gateway_spool_bytes)
+    value = gateway_config(routes, world.settings.gateway_spool_bytes, world.canary.user)
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)
     sources = {name: standing.identity for name, standing in found.items()}
     world.gateway.rendered(config.digest(encoded), encoded, route_digests(value), sources)
     world.gateway.stand(found)
+    if world.upstream.ask_foreign(foreign):
+        world.wake(STATIC_KEY, world.upstream.patience)
 
 
 def _standing(body: dict[str, Any]) -> Standing:
@@ -175,13 +188,13 @@ async def _refused(world: World, recorder: Recorder, body: dict[str, Any], messa
     await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
 
 
-async def _route(world: World, sink: Sink) -> config.Route:
+async def _route(world: World, sink: Sink, canary_user: str | None) -> config.Route:
     """The sink's route; Invalid where it cannot be used."""
     client = sink.spec.webhook.client_config
     found = await _service(world, sink, client.service) if client.service else _Service(None, {})
     nodes = {pod.ip for pod in _pods(world) if pod.ip}
     refuse_loop(client, world.settings.namespace, found.selector, nodes)
-    return route(sink, found.address)
+    return route(sink, found.address, canary_user)
 
 
 class _Service(NamedTuple):
@@ -224,6 +237,18 @@ async def _tls(world: World) -> str:
     manifest = desired.tls_secret(meta, desired.Certified(leaf, world.authority.bundle))
     await ensure(world, manifest)
     return desired.digest(manifest)
+
+
+def _files(pods: list[PodFacts], reports: list[PodReport]) -> list[PolicyFile]:
+    """The static policy files beside the gateway's Pods."""
+    addresses = {pod.name: pod.ip for pod in pods}
+    found = []
+    for pod, report, error in reports:
+        said = report.static_policy if report else None
+        if said is None:
+            said = StaticPolicy(error="its release does not report the file" if report else f"no answer: {error}")
+        found.append(PolicyFile(pod, addresses.get(pod, ""), said.text, said.changed_at, said.error))
+    return found
 
 
 def _host(world: World) -> str:

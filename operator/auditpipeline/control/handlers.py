@@ -17,6 +17,7 @@ from auditpipeline.control.resources import PIPELINES, PODS, SINKS, Features, Re
 
 Tell = Callable[[str, str | None, dict[str, Any]], None]
 """Takes a plural, the event's type (None for what a list held) and the body; must not block."""
+Login = Callable[[], Awaitable[kopf.AiohttpSession]]
 
 
 def watched(features: Features) -> tuple[Resource, ...]:
@@ -25,13 +26,11 @@ def watched(features: Features) -> tuple[Resource, ...]:
     return (PIPELINES, *sinks, *features.children, PODS)
 
 
-def registry(
-    features: Features, login: Callable[[], Awaitable[kopf.ConnectionInfo]], tell: Tell
-) -> kopf.OperatorRegistry:
+def registry(features: Features, login: Login, tell: Tell) -> kopf.OperatorRegistry:
     """A registry of its own, never kopf's global one: two operators may live in one process."""
     made = kopf.OperatorRegistry()
 
-    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+    async def log_in(**_: Any) -> kopf.AiohttpSession:
         return await login()
 
     kopf.on.login(registry=made)(log_in)

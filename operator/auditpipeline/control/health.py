@@ -56,9 +56,11 @@ class Metrics:
         depth: Callable[[], int],
         requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
         ready: Callable[[], Iterable[tuple[str, bool]]],
+        canaries: Callable[[], Iterable[tuple[str, float]]],
+        losses: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
         """Add what is read at each scrape."""
-        self.registry.register(_Live(depth, requests, ready))
+        self.registry.register(_Live(depth, requests, ready, canaries, losses))
 
 
 class _Live:
@@ -67,8 +69,11 @@ class _Live:
         depth: Callable[[], int],
         requests: Callable[[], Iterable[tuple[tuple[str, str], int]]],
         ready: Callable[[], Iterable[tuple[str, bool]]],
+        canaries: Callable[[], Iterable[tuple[str, float]]],
+        losses: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
-        self._depth, self._requests, self._ready = depth, requests, ready
+        self._depth, self._requests, self._ready, self._canaries = depth, requests, ready, canaries
+        self._losses = losses
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("auditpipeline_queue_depth", "Keys that are due or worked on", value=self._depth())
@@ -82,6 +87,20 @@ class _Live:
         for name, good in self._ready():
             ready.add_metric([name], float(good))
         yield ready
+        latency = GaugeMetricFamily(
+            "auditpipeline_canary_latency_seconds",
+            "From kube-apiserver to the pipeline's Pods, of the newest canary",
+            labels=["pipeline"],
+        )
+        for name, seconds in self._canaries():
+            latency.add_metric([name], seconds)
+        yield latency
+        lost = CounterMetricFamily(
+            "auditpipeline_audit_loss_events", "Audit events that reached no gateway", labels=["cause"]
+        )
+        for cause, events in self._losses():
+            lost.add_metric([cause], events)
+        yield lost
 
 
 async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[web.AppRunner, int]:

@@ -15,6 +15,7 @@ group at each start, and the typed clients cost 130 MB.
 from __future__ import annotations
 
 import asyncio
+import http
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
@@ -80,6 +81,10 @@ class Kube(Protocol):
 
     async def raw(self, path: str) -> Body | None:
         """GET of any path (discovery), or None."""
+
+    async def plain(self, path: str, server: str = "") -> bytes:
+        """GET of a path that is no object, from the API server at the URL `server` (absent: the configured one).
+        NotFound and Forbidden as for objects."""
 
 
 class _Plain(ApiClient):  # type: ignore[misc]
@@ -157,6 +162,22 @@ class Client:
 
     async def raw(self, path: str) -> Body | None:
         return await self._optional("get", DISCOVERY, path, None)
+
+    async def plain(self, path: str, server: str = "") -> bytes:
+        where = path.split("/", 2)[1]
+        self.requests["get", where] += 1
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                request = await self._api.param_serialize(
+                    "GET", path, header_params={"Accept": "*/*"}, auth_settings=["BearerToken"], _host=server or None
+                )
+                response = await self._api.call_api(*request, _request_timeout=TIMEOUT)
+                content: bytes = await response.response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Retryable(f"GET /{where}: no answer: {type(error).__name__}") from None
+        if response.status != http.HTTPStatus.OK:
+            raise translate(response.status, content, "get", Resource("", "", f"/{where}", "", namespaced=False), None)
+        return content
 
     async def _optional(
         self, method: str, kind: Resource, path: str, namespace: str | None, **options: Any

@@ -20,13 +20,18 @@ PIPELINE = f"{GROUP}/pipeline"
 CONFIG = f"{GROUP}/config"
 """Annotation of Pods: renewed when their mounted Secrets change, which makes kubelet refresh them at once."""
 
+ACKNOWLEDGED = f"{GROUP}/loss-acknowledged"
+"""Annotation of AuditPipelines: losses until that time (RFC 3339) are known to whoever wrote it."""
+
 RECEIVER = "auditpipeline-receiver"
 GATEWAY = "auditpipeline-gateway"
 CA_SECRET = "auditpipeline-ca"  # noqa: S105 - names of Secrets
 CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
 GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
+READINGS = "auditpipeline-readings"
 LEASE = "auditpipeline-operator"
+STATIC_POLICY = "auditpipeline-static-policy"
 
 OURS = f"{MANAGED_BY}={MANAGER}"
 OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
@@ -37,6 +42,7 @@ TLS_FOLDER = "/etc/auditpipeline/tls"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 SECRETS_FOLDER = "/etc/auditpipeline/secrets"
 BOOTSTRAP_FOLDER = "/etc/auditpipeline/bootstrap"
+STATIC_FILE = "/etc/auditpipeline/static/policy.yaml"
 DATA_FOLDER = "/var/lib/auditpipeline"
 AUDIT_PORT, OPS_PORT = 8443, 8444
 GATEWAY_AUDIT_PORT, GATEWAY_OPS_PORT = 9443, 9444

@@ -10,7 +10,7 @@ ends by itself; whoever runs the process restarts it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,30 @@ from auditpipeline.control import access, health
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.discovery import discover
 from auditpipeline.control.gateway import reconcile_gateway
-from auditpipeline.control.kube import Client, Forbidden
+from auditpipeline.control.kube import Client, Forbidden, NotFound
 from auditpipeline.control.leader import Lease
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
-from auditpipeline.control.resources import Features
-from auditpipeline.control.resync import observed, relist
+from auditpipeline.control.resources import SELF_REVIEWS, Features
+from auditpipeline.control.resync import SOON, observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.sinks import reconcile_sinks
+from auditpipeline.control.static import ask_servers, reconcile_static
 from auditpipeline.control.watch import watch
-from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, SINKS_KEY, World, pipeline_key
+from auditpipeline.control.world import (
+    API_SERVERS_KEY,
+    AUTHORITY_KEY,
+    GATEWAY_KEY,
+    RELIST_KEY,
+    RESYNC_KEY,
+    SINKS_KEY,
+    STATIC_KEY,
+    World,
+    pipeline_key,
+)
 from auditpipeline.core.errors import Retryable
 
 log = structlog.get_logger()
@@ -108,17 +119,7 @@ async def _control(
     async def work(key: str) -> float | None:
         kind, _, name = key.partition("/")
         metrics.reconciles.labels(kind).inc()
-        if kind == GATEWAY_KEY:
-            return await reconcile_gateway(world, recorder)
-        if kind == SINKS_KEY:
-            return await reconcile_sinks(world)
-        if kind == AUTHORITY_KEY:
-            await _authorize(world)
-            return None
-        if kind == RESYNC_KEY:
-            await _resync(world)
-            return None
-        return await reconcile(world, recorder, name)
+        return await (reconcile(world, recorder, name) if name else others[kind]())
 
     def failed(key: str, error: Exception, seconds: float) -> None:
         metrics.errors.labels(key.partition("/")[0]).inc()
@@ -127,7 +128,14 @@ async def _control(
 
     queue = WorkQueue(work, settings.workers, failed)
     world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
-    metrics.observe(lambda: len(queue), lambda: list(client.requests.items()), lambda: list(world.ready.items()))
+    others = _others(world, recorder)
+    metrics.observe(
+        lambda: len(queue),
+        lambda: list(client.requests.items()),
+        lambda: list(world.ready.items()),
+        world.canary.latencies,
+        lambda: list(world.losses.totals.items()),
+    )
     try:
         await _beating(heartbeat, _until_done(lambda: _prepare(world)))
         queue.start()
@@ -137,12 +145,38 @@ async def _control(
         await prober.close()
 
 
+def _others(world: World, recorder: Recorder) -> dict[str, Callable[[], Awaitable[float | None]]]:
+    """What is done for each key that is no pipeline's."""
+    return {
+        GATEWAY_KEY: lambda: reconcile_gateway(world, recorder),
+        SINKS_KEY: lambda: reconcile_sinks(world),
+        AUTHORITY_KEY: lambda: _authorize(world),
+        RELIST_KEY: lambda: _relist(world),
+        RESYNC_KEY: lambda: _resync(world),
+        STATIC_KEY: lambda: reconcile_static(world),
+        API_SERVERS_KEY: lambda: ask_servers(world),
+    }
+
+
 async def _prepare(world: World) -> None:
     world.features = await discover(world.kube)
     await _authorize(world)
+    world.canary.user = await _whoami(world)
     for name in await relist(world):
         world.wake(pipeline_key(name), 0.0)
     world.wake(GATEWAY_KEY, 0.0)
+    world.wake(API_SERVERS_KEY, 0.0)
+
+
+async def _whoami(world: World) -> str:
+    """Who this operator is to the API server; empty where that does not say (before 1.28)."""
+    try:
+        review = await world.kube.create(
+            SELF_REVIEWS, {"apiVersion": SELF_REVIEWS.api_version, "kind": SELF_REVIEWS.kind, "metadata": {}}
+        )
+    except (NotFound, Forbidden):
+        return ""
+    return str(review.get("status", {}).get("userInfo", {}).get("username", ""))
 
 
 async def _authorize(world: World) -> None:
@@ -160,12 +194,15 @@ async def _watching(world: World, kubeconfig: Path | None) -> None:
     def observe(key: Key, kind: str | None, entry: Entry) -> None:
         observed(world, key, kind, entry)
 
+    def listed() -> None:
+        world.wake(RELIST_KEY, SOON)
+
     while True:
         stop, before = asyncio.Event(), (world.features, world.closed)
         open_ = tuple(name for name in world.settings.namespaces if name not in world.closed)
         changing = asyncio.create_task(_until_changed(world, before, stop), name="what to watch")
         try:
-            await watch(world.features, open_, kubeconfig, observe, stop)
+            await watch(world.features, open_, kubeconfig, observe, listed, stop)
         except Exception as error:
             # Whatever it was: the resync goes on meanwhile, and a watch that begins again misses nothing.
             log.warning("watching begins again", error=f"{type(error).__name__}: {error}")
@@ -194,11 +231,17 @@ async def _resyncing(world: World, heartbeat: health.Heartbeat) -> None:
             log.warning("resync failed", error=str(error))
 
 
+async def _relist(world: World) -> None:
+    """What went before a watch began, no watch will ever tell."""
+    await relist(world)
+
+
 async def _resync(world: World) -> None:
     world.features = await discover(world.kube)
     found = await relist(world)
     world.gateway.dirty = True
-    for key in (AUTHORITY_KEY, GATEWAY_KEY, *(pipeline_key(name) for name in found)):
+    world.upstream.published = ""
+    for key in (AUTHORITY_KEY, GATEWAY_KEY, STATIC_KEY, *(pipeline_key(name) for name in found)):
         world.wake(key, 0.0)
 
 

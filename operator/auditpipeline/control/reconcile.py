@@ -18,7 +18,7 @@ from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.status import conditions, counters_only, status
-from auditpipeline.control.steps import expire, parse, place, prune, refresh, register, secrets
+from auditpipeline.control.steps import expire, losses, parse, place, prune, refresh, register, secrets, upstream
 from auditpipeline.control.workload import children, observe
 from auditpipeline.control.world import BeingDeleted, World
 
@@ -31,6 +31,8 @@ STEPS: tuple[Callable[[Round], Awaitable[None]], ...] = (
     secrets,
     children,
     register,
+    upstream,
+    losses,
     prune,
     refresh,
     observe,

@@ -22,7 +22,8 @@ log = structlog.get_logger()
 
 NAMESPACE, FORMER_NAMESPACE = "default", "kube-system"
 QUIET = 600.0
-TOLD = ("Ready", "Stalled", "SinkRegistered", "Delivering")
+TOLD = ("Ready", "Stalled", "SinkRegistered", "UpstreamCovers", "Delivering", "AuditLoss")
+BAD = ("Stalled", "AuditLoss")
 _MAX_REMEMBERED = 5000
 
 
@@ -80,7 +81,9 @@ def transitions(new: Iterable[Mapping[str, Any]], old: Iterable[Mapping[str, Any
         # Ready sums up the others; what they say is told once.
         if entry["type"] == "Ready" and entry["status"] == "False" and known.get("status") != "True":
             continue
-        good = entry["status"] == ("False" if entry["type"] == "Stalled" else "True")
+        good = entry["status"] == ("False" if entry["type"] in BAD else "True")
+        if entry["type"] == "AuditLoss" and good and known.get("status") != "True":
+            continue
         waiting = entry["type"] == "SinkRegistered" and not good and known.get("status") != "True"
         if not waiting:
             found.append((entry["reason"], f"{entry['type']} is {entry['status']}: {entry['message']}", not good))

@@ -1,7 +1,8 @@
 """What wakes what: a watch event or a list of the whole world, into what is seen and into the work queue.
 
-Watches can miss deletions (a 410 makes kopf list again, and a list does not show what is gone). The relist finds them:
-one list of each kind and namespace, in pages, for all pipelines together.
+Watches can miss deletions: kopf begins with a list, and begins again with one after a 410, and a list does not show
+what is gone. The relist that follows each of its lists finds them: one list of each kind and namespace, in pages, for
+all pipelines together.
 """
 
 from __future__ import annotations
@@ -103,8 +104,7 @@ async def _relist(world: World, kind: Resource, namespace: str | None, labels: s
     async for body in world.kube.list(kind, namespace, labels):
         key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
         listed.append(key)
-        if kind is PIPELINES or _ours(world, key, entry):
-            world.seen.put(key, entry)
+        observed(world, key, None, entry)
     for gone in world.seen.keep_only(kind.plural, namespace or "", listed, since):
         if gone.pipeline:
             world.wake(pipeline_key(gone.pipeline), 0.0)

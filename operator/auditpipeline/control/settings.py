@@ -10,8 +10,9 @@ class Settings:
     """Settings of one operator process.
 
     `resync` and `status_interval` are seconds: the longest time between two looks at an unchanged pipeline, and the
-    shortest between two writes of a status of which only counters changed. `listen` is `host:port`; port 0 takes a free
-    one. `identity` names this process in the Lease and has to be unique among the replicas.
+    shortest between two writes of a status of which only counters changed. `canary_interval` is that between canaries,
+    and between readings of the API servers' metrics. `listen` is `host:port`; port 0 takes a free one. `identity` names
+    this process in the Lease and has to be unique among the replicas.
     """
 
     namespace: str = "auditpipeline-system"
@@ -25,6 +26,7 @@ class Settings:
     listen: str = "0.0.0.0:8080"
     resync: float = 60.0
     status_interval: float = 10.0
+    canary_interval: float = 30.0
     workers: int = 4
     leader_elect: bool = True
     identity: str = "auditpipeline"

@@ -3,7 +3,7 @@
                  CertificateReady --+
     Stalled? --> WebhookAvailable --+--> Ready     Reconciling while neither Ready, Stalled nor suspended
                  SinkRegistered   --+
-                 Delivering (may be Unknown: no event has come yet)
+                 UpstreamCovers, Delivering (may be Unknown: nobody can say, no event has come yet)
 
 Conventions: kstatus (sigs.k8s.io/cli-utils/pkg/kstatus) and meta/v1 Condition. Nothing is claimed that was not seen:
 what is not known is Unknown, with the reason why. `lastTransitionTime` moves only when a condition's status does.
@@ -11,15 +11,18 @@ what is not known is Unknown, with the reason why. `lastTransitionTime` moves on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
-from auditpipeline.control.facts import Facts, PodReport, Problem, Verdict
+from auditpipeline.control.facts import Facts, Losses, PodReport, Problem, Verdict
 from auditpipeline.core.report import OutputReport, Report
 
 Status = dict[str, Any]
-PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")
+PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
+MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
+CANARY_KEPT = 300.0
 _STATES = ("Idle", "Delivering", "Failing")
 
 
@@ -35,6 +38,9 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
         "outputs": list(outputs),
         "outputsReady": _outputs_ready(facts, outputs),
         **({"events": events} if events else {}),
+        **_canary(facts, previous.get("canary")),
+        **_expires(facts, previous),
+        **_gaps(facts),
     }
 
 
@@ -44,7 +50,9 @@ def conditions(facts: Facts) -> dict[str, Verdict]:
         "CertificateReady": certificate_ready(facts),
         "WebhookAvailable": webhook_available(facts),
         "SinkRegistered": sink_registered(facts),
+        **({"UpstreamCovers": facts.upstream} if facts.upstream else {}),
         "Delivering": delivering(facts),
+        **({"AuditLoss": audit_loss(facts.losses)} if facts.losses else {}),
     }
     summary = ready(facts, parts)
     found = {"Ready": summary}
@@ -64,8 +72,8 @@ def ready(facts: Facts, parts: Mapping[str, Verdict]) -> Verdict:
     if facts.waiting:
         return Verdict("False", *facts.waiting)
     for kind in PARTS:
-        verdict = parts[kind]
-        if verdict.status == "False" or (verdict.status == "Unknown" and kind != "Delivering"):
+        verdict = parts.get(kind)
+        if verdict and (verdict.status == "False" or (verdict.status == "Unknown" and kind not in MAY_BE_UNKNOWN)):
             return Verdict("False", verdict.reason, verdict.message)
     return _configured(facts) or Verdict("True", "Ready", "events are recorded and delivered as the spec says")
 
@@ -119,9 +127,38 @@ def delivering(facts: Facts) -> Verdict:
         return Verdict("Unknown", "PodUnreachable", _silent(silent))
     if not reports:
         return Verdict("Unknown", "NoPodRunning", "no Pod runs that could say so")
+    return _arriving(facts, reports)
+
+
+def _arriving(facts: Facts, reports: list[Report]) -> Verdict:
+    """Whether anything comes at all; no output fails."""
+    if facts.canary.missing:
+        servers = ", ".join(facts.canary.missing)
+        message = f"canaries of {servers} do not arrive: see the gateway's Pods and spool, and kube-apiserver's log"
+        return Verdict("False", "CanaryMissing", message)
     if not any(report.events.received for report in reports):
+        if facts.canary.seen:
+            return Verdict("True", "CanarySeen", "no event has come yet, and canaries do")
         return Verdict("Unknown", "NoEventsYet", "no event has come yet")
     return Verdict("True", "Delivering", f"{len(facts.outputs)} of {len(facts.outputs)} outputs take events")
+
+
+def audit_loss(losses: Losses) -> Verdict:
+    """Whether audit events are known to be lost. True is bad; it is no part of Ready, which speaks of now."""
+    if losses.open:
+        events = sum(gap.events for gap in losses.open)
+        times = [
+            f"from {_time(gap.begins)} to {_time(gap.ends)} ({gap.server}: {gap.events})" for gap in losses.open[-3:]
+        ]
+        message = f"{events} audit events did not arrive; evidence may be missing {', '.join(times)}"
+        return Verdict("True", "EventsLost", message)
+    if not losses.read:
+        return Verdict("Unknown", "CountersUnknown", "the counters of no API server could be read yet")
+    return Verdict("False", "NoLoss", "no audit event is known to be lost")
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def counters_only(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
@@ -133,7 +170,8 @@ def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
     outputs = [
         (entry["name"], entry.get("state") == "Failing", entry.get("lastError")) for entry in value.get("outputs", [])
     ]
-    return value.get("observedGeneration"), value.get("conditions"), value.get("outputsReady"), outputs
+    said = [value.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt", "gaps")]
+    return *said, outputs
 
 
 def _configured(facts: Facts) -> Verdict | None:
@@ -194,6 +232,43 @@ def _events(reports: list[Report]) -> Status:
         field: sum(getattr(report.events, field) for report in reports)
         for field in ("received", "delivered", "dropped")
     }
+
+
+def _gaps(facts: Facts) -> Status:
+    """From when to when evidence may be missing."""
+    if facts.losses is None or not facts.losses.gaps:
+        return {}
+    return {
+        "gaps": [
+            {
+                "from": _time(gap.begins),
+                "to": _time(math.ceil(gap.ends)),
+                "reason": gap.cause,
+                "server": gap.server,
+                **({"events": gap.events} if gap.events else {}),
+            }
+            for gap in facts.losses.gaps
+        ]
+    }
+
+
+def _expires(facts: Facts, previous: Mapping[str, Any]) -> Status:
+    """When the pipeline deletes itself; null takes a former time away (the status is merged)."""
+    if facts.expires:
+        return {"expiresAt": facts.expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    if facts.stalled and "expiresAt" in previous:
+        return {"expiresAt": previous["expiresAt"]}
+    return {"expiresAt": None} if previous.get("expiresAt") else {}
+
+
+def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
+    """The newest canary, renewed every CANARY_KEPT seconds: a status is not written for each of them."""
+    seen = facts.canary.seen
+    if seen is None:
+        return {"canary": before} if before else {}
+    if before and seen.at - datetime.fromisoformat(before["lastSeen"]).timestamp() < CANARY_KEPT:
+        return {"canary": before}
+    return {"canary": {"lastSeen": _time(seen.at), "latencySeconds": round(seen.latency, 1)}}
 
 
 def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:

@@ -6,25 +6,28 @@ A step asks and writes what it is named after, notes in the Facts what it found,
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.facts import Verdict
+from auditpipeline.control.facts import Losses, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.world import GATEWAY_KEY, World, ensure
+from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.policy import Policy
 from auditpipeline.core.quantity import parse_seconds
 from auditpipeline.core.spec import parse_pipeline
 
 log = structlog.get_logger()
 
 SECRET_RETRY = 3.0
+LOSS_TOLD = timedelta(hours=24)
 
 
 async def parse(this: Round) -> None:
@@ -32,9 +35,11 @@ async def parse(this: Round) -> None:
     try:
         this.parsed = parse_pipeline(this.body)
     except Invalid as error:
+        _ask(this, None)
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     this.facts.outputs = tuple(output.name for output in this.pipeline.spec.outputs)
     this.facts.suspended = this.pipeline.spec.suspend
+    _ask(this, this.pipeline.spec.policy.effective)
 
 
 async def expire(this: Round) -> None:
@@ -43,7 +48,8 @@ async def expire(this: Round) -> None:
     if after is None:
         return
     created = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp)
-    left = (created + timedelta(seconds=parse_seconds(after, "spec.expireAfter")) - this.facts.now).total_seconds()
+    this.facts.expires = created + timedelta(seconds=parse_seconds(after, "spec.expireAfter"))
+    left = (this.facts.expires - this.facts.now).total_seconds()
     if left > 0:
         this.look_again(left)
         return
@@ -100,6 +106,42 @@ async def register(this: Round) -> None:
     this.facts.sink = _registration(world, names.child(this.name), entry.identity)
 
 
+async def upstream(this: Round) -> None:
+    """Whether the API servers emit what the policy asks for; where AuditSink is built in, they are asked for it."""
+    world = this.world
+    if world.features.sinks == "builtin":
+        return
+    if not world.settings.gateway:
+        message = (
+            "nobody looks at kube-apiserver's static policy: the gateway is disabled (gateway.enabled of the chart)"
+        )
+        this.facts.upstream = Verdict("Unknown", "GatewayDisabled", message)
+        return
+    this.facts.upstream = world.upstream.verdict(this.name)
+
+
+async def losses(this: Round) -> None:
+    """What the API servers' audit lost since the pipeline was made; a loss is told for LOSS_TOLD, or acknowledged."""
+    world = this.world
+    if world.features.sinks == "builtin" or not world.settings.gateway:
+        return
+    made = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp).timestamp()
+    gaps = tuple(gap for gap in world.losses.gaps if gap.ends > made)
+    until = max(_acknowledged(this.body), (this.facts.now - LOSS_TOLD).timestamp())
+    told = tuple(gap for gap in gaps if gap.events and gap.ends > until)
+    this.facts.losses = Losses(gaps, told, world.losses.read)
+
+
+def _acknowledged(body: dict[str, Any]) -> float:
+    """Until when somebody has acknowledged losses; what is no time acknowledges none."""
+    text = (body["metadata"].get("annotations") or {}).get(names.ACKNOWLEDGED, "")
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return found.timestamp() if found.tzinfo else 0.0
+
+
 async def prune(this: Round) -> None:
     """What this pipeline owns and no longer wants is gone."""
     world = this.world
@@ -142,6 +184,13 @@ def sink_token(this: Round) -> str:
     """What kube-apiserver shows where it posts to the receivers itself; "" where the gateway does, by certificate."""
     builtin = this.world.features.sinks == "builtin"
     return this.world.authority.token(this.pipeline.metadata.uid) if builtin else ""
+
+
+def _ask(this: Round, policy: Policy | None) -> None:
+    """What the pipeline asks of the static policy; None leaves what it asked for before, which runs on."""
+    world = this.world
+    if world.upstream.ask(this.name, policy):
+        world.wake(STATIC_KEY, world.upstream.patience)
 
 
 def _registration(world: World, sink: str, now: Identity) -> Verdict:

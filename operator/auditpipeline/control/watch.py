@@ -16,7 +16,7 @@ from typing import Any, cast
 import kopf
 
 from auditpipeline.control import access, names
-from auditpipeline.control.handlers import Forgetful, quiet_settings, registry
+from auditpipeline.control.handlers import Forgetful, Login, Tell, quiet_settings, registry
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, entry_of, key_of
 
@@ -25,9 +25,18 @@ STOP_TIMEOUT = 15.0
 
 
 async def watch(
-    features: Features, namespaces: tuple[str, ...], kubeconfig: Path | None, observe: Observer, stop: asyncio.Event
+    features: Features,
+    namespaces: tuple[str, ...],
+    kubeconfig: Path | None,
+    observe: Observer,
+    listed: Callable[[], None],
+    stop: asyncio.Event,
 ) -> None:
-    """Watch until `stop` is set; raises what kopf ended with, if it ended by itself. `observe` runs in this loop."""
+    """Watch until `stop` is set; raises what kopf ended with, if it ended by itself.
+
+    `observe` and `listed` run in this loop. `listed` is called for each list that a watch begins with: what was
+    deleted before it, `observe` is never told.
+    """
     loop = asyncio.get_running_loop()
     ending = threading.Event()
     done: asyncio.Future[None] = loop.create_future()
@@ -35,6 +44,10 @@ async def watch(
     def tell(plural: str, kind: str | None, body: dict[str, Any]) -> None:
         if not ending.is_set():
             loop.call_soon_threadsafe(observe, key_of(plural, body), kind, entry_of(plural, body))
+
+    def tell_listed() -> None:
+        if not ending.is_set():
+            loop.call_soon_threadsafe(listed)
 
     def finish(error: BaseException | None) -> None:
         if done.done():
@@ -47,7 +60,9 @@ async def watch(
     def run() -> None:
         error: BaseException | None = None
         try:
-            asyncio.run(_operate(features, namespaces, kubeconfig, tell, ending))
+            asyncio.run(
+                _operate(features, namespaces, lambda: access.connection(kubeconfig, tell_listed), tell, ending)
+            )
         except BaseException as raised:
             # Handed over to the controller's loop, which raises it.
             error = raised
@@ -69,10 +84,10 @@ async def watch(
 
 
 async def _operate(
-    features: Features, namespaces: tuple[str, ...], kubeconfig: Path | None, tell: Any, ending: threading.Event
+    features: Features, namespaces: tuple[str, ...], login: Login, tell: Tell, ending: threading.Event
 ) -> None:
     stop = asyncio.Event()
-    handlers = registry(features, lambda: access.connection(kubeconfig), tell)
+    handlers = registry(features, login, tell)
     waiting = asyncio.create_task(_poll(ending, stop), name="stop of kopf")
     try:
         await kopf.operator(

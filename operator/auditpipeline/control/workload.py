@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 
 from auditpipeline.control import certificates, desired, names
+from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.facts import Workload
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
@@ -27,7 +28,8 @@ PROBES_A_SECOND = 20.0
 async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
     world, pipeline = this.world, this.pipeline
-    body = config.encode(desired.receiver_config(pipeline, token=bool(sink_token(this))))
+    token = bool(sink_token(this))
+    body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
     try:
         tls = await _certified(this)
         for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
@@ -54,6 +56,8 @@ async def observe(this: Round) -> None:
     facts.pods = pods
     facts.workload = this.workload.facts if this.workload and isinstance(this.workload.facts, Workload) else None
     facts.reports = await ask(world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
+    world.canary.take(this.name, [entry.report for entry in facts.reports if entry.report])
+    facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
     known.update({entry.pod: entry.report for entry in facts.reports if entry.report})
     # A Pod that is gone for good no longer counts; one that is away for a moment does.
@@ -65,6 +69,18 @@ async def observe(this: Round) -> None:
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
+
+
+def _canary(this: Round) -> CanaryFacts:
+    """Nothing is claimed where nobody posts events, or where the static policy may not emit canaries."""
+    world = this.world
+    return world.canary.look(
+        this.name,
+        registered=this.facts.sink is not None and this.facts.sink.status == "True",
+        emitted=world.features.sinks == "crd" and world.settings.gateway and world.upstream.emits_canary,
+        now=this.facts.now.timestamp(),
+        period=world.settings.canary_interval,
+    )
 
 
 async def _certified(this: Round) -> desired.Certified:

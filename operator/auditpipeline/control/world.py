@@ -12,12 +12,15 @@ from datetime import datetime
 
 from auditpipeline.control import desired
 from auditpipeline.control.authority import Authority
+from auditpipeline.control.canary import CanaryState
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.kube import Kube
+from auditpipeline.control.loss import LossState
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Features
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
+from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.core.errors import Retryable
 from auditpipeline.core.report import Report
 
@@ -25,6 +28,9 @@ GATEWAY_KEY = "gateway"
 SINKS_KEY = "sinks"
 AUTHORITY_KEY = "authority"
 RESYNC_KEY = "resync"
+RELIST_KEY = "relist"
+STATIC_KEY = "static"
+API_SERVERS_KEY = "apiservers"
 
 
 class BeingDeleted(Retryable):
@@ -51,6 +57,9 @@ class World:
     seen: Seen = field(default_factory=Seen)
     applied: dict[Key, tuple[str, str]] = field(default_factory=dict)
     gateway: GatewayState = field(default_factory=GatewayState)
+    canary: CanaryState = field(default_factory=CanaryState)
+    losses: LossState = field(default_factory=LossState)
+    upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Report]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
@@ -60,6 +69,9 @@ class World:
         """Drop what is remembered of a pipeline that is gone."""
         for memory in (self.reports, self.written, self.ready):
             memory.pop(name, None)
+        self.canary.forget(name)
+        if self.upstream.drop(name):
+            self.wake(STATIC_KEY, self.upstream.patience)
         for key in [key for key in self.applied if key not in self.seen.entries]:
             del self.applied[key]
         self.authority.forget(name)

@@ -147,7 +147,8 @@ class Route(_Value, frozen=True):
 
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
-    acknowledged and not recorded; what is in the spool is delivered."""
+    acknowledged and not recorded; what is in the spool is delivered. `static_policy` is the path of kube-apiserver's
+    policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does)."""
 
     plane: Plane
     name: str
@@ -157,6 +158,8 @@ class Config(_Value, frozen=True):
     version: int = VERSION
     suspended: bool = False
     max_body: int = MAX_BODY
+    static_policy: str | None = None
+    canary_user: str = ""
 
 
 def encode(config: Config) -> bytes:
@@ -237,6 +240,7 @@ def moved(config: Config, place: Callable[[str], str], audit: str | None = None,
         ),
         spool=replace(config.spool, path=below(config.spool.path)),
         routes=tuple(route(value) for value in config.routes),
+        static_policy=below(config.static_policy),
     )
 
 

@@ -7,7 +7,7 @@ it is the example. Nothing is guessed: what cannot be looked at in time is repor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from auditpipeline.core.effect import NOTHING, effect_of, shortfall
@@ -45,15 +45,22 @@ class _TooLong(Exception):
 
 def covers(static: Policy, wanted: Policy) -> list[Gap]:
     """The rules of `wanted` that `static` does not meet, each once; empty where it records all that is wanted."""
-    recording = [i for i in range(len(wanted.rules)) if effect_of(wanted, i) is not NOTHING]
+    return list(gaps(static, wanted, range(len(wanted.rules))))
+
+
+def gaps(static: Policy, wanted: Policy, rules: Iterable[int]) -> Iterator[Gap]:
+    """The gaps of these rules of `wanted`, one after the other, each looked for when it is asked for."""
+    recording = [i for i in rules if effect_of(wanted, i) is not NOTHING]
     try:
         space = Space([static, wanted])
         boxes = [space.boxes(rule) for rule in wanted.rules]
         static_boxes = [space.boxes(rule) for rule in static.rules]
     except TooLarge:
-        return [Gap(index, "cannot be shown: the policies name too many resources", None) for index in recording]
-    found = [_gap(space, static, static_boxes, wanted, boxes, index) for index in recording]
-    return [gap for gap in found if gap]
+        yield from (Gap(index, "cannot be shown: the policies name too many resources", None) for index in recording)
+        return
+    for index in recording:
+        if found := _gap(space, static, static_boxes, wanted, boxes, index):
+            yield found
 
 
 def _gap(

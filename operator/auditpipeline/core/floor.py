@@ -28,19 +28,24 @@ FINAL_STAGES = ("ResponseComplete", "Panic")
 
 
 def with_floor(policy: Policy) -> Policy:
-    """The policy with the floor as its first rule, which may stand there already. The rest decides as before.
+    """The policy with the floor as its first rule, which may stand there already. The rest decides as before."""
+    return with_first(FLOOR, policy)
 
-    Where the policy leaves a final stage out of every rule, that is written into each rule but the floor.
+
+def with_first(rule: Rule, policy: Policy) -> Policy:
+    """The policy with `rule` as its first rule, which may stand there already, heard when a request ends.
+
+    Where the policy leaves a final stage out of every rule, that is written into each rule but the first: the rest
+    decides as before.
     """
-    rest = policy.rules[1:] if has_floor(policy) else policy.rules
+    rest = policy.rules[1:] if policy.rules[:1] == (rule,) else policy.rules
     pushed = tuple(stage for stage in policy.omit_stages if stage in FINAL_STAGES)
     if pushed:
         rest = tuple(
-            msgspec.structs.replace(rule, omit_stages=tuple(dict.fromkeys((*rule.omit_stages, *pushed))))
-            for rule in rest
+            msgspec.structs.replace(own, omit_stages=tuple(dict.fromkeys((*own.omit_stages, *pushed)))) for own in rest
         )
     kept = tuple(stage for stage in policy.omit_stages if stage not in FINAL_STAGES)
-    return msgspec.structs.replace(policy, rules=(FLOOR, *rest), omit_stages=kept)
+    return msgspec.structs.replace(policy, rules=(rule, *rest), omit_stages=kept)
 
 
 def has_floor(policy: Policy) -> bool:

@@ -42,6 +42,36 @@ class OutputReport(_Value, frozen=True):
     last_delivered_at: float = 0.0
 
 
+class Taken(_Value, frozen=True):
+    """Audit events in the requests that were answered with 200, wanted or not, since the process started (`epoch`)."""
+
+    epoch: str
+    events: int = 0
+
+
+class Canary(_Value, frozen=True):
+    """The newest canary of one API server (`source`) that came: which one, how many came since the process started, how
+    long after its request (clocks of two nodes), and when."""
+
+    source: str
+    id: str
+    seen: int = 0
+    latency_seconds: float = 0.0
+    seen_at: float = 0.0
+
+
+class StaticPolicy(_Value, frozen=True):
+    """kube-apiserver's static policy file beside a gateway: its text, or why there is none (`error`).
+
+    `changed_at` is the later of the times at which its content and its place in the folder last changed, by the clock
+    of the node.
+    """
+
+    text: str = ""
+    changed_at: float = 0.0
+    error: str = ""
+
+
 class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
     newer one was refused."""
@@ -56,6 +86,9 @@ class Report(_Value, frozen=True):
     dead_letters: int = 0
     certificate_not_after: float = 0.0
     version: str = ""
+    static_policy: StaticPolicy | None = None
+    canaries: tuple[Canary, ...] = ()
+    taken: Taken | None = None
 
 
 def encode(report: Report) -> bytes:

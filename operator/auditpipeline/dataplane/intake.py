@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from auditpipeline.dataplane.canary import Canaries
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.metrics import Metrics
 from auditpipeline.dataplane.room import Room
@@ -20,12 +21,15 @@ ROOM = 64 * 2**20
 
 
 class Intake:
-    """What every source shares; `room` bounds the bodies that are under way."""
+    """What every source shares; `room` bounds the bodies that are under way. `taken` counts the events that are not to
+    be sent again, wanted or not; `canaries` are those among them."""
 
     def __init__(self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics) -> None:
         self.spool = spool
         self.metrics = metrics
         self.room = Room(ROOM)
+        self.canaries = Canaries()
+        self.taken = 0
         self.follow(filter_, max_body)
 
     def follow(self, filter_: Filter, max_body: int) -> None:
@@ -41,10 +45,13 @@ class Intake:
         """
         deciding = self.filter
         taken = deciding.take(body)
+        found = self.canaries.find(body)
         self.metrics.bytes_received.inc(len(body))
         del body
         await self.spool.append(taken.lines, deciding.digest, taken.dead)
         self.metrics.filtered.inc(taken.filtered)
+        self.canaries.note(found)
+        self.taken += len(taken.lines) + taken.filtered + len(taken.dead)
 
     async def bury(self, dead: Sequence[Dead]) -> None:
         """Keeps what a source cannot read; Retryable likewise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable
 
 from auditpipeline import __version__
@@ -10,7 +11,7 @@ from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.report import Events, Report
+from auditpipeline.core.report import Events, Report, Taken
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.filter import Filter
@@ -21,6 +22,7 @@ from auditpipeline.dataplane.route import Patience, Route
 from auditpipeline.dataplane.server import Listener, audit_app
 from auditpipeline.dataplane.source import Found
 from auditpipeline.dataplane.spool import Spool
+from auditpipeline.dataplane.static import StaticFile
 from auditpipeline.dataplane.store import Cursor, Figures
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
@@ -44,8 +46,11 @@ class Plane:
         self._patience = patience
         self._routes: dict[str, Route] = {}
         self._metrics = Metrics()
+        self._static = StaticFile()
+        self._epoch = secrets.token_hex(4)
         self._stopping = False
         self.intake = Intake(spool, _filter(config), config.max_body, self._metrics)
+        self.intake.canaries.user = config.canary_user
         listen = config.listen
         token = Token(listen.audit_token_file) if listen.audit_token_file else None
         tls = ServerTls(listen.audit_tls, required=token is None)
@@ -95,6 +100,7 @@ class Plane:
         fresh = [route for route in new.routes if route.name not in self._routes]
         cursors = await self._spool.use([*self._routes, *(route.name for route in fresh)])
         self.intake.follow(_filter(new), new.max_body)
+        self.intake.canaries.user = new.canary_user
         kept = {route.name for route in new.routes if self._runs(route)}
         ending = [name for name in self._routes if name not in kept]
         self._start(fresh, cursors)  # they need not wait for what ends
@@ -142,6 +148,9 @@ class Plane:
             dead_letters=figures.dead,
             certificate_not_after=self._audit.tls.not_after,
             version=__version__,
+            static_policy=self._static.look(self.config.static_policy),
+            canaries=self.intake.canaries.report(),
+            taken=Taken(self._epoch, self.intake.taken),
         )
 
     def _runs(self, route: RouteConfig) -> bool:

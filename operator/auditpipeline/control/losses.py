@@ -1,0 +1,63 @@
+"""Takes in what the API servers' audit lost, and keeps it over a restart of the operator in a ConfigMap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import structlog
+
+from auditpipeline.control import names
+from auditpipeline.control.apiservers import Reading
+from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.loss import Kept
+from auditpipeline.control.resources import CONFIG_MAPS
+from auditpipeline.control.world import World, pipeline_key
+from auditpipeline.core.errors import Invalid
+
+log = structlog.get_logger()
+
+
+async def take_losses(world: World, found: list[Reading]) -> None:
+    """Judge a round of readings; the pipelines are woken where a loss was found."""
+    state, gateways = world.losses, world.gateway.reports
+    if not state.recalled:
+        state.recall(await _recall(world))
+    before, totals = state.kept(), dict(state.totals)
+    read = state.read
+    state.take(found, [entry.report.taken if entry.report else None for entry in gateways], world.canary.arrived())
+    if before.gaps != tuple(state.gaps) or read != state.read:
+        for name in world.upstream.asked:
+            world.wake(pipeline_key(name), 0.0)
+    for cause, events in state.totals.items():
+        if events > totals[cause]:
+            log.warning("audit events lost", cause=cause, events=events - totals[cause])
+    if before != state.kept():
+        await _keep(world, state.kept())
+
+
+async def _recall(world: World) -> Kept:
+    """What a former process knew; nothing where it cannot be read."""
+    try:
+        stored = await world.kube.get(CONFIG_MAPS, names.READINGS, world.settings.namespace) or {}
+        return msgspec.json.decode((stored.get("data") or {}).get("readings.json", "{}"), type=Kept)
+    except (Forbidden, msgspec.DecodeError) as error:
+        log.warning("former readings of kube-apiserver are not known", error=str(error))
+        return Kept()
+
+
+async def _keep(world: World, kept: Kept) -> None:
+    manifest: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": names.READINGS,
+            "namespace": world.settings.namespace,
+            "labels": {names.MANAGED_BY: names.MANAGER},
+        },
+        "data": {"readings.json": msgspec.json.format(msgspec.json.encode(kept), indent=1).decode()},
+    }
+    try:
+        await world.kube.apply(CONFIG_MAPS, manifest)
+    except (Forbidden, Invalid) as error:
+        log.warning("readings of kube-apiserver are not kept", error=str(error))

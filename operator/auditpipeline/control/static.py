@@ -1,0 +1,153 @@
+"""Reconciles the static side: publishes the policy that the API servers should run with, and compares it with theirs.
+
+What takes long (the union, reading a policy file, comparing) runs in a thread, once for each change, and for many
+changes together. Nothing is published before every pipeline and, with a gateway, every AuditSink has been looked at: a
+union of some of them would take events from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+import structlog
+
+from auditpipeline.control import names
+from auditpipeline.control.apiservers import Server, readings, servers
+from auditpipeline.control.canary import source_of
+from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.losses import take_losses
+from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES
+from auditpipeline.control.seen import fingerprint
+from auditpipeline.control.upstream import UpstreamState
+from auditpipeline.control.world import STATIC_KEY, World, pipeline_key
+from auditpipeline.core.canary import CANARY_POLICY, path_of
+from auditpipeline.core.errors import AuditPipelineError, Invalid
+from auditpipeline.core.policy import Policy
+from auditpipeline.core.policyfile import dump, load
+from auditpipeline.core.union import union
+from auditpipeline.core.upstream import Coverage, coverage
+
+log = structlog.get_logger()
+
+HEAD = """\
+# What kube-apiserver's static policy has to hold for every AuditPipeline and AuditSink of this cluster, the canary and
+# the floor. Made by auditpipeline, anew with each of their changes. To put it in force, on each control-plane node:
+#   kubectl get cm {name} -n {namespace} -o go-template='{{{{index .data "policy.yaml"}}}}'
+# into /etc/kubernetes/auditpipeline/policy.yaml, and restart kube-apiserver. A file that emits more does as well.
+"""
+
+
+async def ask_servers(world: World) -> float | None:
+    """Read the API servers' metrics; seconds until the next reading."""
+    if world.features.sinks != "crd" or not world.settings.gateway:
+        return world.settings.canary_interval
+    now = world.clock().timestamp()
+    asked = await servers(world.kube)
+    await _send_canaries(world, asked)
+    found = await readings(world.kube, asked, now)
+    await take_losses(world, found)
+    before = [(reading.server, reading.start, reading.error) for reading in world.upstream.readings]
+    world.upstream.readings = found
+    if before != [(reading.server, reading.start, reading.error) for reading in found]:
+        for reading in found:
+            if reading.error:
+                log.warning("kube-apiserver's metrics cannot be read", server=reading.server.name, error=reading.error)
+        world.wake(STATIC_KEY, 0.0)
+    return world.settings.canary_interval
+
+
+async def _send_canaries(world: World, asked: list[Server]) -> None:
+    world.canary.keep_only(asked)
+    for server in asked:
+        number, at = secrets.token_hex(8), world.clock().timestamp()
+        try:
+            await world.kube.plain(path_of(source_of(server), number), server.url)
+        except (NotFound, Forbidden):
+            world.canary.answered(server, number, at)
+        except AuditPipelineError as error:
+            log.warning("canary not sent", server=server.name, error=str(error))
+
+
+async def reconcile_static(world: World) -> None:
+    """Publish the union, compare, and wake the pipelines of which another thing is said then."""
+    state = world.upstream
+    if world.features.sinks != "crd" or not world.settings.gateway or not _complete(world):
+        return
+    begun = time.monotonic()
+    before = {name: state.verdict(name) for name in state.asked}
+    await _publish(world)
+    files = [file for file in state.files or () if not file.error and file.digest not in state.parsed]
+    for file in files:
+        state.parsed[file.digest] = await asyncio.to_thread(_read, file.text)
+    state.judge()
+    for static, wanted in state.missing():
+        state.covered[static, wanted] = await asyncio.to_thread(_compare, state, static, wanted)
+    for name in [name for name in state.asked if state.verdict(name) != before.get(name)]:
+        world.wake(pipeline_key(name), 0.0)
+    # With many policies this takes long: then more changes are gathered before the next time.
+    state.patience = max(0.2, min(60.0, 2 * (time.monotonic() - begun)))
+
+
+def _complete(world: World) -> bool:
+    """Whether everything that asks for events has been looked at."""
+    known = {key[2] for key in world.seen.entries if key[0] == PIPELINES.plural}
+    return world.upstream.foreign is not None and known <= world.upstream.asked.keys()
+
+
+async def _publish(world: World) -> None:
+    state = world.upstream
+    wanted = state.wanted()
+    if wanted != state.union_of:
+        policies = [state.policies[digest] for digest in sorted(wanted)]
+        state.union_text = await asyncio.to_thread(_united, policies)
+        state.union_of = wanted
+    manifest = config_map(world.settings.namespace, state.union_text)
+    content = fingerprint(manifest)
+    if state.published == content:
+        return
+    namespace = world.settings.namespace
+    try:
+        stored = await world.kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace)
+        if stored is None or not _same(stored, manifest):
+            await world.kube.apply(CONFIG_MAPS, manifest)
+            log.info("static policy published", policies=len(wanted))
+    except (Forbidden, Invalid) as error:
+        log.warning("static policy not published", error=str(error))
+    state.published = content
+
+
+def config_map(namespace: str, policy: str) -> dict[str, Any]:
+    """The ConfigMap with the policy that the API servers should run with."""
+    labels = {names.MANAGED_BY: names.MANAGER}
+    head = HEAD.format(name=names.STATIC_POLICY, namespace=namespace)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": names.STATIC_POLICY, "namespace": namespace, "labels": labels},
+        "data": {"policy.yaml": head + policy},
+    }
+
+
+def _same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    labels = stored["metadata"].get("labels") or {}
+    return bool(stored.get("data") == wanted["data"] and wanted["metadata"]["labels"].items() <= labels.items())
+
+
+def _united(policies: list[Policy]) -> str:
+    return dump(union([*policies, CANARY_POLICY]))
+
+
+def _read(text: str) -> Policy | str:
+    try:
+        return load(text.encode(), "policy.yaml").rules
+    except Invalid as error:
+        return str(error)
+
+
+def _compare(state: UpstreamState, static: str, wanted: str) -> Coverage:
+    policy = state.parsed[static]
+    assert isinstance(policy, Policy)  # noqa: S101 - `missing` names no others
+    return coverage(policy, state.policies[wanted])

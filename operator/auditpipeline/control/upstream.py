@@ -1,0 +1,259 @@
+"""What is asked of the API servers' static policy, and what they really run with. Values and decisions, no I/O.
+
+    AuditPipelines, foreign AuditSinks --ask--> policies by digest --union--> ConfigMap auditpipeline-static-policy
+    file beside each gateway, start of each API server --> Ran: the file, and the policy in force
+    (policy in force, policy asked for) --> Coverage, worked out once --> verdict of a pipeline
+
+A file is in force in an API server where that one started after the file last changed (both by the clock of their node;
+the start is told up to a second too early, never too late), or where it was seen to start again while the file lay
+there unchanged. What was in force stays so until the next start, whatever becomes of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from auditpipeline.control import names
+from auditpipeline.control.apiservers import Reading
+from auditpipeline.control.facts import Verdict
+from auditpipeline.core.canary import emitted
+from auditpipeline.core.explain import sentence, summary
+from auditpipeline.core.policy import Policy
+from auditpipeline.core.upstream import EXCEPTIONS, SHOWN, Coverage
+
+CLOCKS = 10.0
+"""Seconds by which the clocks of nodes may differ: for an API server that cannot be told to be on a file's node."""
+TODO = (
+    f"copy policy.yaml of ConfigMap {names.STATIC_POLICY} to /etc/kubernetes/auditpipeline/ of each control-plane "
+    "node, and restart kube-apiserver"
+)
+
+
+class PolicyFile(NamedTuple):
+    """The policy file beside one gateway Pod, as it was reported; `address` is the node's."""
+
+    pod: str
+    address: str
+    text: str
+    changed: float
+    error: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The name of its content."""
+        return text_digest(self.text)
+
+
+class Ran(NamedTuple):
+    """One API server beside one file: the digest of the file, and of the policy in force (empty: not known, and why).
+    `error` says why the file is of no use."""
+
+    server: str
+    file: str
+    loaded: str
+    why: str = ""
+    error: str = ""
+
+
+class _Memory(NamedTuple):
+    """What was last known of an API server beside a file: its start, the file then, and the policy in force."""
+
+    start: float
+    file: tuple[str, float]
+    loaded: str
+
+
+@dataclass
+class UpstreamState:
+    """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
+    others. `parsed` holds the policies of files by digest of their text, or why they are none. `published` is the
+    digest of the ConfigMap as last written, `patience` how long changes are gathered before the next union."""
+
+    asked: dict[str, str] = field(default_factory=dict)
+    foreign: dict[str, str] | None = None
+    policies: dict[str, Policy] = field(default_factory=dict)
+    files: list[PolicyFile] | None = None
+    readings: list[Reading] = field(default_factory=list)
+    parsed: dict[str, Policy | str] = field(default_factory=dict)
+    ran: list[Ran] = field(default_factory=list)
+    covered: dict[tuple[str, str], Coverage] = field(default_factory=dict)
+    emits_canary: bool = False
+    published: str = ""
+    union_of: frozenset[str] | None = None
+    union_text: str = ""
+    patience: float = 0.2
+    memory: dict[tuple[str, str], _Memory] = field(default_factory=dict)
+
+    def ask(self, pipeline: str, policy: Policy | None) -> bool:
+        """Take in what a pipeline asks for; whether that is another thing than before."""
+        before = self.asked.get(pipeline)
+        if policy is None:
+            self.asked.setdefault(pipeline, "")
+        else:
+            self.asked[pipeline] = self._keep(policy)
+        return self.asked[pipeline] != before
+
+    def ask_foreign(self, policies: Mapping[str, Policy]) -> bool:
+        """Take in what AuditSinks of others ask for; likewise."""
+        before = self.foreign
+        self.foreign = {name: self._keep(policy) for name, policy in policies.items()}
+        return self.foreign != before
+
+    def drop(self, pipeline: str) -> bool:
+        """Forget a pipeline that is gone; whether it was known."""
+        return self.asked.pop(pipeline, None) is not None
+
+    def take_files(self, files: list[PolicyFile]) -> bool:
+        """Take in what the gateways report; whether anything changed."""
+        before, self.files = self.files, files
+        return before != files
+
+    def wanted(self) -> frozenset[str]:
+        """The digests of all that is asked for."""
+        return frozenset({*self.asked.values(), *(self.foreign or {}).values()} - {""})
+
+    def judge(self) -> None:
+        """Say of each file whether it is in force."""
+        self.ran = [ran for file in self.files or () for ran in self._beside(file)]
+        loaded = [policy for ran in self.ran if (policy := self._policy(ran.loaded))]
+        if loaded:
+            self.emits_canary = all(emitted(policy) for policy in loaded)
+        known = {(file.pod, reading.server.name) for file in self.files or () for reading in self.readings}
+        # What a Pod or API server that is away for a moment ran, is still needed when it is back.
+        self.memory = {key: kept for key, kept in self.memory.items() if key in known or len(self.memory) < 64}
+
+    def missing(self) -> list[tuple[str, str]]:
+        """The pairs of policies that are yet to be compared; forgets what nobody asks for any more."""
+        static = {digest for ran in self.ran for digest in (ran.file, ran.loaded) if self._policy(digest)}
+        pairs = {(digest, wanted) for digest in static for wanted in self.wanted()}
+        self.parsed = {digest: found for digest, found in self.parsed.items() if digest in static or self._used(digest)}
+        self.covered = {pair: found for pair, found in self.covered.items() if pair in pairs}
+        self.policies = {digest: self.policies[digest] for digest in self.wanted()}
+        return sorted(pairs - self.covered.keys())
+
+    def verdict(self, pipeline: str) -> Verdict:
+        """What UpstreamCovers says of a pipeline."""
+        wanted = self.asked.get(pipeline, "")
+        if self.files is None or not wanted:
+            return Verdict("Unknown", "ComparisonPending", "not compared with kube-apiserver's static policy yet")
+        if not self.files:
+            message = "no gateway Pod runs that could say what kube-apiserver's static policy is"
+            return Verdict("Unknown", "GatewayPending", message)
+        verdicts = [self._of(ran, wanted) for ran in self.ran]
+        ranks = {"RulesNotMet": 0, "RestartNeeded": 1, "StaticPolicyUnknown": 2, "ComparisonPending": 3}
+        pending = Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
+        return min(verdicts or [pending], key=lambda verdict: (ranks.get(verdict.reason, 9), -len(verdict.message)))
+
+    def _of(self, ran: Ran, wanted: str) -> Verdict:
+        if ran.error:
+            return Verdict("Unknown", "StaticPolicyUnknown", ran.error)
+        file, loaded = self.covered.get((ran.file, wanted)), self.covered.get((ran.loaded, wanted))
+        if file is None or (ran.loaded and loaded is None):
+            return Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
+        if loaded is not None and not _sure(loaded.gaps):
+            return _met(loaded)
+        if _sure(file.gaps):
+            static, where = (ran.loaded, "runs with") if loaded else (ran.file, "has beside it")
+            text = self._gaps(loaded or file, static, wanted)
+            return Verdict("False", "RulesNotMet", f"the static policy that {ran.server} {where} {text}; {TODO}")
+        return _not_in_force(ran, file)
+
+    def _gaps(self, found: Coverage, static: str, wanted: str) -> str:
+        """The first rules that are not met, with an example of each."""
+        policy, base, said = self.policies[wanted], self._policy(static), []
+        gaps = [gap for gap in found.gaps if gap.request]
+        for gap in gaps:
+            rule = "no rule" if gap.decided_by is None else f"rule {gap.decided_by}"
+            if base and gap.decided_by is not None:
+                rule += f" ({_short(summary(base.rules[gap.decided_by]), 60)})"
+            what = sentence(gap.request) if gap.request else ""
+            shown = _short(summary(policy.rules[gap.rule]), 80)
+            said.append(f"rule {gap.rule} ({shown}) is {gap.reason}, e.g. {what}, decided by {rule} of it")
+        return f"does not meet {'these rules' if len(said) > 1 else 'this rule'}: {'; '.join(said[:SHOWN])}"[:640]
+
+    def _beside(self, file: PolicyFile) -> Iterable[Ran]:
+        policy = self.parsed.get(file.digest)
+        error = file.error or (policy if isinstance(policy, str) else "")
+        if error:
+            what = f"gateway Pod {file.pod} cannot tell kube-apiserver's static policy"
+            yield Ran("kube-apiserver", "", "", error=f"{what} (policy.yaml on its node): {error}")
+            return
+        own = [reading for reading in self.readings if reading.server.address == file.address]
+        for reading in own or self.readings:
+            single = len(self.readings) == 1 and len(self.files or ()) == 1
+            yield self._ran(file, reading, 0.0 if own or single else CLOCKS)
+        if not self.readings:
+            yield Ran("kube-apiserver", file.digest, "", why="no API server was asked yet since when it runs")
+
+    def _ran(self, file: PolicyFile, reading: Reading, clocks: float) -> Ran:
+        key = (file.pod, reading.server.name)
+        before, here = self.memory.get(key), (file.digest, file.changed)
+        if reading.error:
+            why = f"{reading.server.name} does not say since when it runs: {reading.error}"
+            return Ran(reading.server.name, file.digest, "", why=why)
+        loaded = ""
+        if reading.start >= file.changed + clocks or (before and before.start != reading.start and before.file == here):
+            loaded = file.digest
+        elif before and before.start == reading.start:
+            loaded = before.loaded
+        self.memory[key] = _Memory(reading.start, here, loaded)
+        return Ran(reading.server.name, file.digest, loaded)
+
+    def _used(self, text: str) -> bool:
+        """Whether a file that is there, or an API server that is away for a moment, may still need it."""
+        return any(text in (kept.loaded, kept.file[0]) for kept in self.memory.values()) or text in {
+            file.digest for file in self.files or ()
+        }
+
+    def _policy(self, text: str) -> Policy | None:
+        found = self.parsed.get(text)
+        return found if isinstance(found, Policy) else None
+
+    def _keep(self, policy: Policy) -> str:
+        digest = policy_digest(policy)
+        self.policies.setdefault(digest, policy)
+        return digest
+
+
+def policy_digest(policy: Policy) -> str:
+    """The name of a policy's content."""
+    return hashlib.blake2b(msgspec.json.encode(policy, order="deterministic"), digest_size=12).hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """The name of a file's content."""
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def _sure(gaps: Iterable[object]) -> bool:
+    """Whether one of the gaps has an example: the others could only not be shown to be none."""
+    return any(getattr(gap, "request", None) for gap in gaps)
+
+
+def _not_in_force(ran: Ran, file: Coverage) -> Verdict:
+    """What is said where the file would do, and is not what the API server runs with."""
+    if file.gaps:
+        return Verdict("Unknown", "StaticPolicyUnknown", f"the policies are too large to be compared: {TODO}")
+    if not ran.loaded and ran.why:
+        return Verdict("Unknown", "StaticPolicyUnknown", ran.why)
+    message = f"the static policy file records what is asked for, but {ran.server} started before it changed"
+    return Verdict("False", "RestartNeeded", f"{message}: restart kube-apiserver")
+
+
+def _met(found: Coverage) -> Verdict:
+    if found.gaps:
+        return Verdict("Unknown", "StaticPolicyUnknown", f"the policies are too large to be compared: {TODO}")
+    message = "kube-apiserver's static policy records all that is asked for"
+    if found.exceptions:
+        left = ", ".join(EXCEPTIONS[kind] for kind in found.exceptions)
+        return Verdict("True", "CoveredWithExceptions", f"{message}, but for what no rule asks for by name: {left}")
+    return Verdict("True", "Covered", message)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -1,0 +1,131 @@
+"""Which static policy is in force, and what is said of a pipeline then."""
+
+from __future__ import annotations
+
+import pytest
+
+from auditpipeline.control.apiservers import Reading, Server, of_slice, parse
+from auditpipeline.control.upstream import PolicyFile, UpstreamState
+from auditpipeline.core.policy import Policy, Rule
+from auditpipeline.core.policyfile import dump
+from auditpipeline.core.upstream import coverage
+
+DONE = ("RequestReceived",)
+LITTLE, MUCH = Policy((Rule("Metadata"),), DONE), Policy((Rule("Request"),), DONE)
+HERE, THERE = Server("", "10.0.0.1"), Server("", "10.0.0.2")
+
+
+def file(policy: Policy, changed: float, address: str = "10.0.0.1") -> PolicyFile:
+    return PolicyFile(f"gateway-{address}", address, dump(policy), changed)
+
+
+def look(state: UpstreamState, files: list[PolicyFile], readings: list[Reading]) -> tuple[str, str]:
+    """One round, as `control.static` makes it: status and reason for pipeline `a`."""
+    state.take_files(files)
+    state.readings = readings
+    for each in files:
+        state.parsed[each.digest] = next(policy for policy in (LITTLE, MUCH) if dump(policy) == each.text)
+    state.judge()
+    for static, wanted in state.missing():
+        policy = state.parsed[static]
+        assert isinstance(policy, Policy)
+        state.covered[static, wanted] = coverage(policy, state.policies[wanted])
+    return state.verdict("a")[:2]
+
+
+def asking(policy: Policy) -> UpstreamState:
+    state = UpstreamState()
+    assert state.ask("a", policy)
+    assert not state.ask("a", policy)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("static", "changed", "started", "expected"),
+    [
+        (MUCH, 100.0, 101.0, ("True", "Covered")),
+        (MUCH, 100.0, 99.0, ("False", "RestartNeeded")),
+        (LITTLE, 100.0, 101.0, ("False", "RulesNotMet")),
+        (LITTLE, 100.0, 99.0, ("False", "RulesNotMet")),
+    ],
+)
+def test_a_file_counts_from_the_next_start_on(
+    static: Policy, changed: float, started: float, expected: tuple[str, str]
+) -> None:
+    """The API server reads it once."""
+    assert look(asking(MUCH), [file(static, changed)], [Reading(HERE, 200, started)]) == expected
+
+
+def test_what_was_in_force_stays_so_until_the_next_start() -> None:
+    """A file that is replaced takes nothing from anybody before; a restart that was seen needs no clock."""
+    wants_little, wants_much = asking(LITTLE), asking(MUCH)
+    for state in (wants_little, wants_much):
+        look(state, [file(LITTLE, 100)], [Reading(HERE, 200, 150)])
+    after = [file(MUCH, 300)]
+    assert look(wants_little, after, [Reading(HERE, 310, 150)]) == ("True", "Covered")
+    assert look(wants_much, after, [Reading(HERE, 310, 150)]) == ("False", "RestartNeeded")
+    # It started again, and says that this was a little before the file changed: the clock was set back meanwhile.
+    assert look(wants_much, after, [Reading(HERE, 320, 299.5)]) == ("True", "Covered")
+
+
+def test_another_nodes_clock_is_trusted_less() -> None:
+    """Two API servers, and gateways on the nodes of neither: all have to be surely newer than each file."""
+    state = asking(MUCH)
+    readings = [Reading(HERE, 200, 105), Reading(THERE, 200, 150)]
+    assert look(state, [file(MUCH, 100, "10.9.9.9")], readings) == ("False", "RestartNeeded")
+    newer = [Reading(HERE, 200, 111), Reading(THERE, 200, 150)]
+    assert look(asking(MUCH), [file(MUCH, 100, "10.9.9.9")], newer) == ("True", "Covered")
+
+
+def test_one_node_that_records_less_is_enough() -> None:
+    """A request may go to any API server."""
+    files = [file(MUCH, 100), file(LITTLE, 100, "10.0.0.2")]
+    readings = [Reading(HERE, 200, 150), Reading(THERE, 200, 150)]
+    assert look(asking(MUCH), files, readings) == ("False", "RulesNotMet")
+
+
+def test_what_cannot_be_known_is_not_claimed() -> None:
+    """No gateway, no file, no reading."""
+    state = asking(MUCH)
+    assert state.verdict("a").reason == "ComparisonPending"
+    assert look(state, [], []) == ("Unknown", "GatewayPending")
+    assert look(state, [file(MUCH, 100)], []) == ("Unknown", "StaticPolicyUnknown")
+    assert look(state, [file(MUCH, 100)], [Reading(HERE, 200, error="no")]) == ("Unknown", "StaticPolicyUnknown")
+    state.take_files([PolicyFile("gateway", "10.0.0.1", "", 0, "No such file or directory")])
+    state.judge()
+    assert state.verdict("a")[:2] == ("Unknown", "StaticPolicyUnknown")
+    assert "No such file" in state.verdict("a").message
+
+
+def test_a_pipeline_that_cannot_be_read_any_more_keeps_what_it_asked_for() -> None:
+    """Its Pods run on with the former policy."""
+    state = asking(MUCH)
+    before = state.wanted()
+    assert not state.ask("a", None)
+    assert state.wanted() == before
+    assert state.ask("new", None)
+    assert state.wanted() == before
+
+
+def test_a_reading_takes_what_the_webhook_backend_counts() -> None:
+    """As kube-apiserver writes it; other plugins' errors are none of ours."""
+    text = b"""# TYPE apiserver_audit_error_total counter
+apiserver_audit_error_total{plugin="buffered"} 3
+apiserver_audit_error_total{plugin="log"} 9
+apiserver_audit_error_total{plugin="webhook"} 400
+apiserver_audit_event_total 1.2345e+06
+apiserver_audit_requests_rejected_total 2
+process_start_time_seconds 1.76399e+09
+"""
+    assert parse(text, HERE, 5.0) == Reading(HERE, 5.0, 1763990000.0, 1234500, 403, 2)
+    assert parse(b"", HERE, 5.0).error
+
+
+def test_each_of_several_api_servers_is_asked_by_its_own_address() -> None:
+    """A single one is the configured one."""
+    ports = [{"name": "https", "port": 6443}]
+    one = {"endpoints": [{"addresses": ["10.0.0.1"]}], "ports": ports}
+    two = {"endpoints": [{"addresses": ["fd00::2"]}, {"addresses": ["10.0.0.1"]}], "ports": ports}
+    assert of_slice({}) == [Server()]
+    assert of_slice(one) == [Server("", "10.0.0.1")]
+    assert [server.url for server in of_slice(two)] == ["https://10.0.0.1:6443", "https://[fd00::2]:6443"]
