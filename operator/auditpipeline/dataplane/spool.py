@@ -267,8 +267,10 @@ class Spool:
         return True
 
     def _tidy(self) -> None:
-        """Gives free pages back to the disk, and takes the reserve back when there is room for it."""
+        """Keeps the journal short, gives free pages back to the disk, and takes the reserve back when there is room for
+        it."""
         try:
+            self._store.settle()
             if self._store.shrink(0 if self._tight else _KEEP_FREE):
                 self._more_to_do = True
             if self._tight and not self._more_to_do:

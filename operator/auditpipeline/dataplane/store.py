@@ -48,6 +48,9 @@ _LEVELS = (-7, 1)
 """zstd's levels while outputs keep up, and while rows pile up: _PILE bytes, or an eighth of the limit. Of audit events
 the first makes a third in a third of the time, the second a seventh."""
 _PILE = 16 * 2**20
+_JOURNAL, _COMMIT = 6 * 2**20, 2**16
+"""Bytes of rows, and of what a commit writes besides: when there are about so many in the journal, `settle` moves them
+into the file. SQLite by itself does so at 1000 pages, within a commit."""
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -115,8 +118,6 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    # 32 MB: pages that are soon free and used again are then copied from the journal into the file once, not each time.
-    connection.execute(f"PRAGMA wal_autocheckpoint = {4096}")
     # Some builds overwrite with zeros whatever is deleted: every event would be written twice.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
@@ -164,6 +165,7 @@ class Store:
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
         self._pruned = -1
+        self._journal = 0
         self._load()
 
     @contextmanager
@@ -174,6 +176,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
+            self._journal += _COMMIT
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -202,6 +205,7 @@ class Store:
         self._add("received", len(lines))
         self.end += len(lines)
         self.size += len(data)
+        self._journal += len(data)
         return chunk
 
     def advance(
@@ -301,6 +305,13 @@ class Store:
             return False
         self._db.execute("PRAGMA incremental_vacuum(512)").fetchall()
         return bool((free - 512) * size > keep)
+
+    def settle(self) -> None:
+        """Moves what is in the journal into the file where it has become much: after a commit was announced, so that
+        nobody waits for it. sqlite3.Error where it cannot."""
+        if self._journal >= _JOURNAL:
+            self._journal = 0
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def checkpoint(self) -> None:
         """Moves what is in the journal into the file and gives its room back; sqlite3.Error where it cannot."""
