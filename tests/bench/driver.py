@@ -17,7 +17,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -37,10 +37,12 @@ class Found(msgspec.Struct):
 
 
 class Driver:
-    """`connections` threads that post to one server until the time is over."""
+    """`connections` threads that post to one server until the time is over, to each of its ports equally many."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, bodies: tuple[bytes, ...], connections: int) -> None:
-        self._port = port
+    def __init__(
+        self, ports: Sequence[int], context: ssl.SSLContext, bodies: tuple[bytes, ...], connections: int
+    ) -> None:
+        self._ports = ports
         self._context = context
         self._bodies = itertools.cycle(bodies)
         self._connections = connections
@@ -55,7 +57,10 @@ class Driver:
         self._paced = rate > 0
         due = (number / rate if rate else 0.0 for number in itertools.count())
         ready = threading.Barrier(self._connections + 1, self._begin)
-        threads = [threading.Thread(target=self._post, args=(ready, due, seconds)) for _ in range(self._connections)]
+        threads = [
+            threading.Thread(target=self._post, args=(self._ports[number % len(self._ports)], ready, due, seconds))
+            for number in range(self._connections)
+        ]
         for thread in threads:
             thread.start()
         ready.wait()
@@ -68,8 +73,8 @@ class Driver:
     def _begin(self) -> None:
         self._begun = time.perf_counter()
 
-    def _post(self, ready: threading.Barrier, due: Iterator[float], seconds: float) -> None:
-        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._context)
+    def _post(self, port: int, ready: threading.Barrier, due: Iterator[float], seconds: float) -> None:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=self._context)
         connection.connect()
         ready.wait()
         while True:
@@ -98,7 +103,7 @@ class Driver:
 def main() -> None:
     """Runs as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--ports", type=int, nargs="+", required=True)
     parser.add_argument("--ca", required=True)
     parser.add_argument("--certificate", required=True)
     parser.add_argument("--key", required=True)
@@ -110,7 +115,7 @@ def main() -> None:
     context = ssl.create_default_context(cafile=options.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(options.certificate, options.key)
-    driver = Driver(options.port, context, some(options.bodies), options.connections)
+    driver = Driver(options.ports, context, some(options.bodies), options.connections)
     sys.stdout.buffer.write(msgspec.json.encode(driver.run(options.seconds, options.rate)))
 
 

@@ -325,8 +325,12 @@ def _event_reasons(function: FunctionNode) -> Iterator[str]:
 def commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     """The command and all below it, by what is typed."""
     yield path, command
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, f"{path} {name}")
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child, name
+            yield from commands(child, f"{path} {name}")
 
 
 COMMANDS = dict(commands(cli, "auditpipeline"))

@@ -243,6 +243,10 @@ encode_plain = _ENCODER.encode
 """An event out of a body that `is_plain`, as one line of JSON, with no line end: there is nothing to look for."""
 
 
+encode_lines = _ENCODER.encode_lines
+"""Many of them as one text, each with a line end. What is `msgspec.Raw` comes out as it is."""
+
+
 def encode_line(event: Raw) -> bytes:
     """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked
     for.

@@ -3,7 +3,8 @@
 A dict of raw JSON (core/event.py) keeps any event as it came; a Struct with the fields of `Event` takes an eighth less
 time for those of kube-apiserver. `decode_known` gives Structs only where nothing can get lost by it:
 
-- every field of every event is known (otherwise it cannot be decoded so), and its value stays raw, but for three words;
+- every field of every event is known, and its level and stage are (otherwise it cannot be decoded so); its value stays
+  raw, but for three words;
 - the first event comes out again byte for byte: the sender has the order of kube-apiserver's Go type. In a list of
   several orders, values stay untouched, and the fields come out in this one.
 
@@ -19,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from auditpipeline.core.event import Kind, Rest, code_of, encode_plain, is_plain, is_whole, request_of
 from auditpipeline.core.managed import without_managed_fields
-from auditpipeline.core.policy import Decision, Level
+from auditpipeline.core.policy import Decision, Level, Stage, Title
 
 _NONE = Raw(b"null")
 _ITEMS = b'"items":['
@@ -28,9 +29,9 @@ _ITEMS = b'"items":['
 class Known(msgspec.Struct, forbid_unknown_fields=True, rename="camel", gc=False):
     """An Event of which only what every decision needs is decoded."""
 
-    level: str
+    level: Title
     audit_id: Raw = msgspec.field(name="auditID")
-    stage: str
+    stage: Stage
     request_uri: Raw = msgspec.field(name="requestURI")
     verb: str
     user: Raw

@@ -11,14 +11,16 @@ AuditSink's `rules` are the same type.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import msgspec
 
 from auditpipeline.core.apierror import invalid, not_supported, required, subdomain_problems
 from auditpipeline.core.errors import Invalid
 
-STAGES = ("RequestReceived", "ResponseStarted", "ResponseComplete", "Panic")
+Stage = Literal["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"]
+STAGES: tuple[str, ...] = get_args(Stage)
+Title = Literal["None", "Metadata", "Request", "RequestResponse"]
 
 
 class Level(IntEnum):
@@ -30,7 +32,7 @@ class Level(IntEnum):
     REQUEST_RESPONSE = 3
 
     @property
-    def title(self) -> str:
+    def title(self) -> Title:
         """The level's name in a policy."""
         return _TITLES[self]
 
@@ -42,7 +44,7 @@ class Level(IntEnum):
         return _LEVELS[name]
 
 
-_TITLES = dict(zip(Level, ("None", "Metadata", "Request", "RequestResponse"), strict=True))
+_TITLES: dict[Level, Title] = dict(zip(Level, get_args(Title), strict=True))
 _LEVELS = {title: level for level, title in _TITLES.items()}
 
 Text = Annotated[str, msgspec.Meta(max_length=1024)]

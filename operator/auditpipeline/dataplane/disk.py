@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_all(number: int, data: bytes) -> None:
-    """Writes all of `data` to a descriptor; OSError where that fails, when a part of it may be written."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(number, rest) :]
+def write_all(number: int, *parts: bytes) -> None:
+    """Writes all of the parts to a descriptor; OSError where that fails, when some of it may be written."""
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(number, rest) :]
 
 
 def sync_folder(folder: Path) -> None:

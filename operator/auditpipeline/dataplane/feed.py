@@ -18,6 +18,7 @@ from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import delivery_key
 from auditpipeline.dataplane.filter import digest, narrow_line
+from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
@@ -46,7 +47,7 @@ class Batch(NamedTuple):
 class _Piece(NamedTuple):
     """Lines of one row, and the cursor behind each."""
 
-    lines: Sequence[bytes]
+    lines: Lines
     ends: Sequence[int]
 
 
@@ -83,14 +84,14 @@ class Feed:
         if chunk.lines is None:
             self._spoilt.append((end, Spoilt(damaged=end - start)))
             return
-        lines = chunk.lines[start - chunk.first :] if start > chunk.first else chunk.lines
+        lines = as_lines(chunk.lines[start - chunk.first :] if start > chunk.first else chunk.lines)
         piece = _Piece(lines, range(start + 1, end + 1))
         if self._redact or chunk.digest != self._digest:
             piece = self._prepared(piece, chunk.digest != self._digest)
         if piece.lines:
             self._pieces.append(piece)
             self._waiting += len(piece.lines)
-            self._size += sum(map(len, piece.lines))
+            self._size += piece.lines.size
 
     def _prepared(self, piece: _Piece, narrow: bool) -> _Piece:
         """The piece narrowed, where that is needed, and redacted."""
@@ -103,19 +104,19 @@ class Feed:
                     ends.append(end)
             except Permanent as error:
                 self._spoilt.append((end, Spoilt(Dead(self._config.name, str(error), line, delivery_key(line)))))
-        return _Piece(lines, ends)
+        return _Piece(as_lines(lines), ends)
 
     def _batch(self) -> Batch:
         taken, events, size = list[_Piece](), 0, 0
         while self._pieces and events < self._most and size < BATCH_BYTES:
             piece = self._pieces.popleft()
-            fits, length = _fitting(piece.lines, self._most - events, BATCH_BYTES - size)
+            fits = _fitting(piece.lines, self._most - events, BATCH_BYTES - size)
             if fits < len(piece.lines):
                 self._pieces.appendleft(_Piece(piece.lines[fits:], piece.ends[fits:]))
                 piece = _Piece(piece.lines[:fits], piece.ends[:fits])
             taken.append(piece)
             events += fits
-            size += length
+            size += piece.lines.size
         self._waiting -= events
         self._size -= size
         end = taken[-1].ends[-1] if self._pieces else self.position
@@ -127,18 +128,19 @@ class Feed:
 
 def _joined(pieces: Sequence[_Piece]) -> _Piece:
     return _Piece(
-        list(chain.from_iterable(piece.lines for piece in pieces)),
+        Lines.chained([piece.lines for piece in pieces]),
         list(chain.from_iterable(piece.ends for piece in pieces)),
     )
 
 
-def _fitting(lines: Sequence[bytes], events: int, size: int) -> tuple[int, int]:
-    """How many lines are needed to reach one of the bounds, all where they do not; and how many bytes they have."""
-    if len(lines) <= events and (total := sum(map(len, lines))) <= size:
-        return len(lines), total
+def _fitting(lines: Lines, events: int, size: int) -> int:
+    """How many lines are needed to reach one of the bounds, all where they do not. A row of less than BATCH_BYTES is
+    not cut for its size: nobody has to look through it."""
+    if len(lines) <= events and lines.size <= BATCH_BYTES:
+        return len(lines)
     total = 0
     for number, line in enumerate(lines[:events], 1):
         total += len(line)
         if total >= size:
-            return number, total
-    return min(len(lines), events), total
+            return number
+    return min(len(lines), events)

@@ -27,6 +27,7 @@ from auditpipeline.core.event import (
     decode_event,
     delivery_key,
     encode_line,
+    encode_lines,
     encode_plain,
     facts_of,
     head,
@@ -38,6 +39,7 @@ from auditpipeline.core.event import (
 )
 from auditpipeline.core.known import Known, code_of_known, cut_known, decode_known, facts_of_known
 from auditpipeline.core.policy import Decision, Level, Policy
+from auditpipeline.dataplane.lines import Lines
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
 Policies = tuple[Policy, ...]
@@ -46,7 +48,7 @@ Policies = tuple[Policy, ...]
 class Taken(NamedTuple):
     """What became of a body: lines to store, the number of events that no route wants, and what cannot be read."""
 
-    lines: list[bytes]
+    lines: Lines
     filtered: int
     dead: list[Dead]
 
@@ -65,20 +67,19 @@ E = TypeVar("E")
 
 
 class _Form(NamedTuple, Generic[E]):
-    """What is done to an event in one of the forms that a body is decoded to."""
+    """What is done to an event in one of the forms that a body is decoded to; `tidy` makes it a line, where it may be
+    none yet."""
 
     facts: Callable[[E], tuple[str, str, Kind, Rest]]
     code: Callable[[E], int]
     cut: Callable[[E, Level, Decision], E]
-    encode: Callable[[E], bytes]
     raw: Callable[[E], Raw]
+    tidy: Callable[[E], msgspec.Raw] | None = None
 
 
-_KNOWN = _Form[Known](
-    facts_of_known, code_of_known, cut_known, encode_plain, lambda event: decode_event(encode_plain(event))
-)
-_PLAIN = _Form[Raw](facts_of, response_code, cut, encode_plain, lambda event: event)
-_ANY = _Form[Raw](facts_of, response_code, cut, encode_line, lambda event: event)
+_KNOWN = _Form[Known](facts_of_known, code_of_known, cut_known, lambda event: decode_event(encode_plain(event)))
+_PLAIN = _Form[Raw](facts_of, response_code, cut, lambda event: event)
+_ANY = _Form[Raw](facts_of, response_code, cut, lambda event: event, lambda event: msgspec.Raw(encode_line(event)))
 
 
 def digest(policies: Iterable[Policies]) -> str:
@@ -116,13 +117,13 @@ class Filter:
             try:
                 events = list(_readable(split_body(body), dead))
             except Permanent:
-                return Taken([], 0, [Dead(NO_OUTPUT, str(error), body)])
+                return Taken(Lines.joined(b"", 0), 0, [Dead(NO_OUTPUT, str(error), body)])
         return self._take(events, _PLAIN if is_plain(body) else _ANY, dead)
 
     def _take(self, events: Iterable[E], form: _Form[E], dead: list[Dead]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
-        lines, filtered = list[bytes](), 0
-        facts, encode, find_fate, by_code = form.facts, form.encode, self._fates.get, self._by_code
+        kept, filtered = list[E | msgspec.Raw](), 0
+        facts, tidy, find_fate, by_code = form.facts, form.tidy, self._fates.get, self._by_code
         (find, learn), *others = self._judges
         for event in events:
             try:
@@ -135,10 +136,11 @@ class Filter:
                 if fate.decision is None:
                     filtered += 1
                 else:
-                    lines.append(encode(event if fate.whole else form.cut(event, fate.captured, fate.decision)))
+                    left = event if fate.whole else form.cut(event, fate.captured, fate.decision)
+                    kept.append(tidy(left) if tidy else left)
             except Permanent as error:
                 dead.append(_dead(error, msgspec.json.encode(event)))
-        return Taken(lines, filtered, dead)
+        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead)
 
     def _others(self, kind: Kind, rest: Rest) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""

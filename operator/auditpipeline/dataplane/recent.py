@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.store import Chunk
 
 
@@ -28,7 +29,7 @@ class Recent:
         """Keeps a row that was just committed; one that does not join up with the last one replaces them all."""
         if self._chunks and _end(self._chunks[-1][0]) != chunk.first:
             self.forget(chunk.first)
-        size = sum(map(len, chunk.lines or ()))
+        size = as_lines(chunk.lines or ()).size
         self._chunks.append((chunk, size))
         self.size += size
         while self.size > self._most:

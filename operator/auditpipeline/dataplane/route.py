@@ -31,6 +31,7 @@ from auditpipeline.core.event import delivery_key
 from auditpipeline.core.report import OutputReport, State
 from auditpipeline.core.truncate import truncated
 from auditpipeline.dataplane.feed import Batch, Feed, Redact
+from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.outputs import Output
 from auditpipeline.dataplane.spool import Spool
@@ -216,7 +217,7 @@ class Route:
                 raise Retryable(f"no answer within {self._patience.answer:g} s") from None
             raise
         self.counts.batches += 1
-        self.counts.bytes += sum(map(len, lines))
+        self.counts.bytes += as_lines(lines).size
 
     async def _confirm(self, progress: Progress) -> None:
         """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted."""

@@ -46,7 +46,8 @@ _GROUP = 128
 _RESERVE = 8 * 2**20
 _KEEP_FREE = 64 * 2**20
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_RECENT = 4 * 2**20
+_RECENT = 12 * 2**20
+"""Bytes: two commits of what four connections send together, in kube-apiserver's batches of 400 events."""
 _MOVE_SECONDS = 0.05
 _Result = tuple["asyncio.Future[Any]", Any, Exception | None]
 
@@ -266,8 +267,10 @@ class Spool:
         return True
 
     def _tidy(self) -> None:
-        """Gives free pages back to the disk, and takes the reserve back when there is room for it."""
+        """Keeps the journal short, gives free pages back to the disk, and takes the reserve back when there is room for
+        it."""
         try:
+            self._store.settle()
             if self._store.shrink(0 if self._tight else _KEEP_FREE):
                 self._more_to_do = True
             if self._tight and not self._more_to_do:

@@ -6,7 +6,7 @@ number of the next event that an output shall get:
     events   first=0 count=400 | first=400 count=17 | first=417 count=400 |          end=817
                                       ^ cursor archive=405        ^ cursor siem=617
 
-    events.data = zstd (level 1, checksum) of `count` JSON lines, joined by a line feed, none at the end
+    events.data = zstd (any level, checksum) of `count` JSON lines, joined by a line feed, none at the end
 
 Invariants, each held by the transactions below:
 
@@ -38,11 +38,19 @@ import zstandard
 
 from auditpipeline.core.config import Backpressure
 from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane.lines import Lines, as_lines
 
 LAYOUT = 1
 # What has no output (an unreadable body), and what belonged to outputs that are gone, is counted under this name.
 NO_OUTPUT = ""
 _ONLY = "only "
+_LEVELS = (-7, 1)
+"""zstd's levels while outputs keep up, and while rows pile up: _PILE bytes, or an eighth of the limit. Of audit events
+the first makes a third in a third of the time, the second a seventh."""
+_PILE = 16 * 2**20
+_JOURNAL, _COMMIT = 6 * 2**20, 2**16
+"""Bytes of rows, and of what a commit writes besides: when there are about so many in the journal, `settle` moves them
+into the file. SQLite by itself does so at 1000 pages, within a commit."""
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -155,8 +163,9 @@ class Store:
         self.max_age = max_age
         self._dropped: dict[str, int] = {}
         self._db = connection
-        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
         self._pruned = -1
+        self._journal = 0
         self._load()
 
     @contextmanager
@@ -167,6 +176,7 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
+            self._journal += _COMMIT
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -180,7 +190,8 @@ class Store:
 
         An empty spool takes any request: one that is larger than the limit would otherwise never be taken.
         """
-        data = self._zstd.compress(b"\n".join(lines)) if lines else b""
+        lines = as_lines(lines)
+        data = self._compressed(lines) if lines else b""
         if lines and self.size and self.size + len(data) > self.max_bytes:
             if self.backpressure == "reject":
                 raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes")
@@ -194,6 +205,7 @@ class Store:
         self._add("received", len(lines))
         self.end += len(lines)
         self.size += len(data)
+        self._journal += len(data)
         return chunk
 
     def advance(
@@ -294,6 +306,13 @@ class Store:
         self._db.execute("PRAGMA incremental_vacuum(512)").fetchall()
         return bool((free - 512) * size > keep)
 
+    def settle(self) -> None:
+        """Moves what is in the journal into the file where it has become much: after a commit was announced, so that
+        nobody waits for it. sqlite3.Error where it cannot."""
+        if self._journal >= _JOURNAL:
+            self._journal = 0
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def checkpoint(self) -> None:
         """Moves what is in the journal into the file and gives its room back; sqlite3.Error where it cannot."""
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -303,6 +322,11 @@ class Store:
         with suppress(sqlite3.Error):
             self._db.execute("UPDATE counters SET value = ? WHERE name = 'clean'", (int(clean),))
         self._db.close()
+
+    def _compressed(self, lines: Lines) -> bytes:
+        """A row's data: quickly made where it is likely never read, small where events pile up."""
+        compressor = self._small if self.size >= min(_PILE, self.max_bytes // 8) else self._quick
+        return compressor.compress(memoryview(lines.text)[:-1])
 
     def _load(self) -> None:
         self.cursors = {name: Cursor(*rest) for name, *rest in self._db.execute("SELECT * FROM cursors")}
@@ -314,7 +338,7 @@ class Store:
     def _bury(self, dead: Sequence[Dead]) -> None:
         now = time.time()
         for letter in dead:
-            data = self._zstd.compress(letter.data)
+            data = self._small.compress(letter.data)
             row = (now, letter.output, letter.reason, letter.key, len(data), data)
             self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
             count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
@@ -357,20 +381,21 @@ def read(connection: sqlite3.Connection, position: int, max_bytes: int) -> list[
     for first, count, received, digest, data in rows:
         lines = inflate(data, count)
         chunks.append(Chunk(first, count, received, digest, lines))
-        total += sum(map(len, lines or ()))
+        total += lines.size if lines else 0
         if total >= max_bytes:
             break
     rows.close()
     return chunks
 
 
-def inflate(data: bytes, count: int) -> list[bytes] | None:
+def inflate(data: bytes, count: int) -> Lines | None:
     """The lines of a row; None where they are not `count` whole ones."""
     try:
-        lines = zstandard.ZstdDecompressor().decompress(data).split(b"\n")
+        text = zstandard.ZstdDecompressor().decompress(data) + b"\n"
     except zstandard.ZstdError:
         return None
-    return lines if len(lines) == count else None
+    # Twice as fast as `count`, which looks at each byte.
+    return Lines.joined(text, count) if len(text.split(b"\n")) == count + 1 else None
 
 
 class Figures(NamedTuple):

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography import x509
-
 from auditpipeline.core.config import Tls
 from auditpipeline.core.errors import Invalid
+from auditpipeline.dataplane.expiry import not_after
 
 Pems = tuple[bytes, bytes, bytes | None]
 
@@ -50,10 +49,10 @@ class ServerTls:
         pems = read_pems(self.files)
         if pems == self._loaded:
             return False
-        not_after = _not_after(pems[0], self.files.certificate)
+        expiry = _expiry(pems[0], self.files.certificate)
         _load(self._empty(), pems, self.files)
         _load(self.context, pems, self.files)
-        self._loaded, self.not_after = pems, not_after
+        self._loaded, self.not_after = pems, expiry
         return True
 
     def _empty(self) -> ssl.SSLContext:
@@ -115,8 +114,8 @@ def memory_file(data: bytes) -> Iterator[str]:
         os.close(number)
 
 
-def _not_after(certificate: bytes, path: str) -> float:
+def _expiry(certificate: bytes, path: str) -> float:
     try:
-        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+        return not_after(certificate)
     except ValueError as error:
         raise Invalid(path, "is no PEM certificate") from error

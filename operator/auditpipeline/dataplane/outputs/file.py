@@ -24,6 +24,7 @@ from pathlib import Path
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane.disk import sync_folder, write_all
+from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.outputs.archive import Archive
 from auditpipeline.dataplane.outputs.writer import Writer
 from auditpipeline.dataplane.worker import Worker
@@ -47,7 +48,7 @@ class File:
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Appends the lines; they are on disk when it returns."""
-        await self._writer.write(b"\n".join([*lines, b""]), self._live.append)
+        await self._writer.write(as_lines(lines).texts, self._live.append)
         self._compress()
         self._set_alarm()
 
@@ -103,13 +104,13 @@ class _Live:
         self._since: float | None = None
         self.archive = Archive(self._path, config.keep, config.compression)
 
-    def append(self, data: bytes) -> None:
-        """Writes the data behind what is there, or into a new file where it does not fit or the old one is too old."""
+    def append(self, texts: Sequence[bytes]) -> None:
+        """Writes the texts behind what is there, or into a new file where it does not fit or the old one is too old."""
         with self._trouble():
-            number = self._current(len(data))
+            number = self._current(sum(map(len, texts)))
             size = os.fstat(number).st_size
             try:
-                write_all(number, data)
+                write_all(number, *texts)
                 if self._config.fsync == "batch":
                     os.fsync(number)
             except BaseException:

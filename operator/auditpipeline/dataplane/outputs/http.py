@@ -22,6 +22,7 @@ from yarl import URL
 from auditpipeline import __version__
 from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.errors import Invalid, Retryable
+from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
 from auditpipeline.dataplane.tls import client_context
 
@@ -39,7 +40,7 @@ def encode(lines: Sequence[bytes], form: str) -> tuple[bytes, str]:
     """A body of that format, and its content type."""
     match form:
         case "json-lines":
-            return b"\n".join([*lines, b""]), "application/x-ndjson"
+            return b"".join(as_lines(lines).texts), "application/x-ndjson"
         case "json-array":
             return b"[" + b",".join(lines) + b"]", "application/json"
         case _:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane.disk import write_all
+from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.outputs.writer import Writer
 
 
@@ -19,17 +20,17 @@ class Stdout:
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
         """Writes the lines."""
-        await self._writer.write(b"\n".join([*lines, b""]), self._write)
+        await self._writer.write(as_lines(lines).texts, self._write)
 
     async def close(self) -> None:
         """Leaves the descriptor open: it is the process's."""
         self._writer.stop()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, texts: Sequence[bytes]) -> None:
         """Ends a line that failed half-way before, since what a pipe has taken cannot be taken back."""
         before, self._torn = self._torn, True
         try:
-            write_all(self._number, b"\n" + data if before else data)
+            write_all(self._number, *([b"\n"] if before else []), *texts)
         except OSError as error:
             raise Retryable(f"standard output cannot be written: {error.strerror}") from error
         self._torn = False

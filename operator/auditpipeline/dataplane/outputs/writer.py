@@ -8,7 +8,7 @@ Otherwise a disk that hangs for hours would find a copy of the batch for each tr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from auditpipeline.dataplane.worker import Worker
@@ -21,9 +21,9 @@ class Writer:
 
     def __init__(self, name: str) -> None:
         self._worker = Worker(name)
-        self._under_way: tuple[bytes, asyncio.Task[None]] | None = None
+        self._under_way: tuple[Sequence[bytes], asyncio.Task[None]] | None = None
 
-    async def write(self, data: bytes, call: Callable[[bytes], None]) -> None:
+    async def write(self, data: Sequence[bytes], call: Callable[[Sequence[bytes]], None]) -> None:
         """Runs `call(data)` to its end, unless the write that is still under way turns out to be of the same data."""
         if self._under_way:
             before, task = self._under_way
