@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.errors import Permanent
-from auditpipeline.core.event import Raw, cut, decode_body, encode_line, head, narrow
+from auditpipeline.core.event import Raw, cut, decode_body, decode_event, encode_line, head, narrow
+from auditpipeline.core.known import decode_known, facts_of_known
 from auditpipeline.core.managed import without_managed_fields
-from auditpipeline.core.policy import Level, Policy, Rule, decide
+from auditpipeline.core.policy import Attributes, Level, Policy, Rule, decide
 from tests.core.test_policy import CASES
 
+ROOT = Path(__file__).parents[2]
 OBJECT = {"metadata": {"name": "web", "managedFields": [{"manager": "kubectl"}]}, "spec": {"x": 1.50}}
 EVENT = {
     "level": "RequestResponse",
@@ -53,6 +56,36 @@ def test_an_event_is_judged_as_its_request_was(case: dict[str, Any]) -> None:
     fields = {k: v for k, v in case["policy"].items() if k not in ("apiVersion", "kind")}
     decision = decide(msgspec.convert(fields, Policy), head(raw(case["event"])).request)
     assert decision.level.title == case["expect"]["level"]
+
+
+def test_each_stage_of_a_request_is_judged_alike() -> None:
+    """kube-apiserver decides once, and completes the objectRef from the body of what is created afterwards."""
+    asked: dict[str, set[Attributes]] = {}
+    for line in (ROOT / "tests" / "data" / "audit-events.jsonl").read_bytes().splitlines():
+        found = head(decode_event(line))
+        # Aggregated API servers share an auditID: what they are asked for is another path.
+        asked.setdefault(f"{found.audit_id} {found.request.path}", set()).add(found.request)
+    assert len(asked) > 1000
+    assert [requests for requests in asked.values() if len(requests) > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/api/v1/namespaces/default/pods?fieldManager=x", ""),
+        ("/api/v1/namespaces/default/pods/web", "web"),
+        ("/api/v1/namespaces/default/pods/web/binding", "web"),
+        ("", "web"),
+    ],
+)
+def test_what_is_created_has_the_name_in_its_path(path: str, name: str) -> None:
+    """A rule with resourceNames decides on it as kube-apiserver did; in an event without a path, by its objectRef."""
+    changed = {"verb": "create", "requestURI": path}
+    assert head(raw(EVENT | changed)).request.name == name
+    known_event = {key: value for key, value in EVENT.items() if key != "somethingNew"}
+    body = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [known_event | changed]}
+    (known,) = decode_known(json.dumps(body, separators=(",", ":")).encode()) or []
+    assert facts_of_known(known)[3][-1] == name
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@
 //	{"op": "decide", "policy": Policy, "requests": [Request...]}   -> {"decisions": [Decision...]}
 //	{"op": "validate", "policy": Policy}                           -> {"errors": ["rules[0].level: Required value"...]}
 //	{"op": "load", "text": "apiVersion: audit.k8s.io/v1..."}       -> {"error": "..."} or {}
+//	{"op": "address", "paths": ["/api/v1/..."]}                    -> {"addresses": [Address...]}, of a POST to each
 //	{"op": "bench", "policy": Policy, "requests": [...], "seconds": 1} -> {"nanoseconds": a decision, on one core}
 //
 // A line that cannot be read ends the program with code 1 and one line on standard error.
@@ -14,15 +15,19 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/url"
 	"os"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/apis/audit/validation"
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+	requestinfo "k8s.io/apiserver/pkg/endpoints/request"
 )
 
 type line struct {
@@ -30,6 +35,7 @@ type line struct {
 	Policy   *auditv1.Policy `json:"policy"`
 	Requests []request       `json:"requests"`
 	Text     string          `json:"text"`
+	Paths    []string        `json:"paths"`
 	Seconds  float64         `json:"seconds"`
 }
 
@@ -106,6 +112,29 @@ func load(asked line) (any, error) {
 	return map[string]any{}, nil
 }
 
+type address struct {
+	Verb      string `json:"verb"`
+	Resource  string `json:"resource"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+// addresses are what a policy looks at of a POST to each path; the resource is empty where it is no resource's.
+func addresses(asked line) (any, error) {
+	factory := requestinfo.RequestInfoFactory{
+		APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api"),
+	}
+	found := make([]address, 0, len(asked.Paths))
+	for _, each := range asked.Paths {
+		info, err := factory.NewRequestInfo(&http.Request{Method: "POST", URL: &url.URL{Path: each}})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, address{info.Verb, info.Resource, info.Namespace, info.Name})
+	}
+	return map[string]any{"addresses": found}, nil
+}
+
 // bench measures EvaluatePolicyRule alone, on this one goroutine, over all requests again and again.
 func bench(asked line) (any, error) {
 	found, err := internal(asked.Policy)
@@ -135,7 +164,9 @@ func answer(text []byte) (any, error) {
 	if err := json.Unmarshal(text, &asked); err != nil {
 		return nil, err
 	}
-	ops := map[string]func(line) (any, error){"decide": decide, "validate": validate, "load": load, "bench": bench}
+	ops := map[string]func(line) (any, error){
+		"decide": decide, "validate": validate, "load": load, "address": addresses, "bench": bench,
+	}
 	op, known := ops[asked.Op]
 	if !known {
 		return nil, fmt.Errorf("unknown op %q", asked.Op)

@@ -44,6 +44,10 @@ class Oracle:
         """The error of LoadPolicyFromBytes; empty where it loads."""
         return str(self._ask("load", text=text).get("error", ""))
 
+    def address(self, paths: Iterable[str]) -> list[dict[str, str]]:
+        """`verb`, `resource`, `namespace` and `name` of a POST to each path, as RequestInfoFactory finds them."""
+        return list(self._ask("address", paths=list(paths))["addresses"])
+
     def bench(self, policy: Policy, requests: Iterable[Attributes], seconds: float) -> float:
         """Nanoseconds that one decision takes the evaluator, on one core."""
         return float(

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.compile import compile_policy
+from auditpipeline.core.event import addressed
 from auditpipeline.core.policy import Attributes, Decision, Policy, decide, validate
 from tests.cluster.binaries import Missing
 from tests.core import corners
@@ -101,6 +102,21 @@ def test_every_error_of_validation_is_kube_apiservers(oracle: Oracle, data: st.D
     words = st.sampled_from([*BROKEN_WORDS, "None", "Panic", "/ok*", "a*b", "apps", "A.b", "a..b", "a" * 254, "*"])
     policy = data.draw(st.one_of(corners.policies(), st.builds(_broken, words, words, words, words)))
     assert [str(problem) for problem in validate(policy, "")] == oracle.validate(policy)
+
+
+PARTS = ["", "api", "apis", "v1", "apps", "namespaces", "status", "finalize", "pods", "configmaps", "binding", "é", "*"]
+
+
+@settings(max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(st.sampled_from(PARTS), max_size=7), min_size=20, max_size=20))
+def test_what_is_created_is_addressed_as_kube_apiserver_reads_it(oracle: Oracle, paths: list[list[str]]) -> None:
+    """By the path alone: its decision knows no more, whatever the event says afterwards."""
+    prefixed = [
+        "/" + "/".join([*start, *parts]) for parts in paths for start in ([], ["api", "v1"], ["apis", "a", "v1"])
+    ]
+    for path, theirs in zip(prefixed, oracle.address(prefixed), strict=True):
+        if theirs["resource"] and theirs["verb"] == "create":
+            assert addressed(path, "body", "body") == (theirs["namespace"], theirs["name"]), path
 
 
 @pytest.mark.parametrize("case", CASES.get("policy_load", []), ids=lambda case: case["name"])

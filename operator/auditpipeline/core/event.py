@@ -154,7 +154,7 @@ def request_of(verb: str, user: msgspec.Raw, ref: msgspec.Raw, uri: msgspec.Raw)
     """The request of an event with these fields; Permanent as `head`."""
     try:
         who, what = _user(user), _ref(ref)
-        path = path_of(_text(uri)) if what is None else ""
+        path = path_of(_text(uri)) if what is None or verb == "create" else ""
     except ValueError as error:
         raise _unreadable(error) from None
     # An event always has a user object; an unauthenticated request's is empty.
@@ -164,7 +164,24 @@ def request_of(verb: str, user: msgspec.Raw, ref: msgspec.Raw, uri: msgspec.Raw)
         name = who.username if groups else who.username or None
     if what is None:
         return (verb, "", None, ""), (name, groups or (), path, "", "")
-    return (verb, what.api_group, what.resource, what.subresource), (name, groups or (), "", what.namespace, what.name)
+    where = addressed(path, what.namespace, what.name) if path else (what.namespace, what.name)
+    return (verb, what.api_group, what.resource, what.subresource), (name, groups or (), "", *where)
+
+
+def addressed(path: str, namespace: str, name: str) -> tuple[str, str]:
+    """Namespace and name in the path of a resource request; those given where it is no such path.
+
+    kube-apiserver decides before it has read a body, and completes the objectRef with it afterwards: what is created
+    has no name yet then (LogRequestObject in k8s.io/apiserver/pkg/audit/request.go; NewRequestInfo in
+    pkg/endpoints/request/requestinfo.go).
+    """
+    parts = path.strip("/").split("/")
+    parts = parts[{"api": 2, "apis": 3}.get(parts[0], len(parts)) :]
+    if not parts:
+        return namespace, name
+    within = parts[0] == "namespaces" and len(parts) > 1
+    inner = parts[2:] if within and len(parts) > 2 and parts[2] not in ("status", "finalize") else parts
+    return parts[1] if within else "", inner[1] if len(inner) > 1 else ""
 
 
 def response_code(event: Raw) -> int:
