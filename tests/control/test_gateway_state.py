@@ -6,7 +6,7 @@ import pytest
 
 from auditpipeline.control.facts import PodReport
 from auditpipeline.control.gateway_state import GatewayState
-from auditpipeline.core.report import Events, Report
+from auditpipeline.core.report import Events, OutputReport, Report
 
 NOW = ("u1", "as it was")
 
@@ -55,3 +55,16 @@ def test_a_sink_that_changed_since_the_last_rendering_is_not_registered(now: tup
     assert state.registration("a", now)[:2] == ("False", "GatewayPending")
     state.problems = {"a": "no ClusterIP"}
     assert state.registration("a", now).reason == "GatewayPending"
+
+
+def test_a_pod_counts_by_its_last_report_until_it_is_gone() -> None:
+    """A sink that took nothing then is looked at again soon."""
+    said = PodReport("one", Report("gateway", "gateway", "c", Events(), (OutputReport("a", "Failing"),)))
+    state = GatewayState()
+    assert not state.failing()
+    state.listen([said], ["one"])
+    assert state.failing()
+    state.listen([PodReport("one", None, "no answer")], ["one"])
+    assert state.failing()
+    state.listen([], [])
+    assert not state.failing()

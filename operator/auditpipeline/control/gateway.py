@@ -35,7 +35,7 @@ from auditpipeline.core.spec import ServiceReference, Sink, parse_sink, sink_pol
 
 log = structlog.get_logger()
 
-BEHIND, UNRESOLVED = 0.5, 3.0
+BEHIND, FAILING, UNRESOLVED = 0.5, 2.0, 3.0
 
 
 class _Unresolved(Exception):
@@ -83,7 +83,8 @@ async def look(world: World) -> float:
     if world.upstream.take_files(_files(pods, reports)):
         world.wake(STATIC_KEY, 0.0)
     _tell(world, before)
-    return min(BEHIND if state.behind() else world.settings.status_interval, world.settings.status_interval)
+    wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval
+    return min(wanted, world.settings.status_interval)
 
 
 def _tell(world: World, before: Mapping[str, Verdict]) -> None:

@@ -98,6 +98,10 @@ class GatewayState:
         """Whether a Pod does not run the newest configuration, or cannot say."""
         return any(entry.report is None or entry.report.config != self.digest for entry in self.reports)
 
+    def failing(self) -> bool:
+        """Whether a sink took nothing when its Pod was last heard of: what is said of it may be over soon."""
+        return any(output.state == "Failing" for report in self.heard.values() for output in report.outputs)
+
     def registration(self, sink: str, now: Identity) -> Verdict:
         """Whether every gateway Pod posts to `sink` as it is `now`."""
         current = self.sources.get(sink) == now
