@@ -37,6 +37,18 @@ NAMESPACE = "auditpipeline-system"
     "--service-port", default=443, show_default=True, type=click.IntRange(1, 65535), help="Port of the Services."
 )
 @click.option("--gateway/--no-gateway", default=True, show_default=True, help="Render the gateway's configuration.")
+@click.option(
+    "--gateway-kind",
+    default="DaemonSet",
+    show_default=True,
+    type=click.Choice(["DaemonSet", "StatefulSet"]),
+    help="What makes its Pods: on the control-plane nodes, or behind a Service.",
+)
+@click.option(
+    "--gateway-storage-size",
+    metavar="SIZE",
+    help="Size of the volume of a gateway's spool, which takes 80 % of it; absent: the spool takes 4Gi.",
+)
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Absent: the Pod's ServiceAccount.")
 @click.option("--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics.")
 @click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
@@ -53,7 +65,7 @@ NAMESPACE = "auditpipeline-system"
 @click.option(
     "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Elect one of several replicas."
 )
-def operator(kubeconfig: Path | None, **options: object) -> None:
+def operator(kubeconfig: Path | None, gateway_storage_size: str | None, **options: object) -> None:
     """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
     try:
         leave_out_synchronous_client()
@@ -64,9 +76,12 @@ def operator(kubeconfig: Path | None, **options: object) -> None:
 
     from auditpipeline.cli.logs import configure
     from auditpipeline.cli.serve import stop_on_signals
+    from auditpipeline.control.desired import spool_share
     from auditpipeline.control.operator import run
     from auditpipeline.control.settings import Settings
 
+    if gateway_storage_size is not None:
+        options["gateway_spool_bytes"] = spool_share(gateway_storage_size, "--gateway-storage-size")
     configure()
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     settings = Settings(**options, identity=identity)  # type: ignore[arg-type]
