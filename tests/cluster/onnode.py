@@ -16,8 +16,6 @@ for process in /proc/[0-9]*; do
 done
 """
 CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
-
-
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 SECRET_RETRY = 3.0
 LOSS_TOLD = timedelta(hours=24)
 _UNSEEN = (
-    "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file of kube-apiserver: let it run with "
+    "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file: let kube-apiserver run with "
     f"policy.yaml of ConfigMap {names.STATIC_POLICY}, or hold its file against the pipelines with "
     "`auditpipeline policy covers`"
 )
