@@ -6,6 +6,7 @@ Goldens are rendered again with UPDATE_GOLDEN=1. Where a tool's types can be had
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -21,10 +22,11 @@ import pytest
 import yaml
 
 from auditpipeline.cli import main as command_line
-from auditpipeline.control import bootstrap
+from auditpipeline.control import bootstrap, names
 from auditpipeline.control import bootstrap_embedded as embedded
 from auditpipeline.control import bootstrap_hosts as hosts
 from auditpipeline.control import bootstrap_kubeadm as kubeadms
+from auditpipeline.control import bootstrap_secret as secrets
 from auditpipeline.control.bootstrap_text import SECRETS
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policyfile import load
@@ -39,6 +41,12 @@ FILES = {name: f"the content of {name}\nin two lines\n".encode() for name in emb
     "ca.key": b"must stay where it is",
 }
 LOCAL = "/home/me/auditpipeline"
+KUBECONFIG = """\
+clusters: [{name: a, cluster: {server: "https://10.96.0.9:443/audit"}}]
+contexts: [{name: a, context: {cluster: a}}]
+current-context: a
+"""
+BEHIND_SERVICE = FILES | {"webhook.kubeconfig": KUBECONFIG.encode()}
 CONFIGURATIONS: dict[str, Callable[[], str]] = {
     **{f"kubeadm-{version}.yaml": partial(kubeadms.kubeadm, version) for version in kubeadms.KUBEADM_VERSIONS},
     "kind.yaml": partial(kubeadms.kind, LOCAL),
@@ -49,7 +57,9 @@ CONFIGURATIONS: dict[str, Callable[[], str]] = {
     "plain-static-pod.yaml": hosts.static_pod,
     **{f"talos-{version}.yaml": partial(embedded.talos, version, FILES) for version in embedded.TALOS_VERSIONS},
     "kops.yaml": partial(embedded.kops, FILES),
+    "secret.yaml": partial(secrets.secret, BEHIND_SERVICE, LOCAL, secrets.NAMESPACE),
 }
+WITH_FLAGS = [name for name in CONFIGURATIONS if name not in ("kops.yaml", "secret.yaml")]
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -224,7 +234,7 @@ def _code(name: str) -> str:
     return "\n".join(line for line in CONFIGURATIONS[name]().splitlines() if not line.startswith("#"))
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "kops.yaml"])
+@pytest.mark.parametrize("name", WITH_FLAGS)
 def test_every_distribution_gets_every_flag(name: str) -> None:
     """The same limits and the batch mode everywhere; paths differ, and Talos has its own way for the policy."""
     wanted = {k: v for k, v in bootstrap.APISERVER_FLAGS.items() if not k.endswith("-file")}
@@ -235,7 +245,7 @@ def test_every_distribution_gets_every_flag(name: str) -> None:
 
 
 @pytest.mark.controlplane
-@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "kops.yaml"])
+@pytest.mark.parametrize("name", WITH_FLAGS)
 def test_kube_apiserver_knows_every_flag(name: str) -> None:
     """By its own help."""
     text = run([str(binaries.find("kube-apiserver")["kube-apiserver"]), "--help"])
@@ -297,6 +307,48 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     out, err = capsys.readouterr()
     assert (caught.value.code, err) == (0, "")
     return out
+
+
+def test_the_secret_is_valid_and_holds_what_the_gateway_serves_with_and_nothing_else() -> None:
+    """Neither the CA's key, nor the client certificate that opens the gateway."""
+    (document,) = documents("secret.yaml")
+    kubernetes_validate.validate(document, "1.37", strict=True)
+    assert document["metadata"]["name"] == names.GATEWAY_BOOTSTRAP_SECRET
+    assert CONFIGURATIONS["secret.yaml"]().startswith("# THIS OUTPUT HOLDS A PRIVATE KEY")
+    content = {key: base64.b64decode(value) for key, value in document["data"].items()}
+    assert content == {name: FILES[f"gateway/{name}"] for name in ("tls.crt", "tls.key", "client-ca.crt")}
+
+
+def test_the_secret_says_how_to_install_at_the_address_of_its_certificate() -> None:
+    """An address is the Service's own; a name is somebody else's business."""
+    assert "--set gateway.service.clusterIP=10.96.0.9\n" in CONFIGURATIONS["secret.yaml"]()
+    text = KUBECONFIG.replace("10.96.0.9", "audit.example").encode()
+    printed = secrets.secret(BEHIND_SERVICE | {"webhook.kubeconfig": text}, LOCAL, secrets.NAMESPACE)
+    assert "gateway.kind=StatefulSet\n" in printed
+    assert "clusterIP" not in printed
+
+
+def test_a_secret_of_a_nodes_own_files_is_refused() -> None:
+    """A certificate for 127.0.0.1 would be refused by kube-apiserver only when everything stands."""
+    text = KUBECONFIG.replace("10.96.0.9:443", "127.0.0.1:9443").encode()
+    with pytest.raises(Invalid, match=r"for 127.0.0.1, .* --address CLUSTERIP:443"):
+        secrets.secret(BEHIND_SERVICE | {"webhook.kubeconfig": text}, LOCAL, secrets.NAMESPACE)
+    for name in ("gateway/tls.key", "webhook.kubeconfig"):
+        files = {each: content for each, content in BEHIND_SERVICE.items() if each != name}
+        with pytest.raises(Invalid, match=rf"{name} is missing there: run .*bootstrap files"):
+            secrets.secret(files, LOCAL, secrets.NAMESPACE)
+
+
+def test_the_secret_is_made_of_what_bootstrap_files_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which says how; without --address it needs none."""
+    folder = tmp_path / "made"
+    assert "bootstrap secret" not in call("files", "--dir", str(tmp_path / "node"), capsys=capsys)
+    said = call("files", "--dir", str(folder), "--address", "[fd00:96::9]:443", capsys=capsys)
+    assert f"auditpipeline bootstrap secret --dir {folder}" in said
+    document = yaml.safe_load(call("secret", "--dir", str(folder), "--namespace", "audit", capsys=capsys))
+    assert document["metadata"]["namespace"] == "audit"
+    found = {key: base64.b64decode(value) for key, value in document["data"].items()}
+    assert found == {path.name: path.read_bytes() for path in (folder / "gateway").iterdir()}
 
 
 @pytest.mark.parametrize("arguments", [("kops",), ("talos",), ("talos", "--config-version", "v1.13"), ("k3s",)])

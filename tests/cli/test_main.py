@@ -26,6 +26,9 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
         (["serve"], "--config"),
         (["operator", "--resync", "soon"], "--resync"),
         (["operator", "--kubeconfig", "/nowhere"], "/nowhere"),
+        (["operator", "--gateway-kind", "Deployment"], "'DaemonSet', 'StatefulSet'"),
+        (["operator", "--gateway-storage-size", "huge"], "--gateway-storage-size: 'huge' is no size"),
+        (["bootstrap", "secret", "--dir", "/nowhere"], "bootstrap files --dir DIR --address CLUSTERIP:443"),
         (["bootstrap", "kubeadm", "--config-version", "v1"], "v1beta4, v1beta3, v1beta2"),
         (["bootstrap", "files", "--address", "9443"], "HOST:PORT"),
         (["bootstrap", "files", "--policy", "/nowhere"], "/nowhere"),
@@ -49,6 +52,13 @@ def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call("--help", capsys=capsys)
     assert code == 0
     assert all(command in out for command in ("operator", "serve", "bootstrap", "gateway-init"))
+
+
+def test_the_operator_is_told_of_its_gateway_by_flags_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spool takes 80 % of its volume."""
+    monkeypatch.setenv("AUDITPIPELINE_GATEWAY_KIND", "StatefulSet")
+    found = command_line.cli.commands["operator"].make_context("operator", ["--gateway-storage-size", "10Gi"]).params
+    assert (found["gateway_kind"], found["gateway_storage_size"]) == ("StatefulSet", 8 * 2**30)
 
 
 def test_the_data_plane_starts_without_kopf_and_kubernetes() -> None:

@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from auditpipeline.cli import main as command_line
-from auditpipeline.control import bootstrap, certificates, kubeconfig, preflight, preflight_node
+from auditpipeline.cli import preflight as preflight_command
+from auditpipeline.control import bootstrap, certificates, kubeconfig, preflight, preflight_advice, preflight_node
 from auditpipeline.control import bootstrap_hosts as hosts
 from auditpipeline.control.preflight import Check, Process, Stat
 from auditpipeline.core.config import MAX_BODY, Listen, Tls
@@ -117,6 +118,21 @@ async def test_a_gateway_that_does_not_run_is_told(site: Site, capsys: pytest.Ca
     assert code == 1
     assert failed(checks) == {"gateway reachable": f"{site.address}: Connection refused"}
     assert "name in the certificate" in checks
+
+
+def test_the_spool_of_a_gateway_behind_a_service_is_not_looked_for_on_this_node(tmp_path: Path) -> None:
+    """It is on a volume of its Pod; a folder of this node has neither to have room nor to be anybody's."""
+    write(tmp_path, "10.96.0.9:443")
+    (check,) = preflight_command.of_spool(tmp_path, tmp_path / "spool", 2**60)
+    assert (check.state, "10.96.0.9" in check.message) == ("skipped", True)
+    assert "kubectl get pvc" in check.fix
+
+
+@pytest.mark.parametrize(("host", "word"), [("127.0.0.1", "gateway.hostPaths"), ("10.96.0.9", "bootstrap secret")])
+def test_what_mends_a_gateway_that_is_not_trusted_depends_on_where_it_is(host: str, word: str) -> None:
+    """A folder of the node, or a Secret."""
+    assert word in preflight_advice.trust(host)
+    assert ("StatefulSet" in preflight_advice.not_running(host)) is (host == "10.96.0.9")
 
 
 async def test_a_gateway_with_the_files_of_another_folder_is_told(

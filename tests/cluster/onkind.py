@@ -8,20 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .deployment import EVENTS, NAMESPACE, bootstrap
+from .deployment import EVENTS, NAMESPACE
 from .kind import Kind
-from .onnode import CLI, NodeDeployment
+from .onnode import NodeDeployment
 
 
 class KindDeployment(NodeDeployment):
     """The API server of kind listens on this machine's loopback: nothing has to be entered."""
 
-    def __init__(self, data: Path, *, values: tuple[str, ...] = ()) -> None:
-        self.bootstrap = data / "bootstrap"
-        self._values = values
-        bootstrap(self.bootstrap, CLI)
-        cluster: Any = Kind(bootstrap_dir=self.bootstrap)
-        self.cluster = cluster
+    service_address = "10.96.0.9"
+
+    def _node(self, audit_log: Path | None) -> Any:
+        return Kind(bootstrap_dir=self.bootstrap)
 
     def entered(self, command: list[str]) -> list[str]:
         """As it is."""

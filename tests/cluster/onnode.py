@@ -16,29 +16,59 @@ for process in /proc/[0-9]*; do
 done
 """
 CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 class NodeDeployment(Deployment):
-    """`data` is an empty folder below which the node's bootstrap files are; `values` are `--set` arguments of helm."""
+    """`data` is an empty folder below which the node's bootstrap files are; `values` are `--set` arguments of helm.
 
-    def __init__(self, data: Path, *, values: tuple[str, ...] = (), audit_log: Path | None = None) -> None:
+    With `behind_service` the gateway is a StatefulSet at `service_address`, in a namespace that is restricted."""
+
+    service_address = "10.98.0.9"
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        values: tuple[str, ...] = (),
+        audit_log: Path | None = None,
+        behind_service: bool = False,
+    ) -> None:
         self.bootstrap = data / "bootstrap"
         self._values = values
-        bootstrap(self.bootstrap, CLI)
-        self.cluster: Node = Node(bootstrap_dir=self.bootstrap, audit_log=audit_log)
+        self._behind_service = behind_service
+        bootstrap(self.bootstrap, CLI, *(["--address", f"{self.service_address}:443"] if behind_service else []))
+        self.cluster: Node = self._node(audit_log)
+
+    def _node(self, audit_log: Path | None) -> Node:
+        return Node(bootstrap_dir=self.bootstrap, audit_log=audit_log)
 
     def start(self) -> None:
         """Build the image if need be, start the node, install with helm."""
         archive = image.build()
         self.cluster.start()
         self.cluster.load_image(archive)
+        if self._behind_service:
+            self._hand_over_certificates()
         name, _, tag = image.NAME.rpartition(":")
         self.helm(
             *["install", "auditpipeline", str(CHART), "--create-namespace", "--wait=legacy", "--timeout=180s"],
             *["--set", f"image.repository={name},image.tag={tag},image.pullPolicy=IfNotPresent"],
-            *[argument for value in self._values for argument in ("--set", value)],
+            *[argument for value in self._all_values() for argument in ("--set", value)],
         )
         self.wait_for("a gateway that is ready", self.gateway_ready)
+
+    def _all_values(self) -> tuple[str, ...]:
+        if not self._behind_service:
+            return self._values
+        return (*self._values, f"gateway.kind=StatefulSet,gateway.service.clusterIP={self.service_address}")
+
+    def _hand_over_certificates(self) -> None:
+        """The namespace and the Secret, as the administrator makes them before the chart is installed."""
+        metadata = {"name": NAMESPACE, "labels": RESTRICTED}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+        secret = run([*CLI, "bootstrap", "secret", "--dir", str(self.bootstrap)])
+        self.kubectl("apply", "--server-side", "-f", "-", stdin=secret)
 
     def stop(self) -> None:
         """The node goes with everything on it."""

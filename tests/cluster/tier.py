@@ -30,13 +30,13 @@ def root_on_linux() -> bool:
     return sys.platform == "linux" and os.geteuid() == 0
 
 
-def deployment(data: Path, *, values: tuple[str, ...] = ()) -> NodeDeployment:
+def deployment(data: Path, *, values: tuple[str, ...] = (), behind_service: bool = False) -> NodeDeployment:
     """auditpipeline on a real node: kind where Docker answers, else namespaces of this machine."""
     if docker_answers():
         from .onkind import KindDeployment
 
-        return KindDeployment(data, values=values)
-    return NodeDeployment(data, values=values)
+        return KindDeployment(data, values=values, behind_service=behind_service)
+    return NodeDeployment(data, values=values, behind_service=behind_service)
 
 
 def main() -> None:

@@ -82,3 +82,18 @@ def test_a_pod_that_forgot_takes_nothing_back() -> None:
     state.take("a", [report(seen(ONE, "4"))])
     state.take("a", [report()])
     assert look(state, 135).missing == ()
+
+
+def test_canaries_that_have_come_since_the_start_prove_that_they_are_emitted() -> None:
+    """Of every API server, and surely since it read its policy: clocks differ by seconds."""
+    one, two = "kube-apiserver 10.0.0.1", "kube-apiserver 10.0.0.2"
+    state = sending(ONE, TWO)
+    assert not state.proven({})
+    assert not state.proven({one: 100})
+    state.take("", [report(seen(ONE, "4"))])
+    assert state.proven({one: 100})
+    assert not state.proven({one: 125})
+    assert not state.proven({one: 100, two: 100})
+    state.take("", [report(seen(TWO, "4"))])
+    assert state.proven({one: 100, two: 100})
+    assert not state.proven({one: 100, two: float("inf")})

@@ -69,6 +69,22 @@ def test_the_configuration_does_not_depend_on_the_order_of_the_sinks() -> None:
     assert gateway_config(routes, 2**30) == gateway_config(reversed(routes), 2**30)
 
 
+def test_on_a_node_the_gateway_listens_on_loopback_and_reads_the_policy_file() -> None:
+    """kube-apiserver is on the same node, and so is its file."""
+    made = gateway_config([], 2**30)
+    assert (made.listen.audit, made.listen.ops) == ("127.0.0.1:9443", "0.0.0.0:9444")
+    assert made.static_policy == "/etc/auditpipeline/static/policy.yaml"
+
+
+def test_behind_a_service_the_gateway_listens_on_its_pods_address_and_reads_no_policy_file() -> None:
+    """The certificates are where they are on a node, and a client certificate is asked for likewise."""
+    made, on_node = gateway_config([], 2**30, kind="StatefulSet"), gateway_config([], 2**30)
+    assert made.listen.audit == "0.0.0.0:9443"
+    assert made.static_policy is None
+    assert made.listen.audit_tls == on_node.listen.audit_tls
+    assert made.listen.audit_tls.client_ca == "/etc/auditpipeline/bootstrap/client-ca.crt"
+
+
 def test_a_large_configuration_is_packed_and_read_back() -> None:
     """A Secret holds 1 MiB at most; the digest is that of the bytes before gzip."""
     body = b"x" * (GZIP_FROM + 1)

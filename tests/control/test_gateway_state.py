@@ -6,6 +6,7 @@ import pytest
 
 from auditpipeline.control.facts import PodReport
 from auditpipeline.control.gateway_state import GatewayState
+from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.report import Events, OutputReport, Report
 
 NOW = ("u1", "as it was")
@@ -37,6 +38,14 @@ def test_a_sink_is_registered_when_every_gateway_pod_holds_it(
     for digest, routes in (("c0", {"a": "old"}), ("c1", {"a": "new"}), ("c2", {"a": "new", "b": "x"})):
         state.rendered(digest, b"", routes, {"a": NOW})
     assert state.registration("a", NOW)[:2] == (status, reason)
+
+
+@pytest.mark.parametrize("kind", ["DaemonSet", "StatefulSet"])
+def test_where_no_pod_runs_the_message_names_what_makes_them(kind: GatewayKind) -> None:
+    """For whoever looks for it."""
+    state = GatewayState(looked=True, kind=kind)
+    state.rendered("c1", b"", {"a": "route"}, {"a": NOW})
+    assert f"see {kind} auditpipeline-gateway" in state.registration("a", NOW).message
 
 
 def test_a_sink_without_a_route_says_why() -> None:

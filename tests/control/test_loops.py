@@ -14,6 +14,7 @@ HOME = "auditpipeline-system"
 NAME = "app.kubernetes.io/name"
 PART = "app.kubernetes.io/part-of"
 NODES = {"10.0.0.7", "fd00::7"}
+SERVICES = {"10.96.0.9", "fd00:96::9"}
 
 
 @pytest.mark.parametrize(
@@ -42,12 +43,23 @@ NODES = {"10.0.0.7", "fd00::7"}
         ("https://siem.example:9443/", False),
         ("https://auditpipeline-gateway.other.svc/", False),
         ("https://auditpipeline-gateway.auditpipeline-system.svc-mirror.example/", False),
+        ("https://[fd00:0::7]:9443/", True),
+        ("https://10.96.0.9/", True),
+        ("https://10.96.0.9:9880/audit", True),
+        ("https://[fd00:96:0::9]/", True),
+        ("https://10.96.0.10/", False),
     ],
 )
 def test_a_url_is_judged_by_host_and_port(url: str, loop: bool) -> None:
-    """Loopback addresses with another port are a good place for events."""
+    """Loopback addresses with another port are a good place for events; the Service before a gateway is none, whatever
+    the port."""
     with pytest.raises(Loop, match="points back at the gateway") if loop else nullcontext():
-        refuse_loop(ClientConfig(url=url), HOME, {}, NODES)
+        refuse_loop(ClientConfig(url=url), HOME, {}, NODES, SERVICES)
+
+
+def test_without_a_service_before_the_gateway_its_address_is_anybodys() -> None:
+    """On the control-plane nodes the gateway has none."""
+    refuse_loop(ClientConfig(url="https://10.96.0.9/"), HOME, {}, NODES)
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,34 @@ async def test_a_sink_that_points_back_at_the_gateway_is_refused(
         assert left.routes == ()
 
 
+async def test_a_sink_that_points_at_the_service_before_the_gateway_is_refused(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """By the reference, by its name in a URL, and by its address, whatever the port."""
+    ports = {"ports": [{"port": 443}], "selector": {names.APP: names.GATEWAY}}
+    metadata = {"name": names.GATEWAY, "namespace": namespace}
+    made = await kube.create(SERVICES, {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": ports})
+    loops: dict[str, dict[str, Any]] = {
+        "reference": {"service": {"namespace": namespace, "name": names.GATEWAY}},
+        "host": {"url": f"https://{names.GATEWAY}.{namespace}.svc.cluster.local/audit"},
+        "address": {"url": f"https://{made['spec']['clusterIP']}/audit"},
+        "port": {"url": f"https://{made['spec']['clusterIP']}:8443/audit"},
+    }
+    async with operator(served.kubeconfig, namespace, gateway_kind="StatefulSet"):
+        for name, client in loops.items():
+            await kube.create(SINKS, bodies.sink(name, **client))
+        await kube.create(SINKS, bodies.sink("good", url="https://siem.example/"))
+        for name in loops:
+            found = await until(kube, name, "False", "SinkRefused")
+            assert "points back at the gateway" in found["message"]
+        found = await until(kube, "good", "False", "GatewayNotRunning")
+        assert "StatefulSet" in found["message"]
+        left = await rendered(kube, namespace)
+        assert left is not None
+        assert [route.name for route in left.routes] == ["good"]
+        assert (left.listen.audit, left.static_policy) == ("0.0.0.0:9443", None)
+
+
 async def test_without_a_gateway_a_sink_says_so(served: ControlPlane, kube: Client, namespace: str) -> None:
     """A status of an operator that had one must not stay."""
     async with operator(served.kubeconfig, namespace, gateway=False):

@@ -103,6 +103,16 @@ async def test_a_pipeline_whose_parts_all_say_so_is_ready(served: ControlPlane, 
             assert names.CONFIG in each[0]["metadata"]["annotations"]
 
 
+async def test_behind_a_service_the_static_policy_is_unknown_and_ready_all_the_same(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """No file is beside the gateway: the message says how to compare, and not that a release is too old."""
+    async with operator(served.kubeconfig, namespace, gateway_kind="StatefulSet"), ready(kube, namespace):
+        await until(kube, "a", "Ready", "True")
+        found = await until(kube, "a", "UpstreamCovers", "Unknown", "StaticPolicyUnknown")
+        assert "auditpipeline policy covers" in found["message"]
+
+
 async def test_an_output_that_fails_is_said_and_forgotten_when_it_works(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:

@@ -22,6 +22,12 @@ VALUE_SETS: dict[str, tuple[str, ...]] = {
         *("--set", "image.pullSecrets[0].name=registry,image.digest=sha256:" + "0" * 64),
         *("--set", "operator.nodeSelector.disk=ssd,operator.tolerations[0].operator=Exists"),
     ),
+    "gateway behind a Service": (
+        *("--set", "gateway.kind=StatefulSet,gateway.replicas=3,gateway.service.clusterIP=10.96.0.9"),
+        *("--set", "gateway.storage.storageClassName=fast,gateway.nodeSelector.disk=ssd,networkPolicy.enabled=true"),
+        *("--set", "gateway.tolerations[0].key=audit,gateway.tolerations[0].operator=Exists"),
+    ),
+    "gateway without claims": ("--set", "gateway.kind=StatefulSet,gateway.storage.ephemeral=true"),
     "least": ("--set", "crds.install=false,gateway.enabled=false,admissionPolicy.enabled=false"),
     "sinks built in": ("--kube-version", "1.18.20", "--set", "gateway.enabled=false"),
 }

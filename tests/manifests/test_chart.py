@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from auditpipeline.control import names
 from tests.manifests.lint import VALUE_SETS, lint, problems
 from tests.manifests.render import CHART, CRD_FILES, CRDS, NAMESPACE, OBJECTS, Object, Refused, install, template
 
@@ -151,10 +152,102 @@ def test_one_image_is_used_everywhere(helm: str, values: str, image: str) -> Non
 
 
 def test_without_the_gateway_the_operator_knows(helm: str) -> None:
-    """No DaemonSet, and no configuration rendered for one."""
-    objects = template(helm, "--set", "gateway.enabled=false")
-    assert "DaemonSet" not in kinds(objects)
+    """No Pods of whatever kind, and no configuration rendered for them."""
+    objects = template(helm, "--set", "gateway.enabled=false,gateway.kind=StatefulSet")
+    assert not {"DaemonSet", "StatefulSet", "Service"} & kinds(objects)
     assert "--no-gateway" in container(objects)["args"]
+
+
+BEHIND_SERVICE = VALUE_SETS["gateway behind a Service"]
+
+
+def gateway(objects: list[Object], kind: str) -> Object:
+    """The specification of the gateway's Pods."""
+    found: Object = named(objects, kind, "auditpipeline-gateway")["spec"]["template"]["spec"]
+    return found
+
+
+def test_the_gateway_is_on_the_control_plane_nodes_by_default(helm: str) -> None:
+    """With every taint tolerated, on their network, and with no Service before it."""
+    objects = template(helm)
+    pod = gateway(objects, "DaemonSet")
+    assert pod["nodeSelector"] == {"node-role.kubernetes.io/control-plane": ""}
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["hostNetwork"] is True
+    assert not {"StatefulSet", "Service", "PodDisruptionBudget"} & kinds(objects)
+    assert "--gateway-kind=DaemonSet" in container(objects)["args"]
+
+
+def test_the_gateway_behind_a_service_needs_nothing_of_a_node(helm: str) -> None:
+    """No host network, no folder of the host, no root, no node of the control plane."""
+    objects = template(helm, "--set", "gateway.kind=StatefulSet")
+    pod = gateway(objects, "StatefulSet")
+    assert not {"hostNetwork", "initContainers", "nodeSelector", "tolerations"} & pod.keys()
+    assert [volume["name"] for volume in pod["volumes"] if "secret" not in volume] == []
+    assert "DaemonSet" not in kinds(objects)
+    (only,) = pod["containers"]
+    assert [port for port in only["ports"] if "hostPort" in port] == []
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_each_pod_behind_the_service_has_a_claim_of_its_own(helm: str) -> None:
+    """Two processes cannot share a spool. The operator is told how large it is."""
+    objects = template(helm, *BEHIND_SERVICE)
+    spec = named(objects, "StatefulSet", "auditpipeline-gateway")["spec"]
+    (claim,) = spec["volumeClaimTemplates"]
+    assert (claim["spec"]["storageClassName"], spec["replicas"]) == ("fast", 3)
+    mounts = {mount["name"]: mount for mount in gateway(objects, "StatefulSet")["containers"][0]["volumeMounts"]}
+    assert mounts[claim["metadata"]["name"]]["mountPath"] == names.DATA_FOLDER
+    assert claim["spec"]["resources"]["requests"]["storage"] == "10Gi"
+    assert {"--gateway-kind=StatefulSet", "--gateway-storage-size=10Gi"} <= set(container(objects)["args"])
+
+
+def test_without_claims_the_spool_goes_with_the_pod(helm: str) -> None:
+    """Which the value says, and bounds."""
+    objects = template(helm, *VALUE_SETS["gateway without claims"])
+    assert "volumeClaimTemplates" not in named(objects, "StatefulSet", "auditpipeline-gateway")["spec"]
+    assert {"name": "spool", "emptyDir": {"sizeLimit": "10Gi"}} in gateway(objects, "StatefulSet")["volumes"]
+
+
+def test_the_service_has_the_address_that_kube_apiserver_was_told(helm: str) -> None:
+    """It leads to the Pods' audit port, and to nothing else of them."""
+    objects = template(helm, *BEHIND_SERVICE)
+    service = named(objects, "Service", "auditpipeline-gateway")["spec"]
+    assert (service["type"], service["clusterIP"]) == ("ClusterIP", "10.96.0.9")
+    assert [(port["port"], port["targetPort"]) for port in service["ports"]] == [(443, "audit")]
+    labels = named(objects, "StatefulSet", "auditpipeline-gateway")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    ports = {port["name"]: port["containerPort"] for port in gateway(objects, "StatefulSet")["containers"][0]["ports"]}
+    assert ports == {"audit": names.GATEWAY_AUDIT_PORT, "ops": names.GATEWAY_OPS_PORT}
+    assert (
+        "clusterIP"
+        not in named(template(helm, "--set", "gateway.kind=StatefulSet"), "Service", "auditpipeline-gateway")["spec"]
+    )
+
+
+def test_the_secret_of_bootstrap_is_what_the_pods_mount(helm: str) -> None:
+    """Under the names that the configuration has, and unreadable for others."""
+    (volume,) = (
+        each
+        for each in gateway(template(helm, *BEHIND_SERVICE), "StatefulSet")["volumes"]
+        if "defaultMode" in each["secret"]
+    )
+    assert volume["secret"] == {"secretName": names.GATEWAY_BOOTSTRAP_SECRET, "defaultMode": 0o440}
+
+
+@pytest.mark.parametrize(("version", "api"), [("1.20.15", "policy/v1beta1"), ("1.21.0", "policy/v1")])
+def test_the_gateways_budget_is_of_a_version_that_is_served(helm: str, version: str, api: str) -> None:
+    """One Pod at a time may be evicted."""
+    objects = template(helm, "--kube-version", version, *BEHIND_SERVICE)
+    budget = named(objects, "PodDisruptionBudget", "auditpipeline-gateway")
+    assert (budget["apiVersion"], budget["spec"]["maxUnavailable"]) == (api, 1)
+
+
+def test_an_empty_selector_means_any_node(helm: str) -> None:
+    """Only what is not given is the kind's own default."""
+    pod = gateway(template(helm, "--set-json", "gateway.nodeSelector={},gateway.tolerations=[]"), "DaemonSet")
+    assert not {"nodeSelector", "tolerations"} & pod.keys()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +262,10 @@ def test_without_the_gateway_the_operator_knows(helm: str) -> None:
         "servicePort=0",
         "targetNamespaces={Not_A_Label}",
         "gateway.hostPaths.spool=relative",
+        "gateway.kind=Deployment",
+        "gateway.replicas=0",
+        "gateway.service.clusterIP=None",
+        "gateway.storage.size=1Ei",
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: str, values: str) -> None:

@@ -42,6 +42,13 @@ def test_a_release_comes_changes_goes_and_comes_again(empty: ControlPlane, on_cl
     assert names(empty, "daemonsets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
     assert len(names(empty, "validatingadmissionpolicies")) == 2
 
+    # The gateway goes behind a Service.
+    behind = on_cluster("upgrade", "auditpipeline", str(CHART), "--set", "gateway.kind=StatefulSet")
+    assert "auditpipeline bootstrap secret" in behind
+    assert names(empty, "daemonsets,statefulsets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
+    assert names(empty, "services,poddisruptionbudgets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
+    assert names(empty, "daemonsets", "-n", NAMESPACE) == set()
+
     # The API serves our AuditSink now: `auto` must not take it for a built-in one. A namespace more, the gateway less.
     empty.kubectl("create", "namespace", "audit")
     on_cluster("upgrade", "auditpipeline", str(CHART), "--set", "targetNamespaces={audit},gateway.enabled=false")

@@ -15,6 +15,8 @@ from auditpipeline.control import bootstrap as plan
 from auditpipeline.control import bootstrap_embedded as embedded
 from auditpipeline.control import bootstrap_hosts as hosts
 from auditpipeline.control import bootstrap_kubeadm as kubeadms
+from auditpipeline.control import bootstrap_secret as secrets
+from auditpipeline.control.loops import is_local
 from auditpipeline.core.errors import Invalid
 
 Command = Callable[..., Any]
@@ -38,7 +40,8 @@ def bootstrap() -> None:
     """Make kube-apiserver post its audit events to the gateway.
 
     `files` makes policy, kubeconfig and certificates. The other commands print the configuration that makes a
-    distribution's kube-apiserver use them, with what to do next.
+    distribution's kube-apiserver use them, with what to do next; `secret` prints what a gateway behind a Service
+    serves with.
     """
 
 
@@ -72,6 +75,9 @@ def files(directory: Path, address: str, policy: Path | None) -> None:
     click.echo("kube-apiserver needs these flags, and a restart:")
     for flag, value in plan.flags(str(directory)).items():
         click.echo(f"  --{flag}={value}")
+    if not is_local(host.strip("[]")):
+        click.echo("The gateway's Pods behind that address need a Secret, which this prints, private key included:")
+        click.echo(f"  auditpipeline bootstrap secret --dir {directory}")
 
 
 @bootstrap.command()
@@ -147,6 +153,15 @@ def kops(directory: str, output: Path | None) -> None:
 def plain(form: str, directory: str, output: Path | None) -> None:
     """Print the flags for a kube-apiserver that a systemd unit or a static Pod starts."""
     _put(hosts.PLAIN_FORMS[form](directory), output)
+
+
+@bootstrap.command()
+@_local("with the files")
+@click.option("--namespace", default=secrets.NAMESPACE, show_default=True, help="The operator's namespace.")
+@_OUTPUT
+def secret(directory: str, namespace: str, output: Path | None) -> None:
+    """Print the Secret of a gateway behind a Service; it holds a private key."""
+    _put(secrets.secret(_files_in(Path(directory)), directory, namespace), output, secret=True)
 
 
 def _files_in(directory: Path) -> dict[str, bytes]:

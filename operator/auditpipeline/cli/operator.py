@@ -14,6 +14,13 @@ from auditpipeline.core.errors import Invalid
 NAMESPACE = "auditpipeline-system"
 
 
+def _spool_bytes(_: click.Context, option: click.Parameter, size: str | None) -> int | None:
+    """What the spool may take of a volume of that size."""
+    from auditpipeline.control.desired import spool_share
+
+    return None if size is None else spool_share(size, option.opts[0])
+
+
 @click.command(context_settings={"auto_envvar_prefix": "AUDITPIPELINE"})
 @click.option("--namespace", envvar="POD_NAMESPACE", default=NAMESPACE, show_default=True, help="Its own namespace.")
 @click.option(
@@ -37,6 +44,19 @@ NAMESPACE = "auditpipeline-system"
     "--service-port", default=443, show_default=True, type=click.IntRange(1, 65535), help="Port of the Services."
 )
 @click.option("--gateway/--no-gateway", default=True, show_default=True, help="Render the gateway's configuration.")
+@click.option(
+    "--gateway-kind",
+    default="DaemonSet",
+    show_default=True,
+    type=click.Choice(["DaemonSet", "StatefulSet"]),
+    help="What makes its Pods: on the control-plane nodes, or behind a Service.",
+)
+@click.option(
+    "--gateway-storage-size",
+    metavar="SIZE",
+    callback=_spool_bytes,
+    help="Size of the volume of a gateway's spool, which takes 80 % of it; absent: the spool takes 4Gi.",
+)
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Absent: the Pod's ServiceAccount.")
 @click.option("--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics.")
 @click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
@@ -53,7 +73,7 @@ NAMESPACE = "auditpipeline-system"
 @click.option(
     "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Elect one of several replicas."
 )
-def operator(kubeconfig: Path | None, **options: object) -> None:
+def operator(kubeconfig: Path | None, gateway_storage_size: int | None, **options: object) -> None:
     """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
     try:
         leave_out_synchronous_client()
@@ -67,6 +87,8 @@ def operator(kubeconfig: Path | None, **options: object) -> None:
     from auditpipeline.control.operator import run
     from auditpipeline.control.settings import Settings
 
+    if gateway_storage_size is not None:
+        options["gateway_spool_bytes"] = gateway_storage_size
     configure()
     identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
     settings = Settings(**options, identity=identity)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ from auditpipeline.control import kubeconfig as kubeconfigs
 from auditpipeline.control import preflight as checks
 from auditpipeline.control import preflight_node as node
 from auditpipeline.control.kubeconfig import Target
-from auditpipeline.control.names import DATA_FOLDER
+from auditpipeline.control.loops import is_local
+from auditpipeline.control.names import APP, DATA_FOLDER, GATEWAY
 from auditpipeline.control.preflight import Check, Process
 from auditpipeline.core.config import MAX_BODY
 from auditpipeline.core.errors import Invalid
@@ -56,7 +57,7 @@ def preflight(
     processes = [node.configured(path.read_bytes(), str(path)) for path in manifest] or list(node.apiservers())
     found = [
         *_of_files(directory, processes, now),
-        *_of_spool(spool, wanted),
+        *of_spool(directory, spool, wanted),
         *_of_flags(directory, processes),
         *_of_clock(kubeconfig, now),
     ]
@@ -127,11 +128,25 @@ def _of_gateway(directory: Path, target: Target, now: datetime) -> Iterator[Chec
     yield from answers.checks
 
 
-def _of_spool(spool: Path, wanted: int) -> Iterator[Check]:
+def of_spool(directory: Path, spool: Path, wanted: int) -> Iterator[Check]:
+    """Of the gateway on this node; one behind a Service has its spool on a volume of its own."""
+    host = _gateway_host(directory)
+    if not is_local(host):
+        message = f"the gateway is at {host}: its spool is not on this node"
+        yield Check(f"room for {spool}", "skipped", message, f"kubectl get pvc -A -l {APP}={GATEWAY}")
+        return
     try:
         yield from checks.folder(str(spool), node.stat_of(spool), node.free_bytes(spool), wanted, DATA_PLANE_UID)
     except OSError as error:
         yield _unread(f"room for {spool}", error)
+
+
+def _gateway_host(directory: Path) -> str:
+    """Whom kube-apiserver dials; where that cannot be read, which another check tells, the node itself."""
+    try:
+        return kubeconfigs.load(directory / "webhook.kubeconfig").host
+    except (OSError, Invalid):
+        return "localhost"
 
 
 def _of_flags(directory: Path, processes: Sequence[Process]) -> Iterator[Check]:

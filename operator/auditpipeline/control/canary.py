@@ -5,14 +5,15 @@
 
 A canary counts for a pipeline when it was sent after the pipeline's sink was registered. It is *missing* when three in
 a row did not come, and the first of these was sent three periods (at least LEAST seconds) ago. Nothing is missing where
-the static policy is not known to emit canaries.
+the static policy is not known to emit canaries: from its file, or because one of each API server has come since that
+one started, when it read its policy.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from auditpipeline.core.report import Report
 
 IN_A_ROW = 3
 LEAST = 10.0
+CLOCKS = 10.0
+"""Seconds by which the clocks of operator and API servers may differ."""
 _KEPT = 64
 
 
@@ -95,6 +98,11 @@ class CanaryState:
     def arrived(self) -> dict[str, float]:
         """When the newest canary that reached a gateway was sent, by API server."""
         return {self.names[source]: seen.at for source, seen in self.seen.get("", {}).items() if source in self.sent}
+
+    def proven(self, starts: Mapping[str, float]) -> bool:
+        """Whether a canary of each of these API servers has surely come to a gateway since that one's start."""
+        arrived = self.arrived()
+        return bool(starts) and all(arrived.get(name, 0.0) > start + CLOCKS for name, start in starts.items())
 
     def latencies(self) -> list[tuple[str, float]]:
         """The longest latency of the newest canaries, by pipeline."""

@@ -82,14 +82,18 @@ def receiver_config(pipeline: Pipeline, *, token: bool = False, canary_user: str
 
 def _spool(pipeline: Pipeline) -> config.Spool:
     webhook = pipeline.spec.webhook
-    size = parse_bytes(webhook.storage.size, "spec.webhook.storage.size")
     age = webhook.spool.max_age
     return config.Spool(
         path=f"{names.DATA_FOLDER}/spool.sqlite",
-        max_bytes=max(2**20, int(size * SPOOL_SHARE)),
+        max_bytes=spool_share(webhook.storage.size, "spec.webhook.storage.size"),
         backpressure=webhook.spool.backpressure,
         max_age=None if age is None else parse_seconds(age, "spec.webhook.spool.maxAge"),
     )
+
+
+def spool_share(size: str, path: str) -> int:
+    """The bytes that a spool may take of a volume of this size; Invalid, naming `path`, where that is none."""
+    return max(2**20, int(parse_bytes(size, path) * SPOOL_SHARE))
 
 
 def _route(policy: Policy, output: Output) -> config.Route:

@@ -2,6 +2,9 @@
 
 One sink that cannot be used must not cost the others theirs: `route` raises Invalid for that one alone, and says
 which field is wrong. A sink's Service is dialled by its ClusterIP, since the gateway runs without cluster DNS.
+
+On the control-plane nodes the gateway listens on their loopback and reads kube-apiserver's policy file beside it.
+Behind a Service it listens on its Pod's address, and there is no such file.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Iterable
 
 from auditpipeline.control import names
 from auditpipeline.control.certificates import is_bundle
+from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core import config
 from auditpipeline.core.canary import with_canary
 from auditpipeline.core.errors import Invalid
@@ -22,21 +26,23 @@ GZIP_FROM = 512 * 2**10
 CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key")
 
 
-def gateway_config(routes: Iterable[config.Route], spool_bytes: int, canary_user: str = "") -> config.Config:
-    """The configuration with these routes, in the order of their names."""
-    folder = names.BOOTSTRAP_FOLDER
+def gateway_config(
+    routes: Iterable[config.Route], spool_bytes: int, canary_user: str = "", kind: GatewayKind = "DaemonSet"
+) -> config.Config:
+    """The configuration with these routes, in the order of their names, for Pods that a `kind` makes."""
+    folder, on_nodes = names.BOOTSTRAP_FOLDER, kind == "DaemonSet"
     return config.Config(
         plane="gateway",
         name="gateway",
         listen=config.Listen(
-            audit=f"127.0.0.1:{names.GATEWAY_AUDIT_PORT}",
+            audit=f"{'127.0.0.1' if on_nodes else '0.0.0.0'}:{names.GATEWAY_AUDIT_PORT}",  # noqa: S104 - a Pod's own
             ops=f"0.0.0.0:{names.GATEWAY_OPS_PORT}",
             audit_tls=config.Tls(f"{folder}/tls.crt", f"{folder}/tls.key", f"{folder}/client-ca.crt"),
             ops_tls=config.Tls(CLIENT.certificate, CLIENT.key, f"{names.TLS_FOLDER}/ca.crt"),
         ),
         spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", spool_bytes),
         routes=tuple(sorted(routes, key=lambda route: route.name)),
-        static_policy=names.STATIC_FILE,
+        static_policy=names.STATIC_FILE if on_nodes else None,
         canary_user=canary_user,
     )
 

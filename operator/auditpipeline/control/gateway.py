@@ -1,8 +1,8 @@
 """Reconciles the gateway: every AuditSink of the cluster becomes a route of its one configuration.
 
-The DaemonSet itself belongs to the installation. An AuditSink that cannot be used is left out, and one that could be
-used before it was changed keeps its former route, as in 1.18; either is said once in the log and as an Event on it. One
-whose Service is not there yet is tried again. Rendering happens only when something changed
+The DaemonSet or StatefulSet itself belongs to the installation. An AuditSink that cannot be used is left out, and one
+that could be used before it was changed keeps its former route, as in 1.18; either is said once in the log and as an
+Event on it. One whose Service is not there yet is tried again. Rendering happens only when something changed
 (`GatewayState.dirty`); which configuration the Pods run, they are asked by `look`.
 """
 
@@ -80,7 +80,8 @@ async def look(world: World) -> float:
     before = _verdicts(world)
     state.listen(reports, (pod.name for pod in _pods(world)))
     world.canary.take("", [entry.report for entry in reports if entry.report])
-    if world.upstream.take_files(_files(pods, reports)):
+    on_nodes = world.settings.gateway_kind == "DaemonSet"
+    if on_nodes and world.upstream.take_files(_files(pods, reports)):
         world.wake(STATIC_KEY, 0.0)
     _tell(world, before)
     wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval
@@ -147,6 +148,7 @@ async def _recall(world: World) -> None:
 async def _render(world: World, recorder: Recorder) -> None:
     routes, problems, found = [], {}, {}
     foreign: dict[str, Policy] = {}
+    own_addresses = await _own_addresses(world)
     async for body in world.kube.list(SINKS):
         name = body["metadata"]["name"]
         found[name] = _standing(body)
@@ -155,7 +157,7 @@ async def _render(world: World, recorder: Recorder) -> None:
             own = bool(entry_of(SINKS.plural, body).owner)
             if not own:
                 foreign[name] = sink_policy(sink.spec.policy)
-            routes.append(await _route(world, sink, world.canary.user if own else None))
+            routes.append(await _route(world, sink, own_addresses, world.canary.user if own else None))
         except _Unresolved as error:
             problems[name] = str(error)
             world.gateway.dirty = True
@@ -165,7 +167,8 @@ async def _render(world: World, recorder: Recorder) -> None:
             problems[name] = f"{error}; what it said before stays in force" if former else str(error)
             if world.gateway.problems.get(name) != problems[name]:
                 await _refused(world, recorder, body, problems[name], "UpdateFailed" if former else "CreateFailed")
-    value = gateway_config(routes, world.settings.gateway_spool_bytes, world.canary.user)
+    settings = world.settings
+    value = gateway_config(routes, settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind)
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)
@@ -189,12 +192,21 @@ async def _refused(world: World, recorder: Recorder, body: dict[str, Any], messa
     await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
 
 
-async def _route(world: World, sink: Sink, canary_user: str | None) -> config.Route:
+async def _own_addresses(world: World) -> frozenset[str]:
+    """The addresses of the Service before the gateway; none where it runs on the control-plane nodes."""
+    if world.settings.gateway_kind == "DaemonSet":
+        return frozenset()
+    found = await world.kube.get(SERVICES, names.GATEWAY, world.settings.namespace)
+    spec = (found or {}).get("spec", {})
+    return frozenset(spec.get("clusterIPs") or [spec.get("clusterIP", "")]) - {"", "None"}
+
+
+async def _route(world: World, sink: Sink, own_addresses: frozenset[str], canary_user: str | None) -> config.Route:
     """The sink's route; Invalid where it cannot be used."""
     client = sink.spec.webhook.client_config
     found = await _service(world, sink, client.service) if client.service else _Service(None, {})
     nodes = {pod.ip for pod in _pods(world) if pod.ip}
-    refuse_loop(client, world.settings.namespace, found.selector, nodes)
+    refuse_loop(client, world.settings.namespace, found.selector, nodes, own_addresses)
     return route(sink, found.address, canary_user)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from auditpipeline.control.facts import PodReport, Verdict
+from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.config import Config, HttpOutput, Route, decode
 from auditpipeline.core.report import OutputReport, Report
 
@@ -43,7 +44,7 @@ class GatewayState:
     ones of the sinks' Services: a route outlives a Service that is gone for a moment, because with the route its place
     in the gateway's spool would go. `reports` has one entry for each running gateway Pod, `heard` the last report of
     each Pod that is there. `standing` has every AuditSink. `patience` is how long changes are gathered before the next
-    rendering."""
+    rendering. `kind` is what makes the Pods."""
 
     digest: str = ""
     body: bytes = b""
@@ -56,6 +57,7 @@ class GatewayState:
     heard: dict[str, Report] = field(default_factory=dict)
     standing: dict[str, Standing] = field(default_factory=dict)
     patience: float = 0.05
+    kind: GatewayKind = "DaemonSet"
     looked: bool = False
     dirty: bool = True
 
@@ -110,7 +112,7 @@ class GatewayState:
         if not current or sink not in self.routes or not self.looked:
             return Verdict("False", "GatewayPending", "the gateway's configuration is being made")
         if not self.reports:
-            message = "no gateway Pod runs: see DaemonSet auditpipeline-gateway"
+            message = f"no gateway Pod runs: see {self.kind} auditpipeline-gateway"
             return Verdict("False", "GatewayNotRunning", message)
         return self._by_pods(sink)
 

@@ -1,9 +1,9 @@
 """Sinks that point back at the gateway: what it took would come in again, for ever. Pure.
 
-A sink's Service is known by its selector or by its name, a URL by its host and port. Other loopback addresses are
-allowed: an agent on the control-plane nodes is a good place for events, as it was for kube-apiserver 1.18. A name that
-only DNS leads to the gateway cannot be told here; there the gateway's own client certificate, which its audit listener
-does not take, ends the loop.
+A sink's Service is known by its selector or by its name, a URL by its host and port, or by the address of the Service
+before the gateway, whatever the port. Other loopback addresses are allowed: an agent on the control-plane nodes is a
+good place for events, as it was for kube-apiserver 1.18. A name that only DNS leads to the gateway cannot be told here;
+there the gateway's own client certificate, which its audit listener does not take, ends the loop.
 """
 
 from __future__ import annotations
@@ -28,12 +28,18 @@ class Loop(Invalid):
     """The sink is the gateway itself."""
 
 
-def refuse_loop(client: ClientConfig, namespace: str, selector: Mapping[str, str], nodes: Collection[str]) -> None:
-    """Loop where the sink is the gateway itself, which runs in `namespace` on nodes with these addresses; `selector`
-    is that of the sink's Service."""
+def refuse_loop(
+    client: ClientConfig,
+    namespace: str,
+    selector: Mapping[str, str],
+    pods: Collection[str],
+    services: Collection[str] = (),
+) -> None:
+    """Loop where the sink is the gateway itself, which runs in `namespace` in Pods (or on nodes) with these addresses,
+    behind `services`, if any; `selector` is that of the sink's Service."""
     if client.service and _is_gateway(client.service, namespace, selector):
         raise Loop(f"{FIELD}.service", ADVICE)
-    if client.url and _leads_back(client.url, namespace, nodes):
+    if client.url and _leads_back(client.url, namespace, pods, services):
         raise Loop(f"{FIELD}.url", ADVICE)
 
 
@@ -51,14 +57,22 @@ def selects_gateway(selector: Mapping[str, str]) -> bool:
     return bool(selector) and selector.items() <= _TEMPLATE.items()
 
 
-def _leads_back(url: str, namespace: str, nodes: Collection[str]) -> bool:
+def _leads_back(url: str, namespace: str, pods: Collection[str], services: Collection[str]) -> bool:
     parts = urlsplit(url)
     host = (parts.hostname or "").rstrip(".")
     own = f"{names.GATEWAY}.{namespace}"
-    if host in (own, f"{own}.svc") or host.startswith(f"{own}.svc."):
+    if host in (own, f"{own}.svc") or host.startswith(f"{own}.svc.") or _canonical(host) in map(_canonical, services):
         return True
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return port in PORTS and (is_local(host) or host in nodes)
+    return port in PORTS and (is_local(host) or _canonical(host) in map(_canonical, pods))
+
+
+def _canonical(host: str) -> str:
+    """An address in its shortest form; a name as it is."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host
 
 
 def is_local(host: str) -> bool:

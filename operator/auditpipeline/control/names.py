@@ -29,6 +29,7 @@ CA_SECRET = "auditpipeline-ca"  # noqa: S105 - names of Secrets
 CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
 GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
+GATEWAY_BOOTSTRAP_SECRET = "auditpipeline-gateway-bootstrap"  # noqa: S105
 READINGS = "auditpipeline-readings"
 LEASE = "auditpipeline-operator"
 STATIC_POLICY = "auditpipeline-static-policy"

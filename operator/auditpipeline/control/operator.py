@@ -128,6 +128,7 @@ async def _control(
 
     queue = WorkQueue(work, settings.workers, failed)
     world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
+    world.gateway.kind = settings.gateway_kind
     others = _others(world, recorder)
     metrics.observe(
         lambda: len(queue),

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from auditpipeline.control import preflight_advice as advice
 from auditpipeline.control.kubeconfig import Target
 from auditpipeline.control.preflight import Check, Process, Stat
 from auditpipeline.core.errors import Invalid
 
 SECONDS = 5.0
 EMPTY = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[]}'
-NOT_RUNNING = "is the gateway's Pod running on this node? kubectl get pods -A -o wide | grep auditpipeline-gateway"
 
 
 class Answers(NamedTuple):
@@ -43,7 +43,7 @@ def gateway(target: Target) -> Answers:
             answers = [reached, *_conversation(raw, target)]
     except OSError as error:
         message = f"{target.host}:{target.port}: {error.strerror or error}"
-        return Answers([Check("gateway reachable", "failed", message, NOT_RUNNING)])
+        return Answers([Check("gateway reachable", "failed", message, advice.not_running(target.host))])
     return Answers(answers, _shown_certificate(target))
 
 
@@ -59,17 +59,11 @@ def _conversation(raw: socket.socket, target: Target) -> Iterator[Check]:
             yield Check("TLS", "ok", f"{connection.version()}, the gateway's certificate is trusted")
             yield _posted(connection, target)
     except ssl.SSLCertVerificationError as error:
-        yield Check("TLS", "failed", f"the gateway's certificate: {error.verify_message}", _TRUST)
+        yield Check("TLS", "failed", f"the gateway's certificate: {error.verify_message}", advice.trust(target.host))
     except ssl.SSLError as error:
         yield Check("TLS", "failed", f"no handshake: {error.reason}", "does another program listen there?")
     except OSError as error:
-        yield Check("TLS", "failed", f"no handshake: {error.strerror or error}", NOT_RUNNING)
-
-
-_TRUST = (
-    "kubeconfig and gateway have to be of the same folder: run `auditpipeline bootstrap files` again, and see that the "
-    "chart's gateway.hostPaths.bootstrap is its folder gateway/"
-)
+        yield Check("TLS", "failed", f"no handshake: {error.strerror or error}", advice.not_running(target.host))
 
 
 def _posted(connection: ssl.SSLSocket, target: Target) -> Check:
@@ -83,7 +77,7 @@ def _posted(connection: ssl.SSLSocket, target: Target) -> Check:
     except (ssl.SSLError, ConnectionError) as error:
         # What the gateway says may be overtaken by its closing the connection.
         reason = error.reason if isinstance(error, ssl.SSLError) else "the gateway closed the connection"
-        fix = f"the gateway trusts another CA than the one of this certificate: {_TRUST}"
+        fix = f"the gateway trusts another CA than the one of this certificate: {advice.trust(target.host)}"
         return Check("client certificate", "failed", f"refused: {reason}", fix)
     except (OSError, http.client.HTTPException) as error:
         return Check("empty EventList", "failed", f"no answer: {error}", "the gateway's log says more")

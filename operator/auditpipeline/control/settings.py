@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+GatewayKind = Literal["DaemonSet", "StatefulSet"]
+"""What makes the gateway's Pods: on the control-plane nodes, or behind a Service."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     service_port: int = 443
     gateway: bool = True
+    gateway_kind: GatewayKind = "DaemonSet"
     gateway_spool_bytes: int = 4 * 2**30
     listen: str = "0.0.0.0:8080"
     resync: float = 60.0

@@ -28,6 +28,11 @@ log = structlog.get_logger()
 
 SECRET_RETRY = 3.0
 LOSS_TOLD = timedelta(hours=24)
+_UNSEEN = (
+    "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file: let kube-apiserver run with "
+    f"policy.yaml of ConfigMap {names.STATIC_POLICY}, or hold its file against the pipelines with "
+    "`auditpipeline policy covers`"
+)
 
 
 async def parse(this: Round) -> None:
@@ -116,6 +121,9 @@ async def upstream(this: Round) -> None:
             "nobody looks at kube-apiserver's static policy: the gateway is disabled (gateway.enabled of the chart)"
         )
         this.facts.upstream = Verdict("Unknown", "GatewayDisabled", message)
+        return
+    if world.settings.gateway_kind == "StatefulSet":
+        this.facts.upstream = Verdict("Unknown", "StaticPolicyUnknown", _UNSEEN)
         return
     this.facts.upstream = world.upstream.verdict(this.name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import structlog
 
 from auditpipeline.control import certificates, desired, names
@@ -74,10 +76,14 @@ async def observe(this: Round) -> None:
 def _canary(this: Round) -> CanaryFacts:
     """Nothing is claimed where nobody posts events, or where the static policy may not emit canaries."""
     world = this.world
+    readings = world.upstream.readings
+    starts = {reading.server.name: inf if reading.error else reading.start for reading in readings}
     return world.canary.look(
         this.name,
         registered=this.facts.sink is not None and this.facts.sink.status == "True",
-        emitted=world.features.sinks == "crd" and world.settings.gateway and world.upstream.emits_canary,
+        emitted=world.features.sinks == "crd"
+        and world.settings.gateway
+        and (world.upstream.emits_canary or world.canary.proven(starts)),
         now=this.facts.now.timestamp(),
         period=world.settings.canary_interval,
     )
