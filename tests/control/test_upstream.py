@@ -6,6 +6,7 @@ import pytest
 
 from auditpipeline.control.apiservers import Reading, Server, of_slice, parse
 from auditpipeline.control.upstream import PolicyFile, UpstreamState
+from auditpipeline.core.floor import with_floor
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump
 from auditpipeline.core.upstream import coverage
@@ -129,3 +130,13 @@ def test_each_of_several_api_servers_is_asked_by_its_own_address() -> None:
     assert of_slice({}) == [Server()]
     assert of_slice(one) == [Server("", "10.0.0.1")]
     assert [server.url for server in of_slice(two)] == ["https://10.0.0.1:6443", "https://[fd00::2]:6443"]
+
+
+def test_rules_have_the_numbers_that_their_user_gave_them() -> None:
+    """The floor stands before them, and is called so."""
+    floored = UpstreamState()
+    assert floored.ask("a", with_floor(MUCH), floored=True)
+    look(floored, [file(LITTLE, 100.0)], [Reading(HERE, 200, 101.0)])
+    told = floored.verdict("a").message
+    assert "the floor (RequestResponse" in told
+    assert "; rule 0 (Request: everything) is recorded at Metadata, wanted at Request" in told

@@ -20,9 +20,9 @@ from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.policy import Policy
+from auditpipeline.core.floor import has_floor
 from auditpipeline.core.quantity import parse_seconds
-from auditpipeline.core.spec import parse_pipeline
+from auditpipeline.core.spec import PipelinePolicy, parse_pipeline
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ async def parse(this: Round) -> None:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     this.facts.outputs = tuple(output.name for output in this.pipeline.spec.outputs)
     this.facts.suspended = this.pipeline.spec.suspend
-    _ask(this, this.pipeline.spec.policy.effective)
+    _ask(this, this.pipeline.spec.policy)
 
 
 async def expire(this: Round) -> None:
@@ -194,10 +194,11 @@ def sink_token(this: Round) -> str:
     return this.world.authority.token(this.pipeline.metadata.uid) if builtin else ""
 
 
-def _ask(this: Round, policy: Policy | None) -> None:
+def _ask(this: Round, policy: PipelinePolicy | None) -> None:
     """What the pipeline asks of the static policy; None leaves what it asked for before, which runs on."""
     world = this.world
-    if world.upstream.ask(this.name, policy):
+    effective = policy.effective if policy else None
+    if world.upstream.ask(this.name, effective, floored=bool(policy and not has_floor(policy.written))):
         world.wake(STATIC_KEY, world.upstream.patience)
 
 

@@ -75,6 +75,7 @@ class UpstreamState:
     digest of the ConfigMap as last written, `patience` how long changes are gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
+    floored: set[str] = field(default_factory=set)
     foreign: dict[str, str] | None = None
     policies: dict[str, Policy] = field(default_factory=dict)
     files: list[PolicyFile] | None = None
@@ -89,13 +90,15 @@ class UpstreamState:
     patience: float = 0.2
     memory: dict[tuple[str, str], _Memory] = field(default_factory=dict)
 
-    def ask(self, pipeline: str, policy: Policy | None) -> bool:
-        """Take in what a pipeline asks for; whether that is another thing than before."""
+    def ask(self, pipeline: str, policy: Policy | None, *, floored: bool = False) -> bool:
+        """Take in what a pipeline asks for; whether that is another thing than before. `floored`: the floor was put
+        before the rules that its user has written, who numbers those."""
         before = self.asked.get(pipeline)
         if policy is None:
             self.asked.setdefault(pipeline, "")
         else:
             self.asked[pipeline] = self._keep(policy)
+            (self.floored.add if floored else self.floored.discard)(pipeline)
         return self.asked[pipeline] != before
 
     def ask_foreign(self, policies: Mapping[str, Policy]) -> bool:
@@ -106,6 +109,7 @@ class UpstreamState:
 
     def drop(self, pipeline: str) -> bool:
         """Forget a pipeline that is gone; whether it was known."""
+        self.floored.discard(pipeline)
         return self.asked.pop(pipeline, None) is not None
 
     def take_files(self, files: list[PolicyFile]) -> bool:
@@ -144,12 +148,12 @@ class UpstreamState:
         if not self.files:
             message = "no gateway Pod runs that could say what kube-apiserver's static policy is"
             return Verdict("Unknown", "GatewayPending", message)
-        verdicts = [self._of(ran, wanted) for ran in self.ran]
+        verdicts = [self._of(ran, wanted, pipeline in self.floored) for ran in self.ran]
         ranks = {"RulesNotMet": 0, "RestartNeeded": 1, "StaticPolicyUnknown": 2, "ComparisonPending": 3}
         pending = Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
         return min(verdicts or [pending], key=lambda verdict: (ranks.get(verdict.reason, 9), -len(verdict.message)))
 
-    def _of(self, ran: Ran, wanted: str) -> Verdict:
+    def _of(self, ran: Ran, wanted: str, floored: bool) -> Verdict:
         if ran.error:
             return Verdict("Unknown", "StaticPolicyUnknown", ran.error)
         file, loaded = self.covered.get((ran.file, wanted)), self.covered.get((ran.loaded, wanted))
@@ -159,11 +163,11 @@ class UpstreamState:
             return _met(loaded)
         if _sure(file.gaps):
             static, where = (ran.loaded, "runs with") if loaded else (ran.file, "has beside it")
-            text = self._gaps(loaded or file, static, wanted)
+            text = self._gaps(loaded or file, static, wanted, floored)
             return Verdict("False", "RulesNotMet", f"the static policy that {ran.server} {where} {text}; {TODO}")
         return _not_in_force(ran, file)
 
-    def _gaps(self, found: Coverage, static: str, wanted: str) -> str:
+    def _gaps(self, found: Coverage, static: str, wanted: str, floored: bool) -> str:
         """The first rules that are not met, with an example of each."""
         policy, base, said = self.policies[wanted], self._policy(static), []
         gaps = [gap for gap in found.gaps if gap.request]
@@ -173,7 +177,8 @@ class UpstreamState:
                 rule += f" ({_short(summary(base.rules[gap.decided_by]), 60)})"
             what = sentence(gap.request) if gap.request else ""
             shown = _short(summary(policy.rules[gap.rule]), 80)
-            said.append(f"rule {gap.rule} ({shown}) is {gap.reason}, e.g. {what}, decided by {rule} of it")
+            own = "the floor" if floored and gap.rule == 0 else f"rule {gap.rule - floored}"
+            said.append(f"{own} ({shown}) is {gap.reason}, e.g. {what}, decided by {rule} of it")
         return f"does not meet {'these rules' if len(said) > 1 else 'this rule'}: {'; '.join(said[:SHOWN])}"[:640]
 
     def _beside(self, file: PolicyFile) -> Iterable[Ran]:
