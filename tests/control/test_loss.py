@@ -114,6 +114,8 @@ def test_what_cannot_be_read_is_no_loss() -> None:
     assert state.read
     take(state, reading(5060 + 2 * SETTLED, error="no"), None)
     assert not state.read
+    state.take([reading(5090 + 2 * SETTLED, 100), reading(5090 + 2 * SETTLED, error="no")], [None], {})
+    assert not state.read
     assert state.gaps == []
 
 

@@ -60,7 +60,7 @@ class PodReport(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The gaps of a pipeline's lifetime, which of them nobody has acknowledged, and whether any API server was read."""
+    """A pipeline's gaps, which of them nobody has acknowledged, and whether every API server could be read."""
 
     gaps: tuple[Gap, ...] = ()
     open: tuple[Gap, ...] = ()

@@ -63,8 +63,8 @@ class Kept(msgspec.Struct, frozen=True):
 
 @dataclass
 class LossState:
-    """`totals` are the events lost since this process started, by cause; `read` says whether any API server could
-    be read the last time."""
+    """`totals` are the events lost since this process started, by cause; `read` says whether every API server
+    could be read the last time."""
 
     known: dict[str, Known] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
@@ -79,7 +79,7 @@ class LossState:
         """Take in a round of readings. `taken` are the gateways' last reports, from before the readings; `canaries` say
         when the newest canary of each API server that reached a gateway was sent."""
         found = list(readings)
-        self.read = any(not reading.error for reading in found)
+        self.read = bool(found) and not any(reading.error for reading in found)
         for reading in found:
             if not reading.error:
                 self._one(reading, canaries.get(reading.server.name, 0.0))

@@ -153,7 +153,9 @@ def audit_loss(losses: Losses) -> Verdict:
         message = f"{events} audit events did not arrive; evidence may be missing {', '.join(times)}"
         return Verdict("True", "EventsLost", message)
     if not losses.read:
-        return Verdict("Unknown", "CountersUnknown", "the counters of no API server could be read yet")
+        return Verdict(
+            "Unknown", "CountersUnknown", "not every API server could be asked for its counters the last time"
+        )
     return Verdict("False", "NoLoss", "no audit event is known to be lost")
 
 
