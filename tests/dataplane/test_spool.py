@@ -214,6 +214,24 @@ async def test_a_request_larger_than_the_limit_is_taken_by_an_empty_spool(tmp_pa
     await spool.close()
 
 
+async def test_rows_that_pile_up_are_smaller_and_read_alike(tmp_path: Path) -> None:
+    """Time is spent on what waits; a row says by itself how it is to be read. When outputs have caught up, it is as
+    before."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path, max_bytes=2**20)
+    lines = [b'{"key":"%s"}' % os.urandom(16).hex().encode() for _ in range(1000)]
+    while spool.size < 2**18:
+        await spool.append(lines)
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        sizes = [size for (size,) in found.execute("SELECT size FROM events ORDER BY first")]
+        assert [chunk.lines for chunk in store.read(found, 0, 2**30)] == [lines] * len(sizes)
+    assert sizes[-1] < sizes[0]
+    await spool.advance("out", spool.end, spool.end)
+    await spool.append(lines)
+    await until(lambda: spool.size == sizes[0])
+    await spool.close()
+
+
 async def test_moves_are_on_disk_soon_and_at_the_latest_when_it_closes(tmp_path: Path) -> None:
     """Nobody waits for a cursor that only moves; many of them are one commit."""
     path = tmp_path / "spool.sqlite"

@@ -144,6 +144,12 @@ class Route(_Value, frozen=True):
         request; a file takes at once what there is."""
         return self.max_events or (400 if isinstance(self.output, HttpOutput) else 10000)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Bytes of lines at which a batch is enough; it ends with a row, so that it may have twice as many. What a file
+        takes at once costs one fsync."""
+        return 2 * 2**20 if isinstance(self.output, HttpOutput) else 4 * 2**20
+
 
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are

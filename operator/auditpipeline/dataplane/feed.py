@@ -22,7 +22,6 @@ from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
-BATCH_BYTES = 2 * 2**20
 Redact = Callable[[bytes], bytes]
 """One event as a line -> the same without what an output must not have; Permanent where it cannot tell."""
 
@@ -60,6 +59,7 @@ class Feed:
         self._spool = spool
         self._redact = redact
         self._most = config.batch_events
+        self._enough = config.batch_bytes
         self._digest = digest([config.policies])
         self._pieces: deque[_Piece] = deque()
         self._waiting = 0
@@ -67,12 +67,12 @@ class Feed:
         self._spoilt: list[tuple[int, Spoilt]] = []
 
     async def take(self) -> Batch:
-        """The next batch, of at most `batch_events` and about BATCH_BYTES; waits while there is nothing to read."""
+        """The next batch, of at most `batch_events` and about `batch_bytes`; waits while there is nothing to read."""
         if not self._waiting:
             await self._spool.wait(self.position)
-        enough = self._waiting >= self._most or self._size >= BATCH_BYTES
+        enough = self._waiting >= self._most or self._size >= self._enough
         if not enough and self.position < self._spool.end:
-            for chunk in await self._spool.read(self.position, BATCH_BYTES):
+            for chunk in await self._spool.read(self.position, self._enough):
                 self._hold(chunk)
         return self._batch()
 
@@ -108,9 +108,9 @@ class Feed:
 
     def _batch(self) -> Batch:
         taken, events, size = list[_Piece](), 0, 0
-        while self._pieces and events < self._most and size < BATCH_BYTES:
+        while self._pieces and events < self._most and size < self._enough:
             piece = self._pieces.popleft()
-            fits = _fitting(piece.lines, self._most - events, BATCH_BYTES - size)
+            fits = _fitting(piece.lines, self._most - events, self._enough - size, self._enough)
             if fits < len(piece.lines):
                 self._pieces.appendleft(_Piece(piece.lines[fits:], piece.ends[fits:]))
                 piece = _Piece(piece.lines[:fits], piece.ends[:fits])
@@ -133,10 +133,10 @@ def _joined(pieces: Sequence[_Piece]) -> _Piece:
     )
 
 
-def _fitting(lines: Lines, events: int, size: int) -> int:
-    """How many lines are needed to reach one of the bounds, all where they do not. A row of less than BATCH_BYTES is
-    not cut for its size: nobody has to look through it."""
-    if len(lines) <= events and lines.size <= BATCH_BYTES:
+def _fitting(lines: Lines, events: int, size: int, small: int) -> int:
+    """How many lines are needed to reach one of the bounds, all where they do not. A row of at most
+    `small` bytes is not cut for its size: nobody has to look through it."""
+    if len(lines) <= events and lines.size <= small:
         return len(lines)
     total = 0
     for number, line in enumerate(lines[:events], 1):

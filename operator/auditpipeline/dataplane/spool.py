@@ -46,8 +46,8 @@ _GROUP = 128
 _RESERVE = 8 * 2**20
 _KEEP_FREE = 64 * 2**20
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_RECENT = 12 * 2**20
-"""Bytes: two commits of what four connections send together, in kube-apiserver's batches of 400 events."""
+_RECENT = 8 * 2**20
+"""Bytes: more than one commit of what four connections send together, in kube-apiserver's batches of 400 events."""
 _MOVE_SECONDS = 0.05
 _Result = tuple["asyncio.Future[Any]", Any, Exception | None]
 
