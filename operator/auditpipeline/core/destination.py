@@ -155,7 +155,22 @@ def url_problems(url: str, path: str) -> list[Invalid]:
         return [Invalid(path, "user information is not permitted in the URL")]
     if parts.fragment or parts.query:
         return [Invalid(path, "fragments and query parameters are not permitted in the URL")]
+    if not _is_reachable(url):
+        return [Invalid(path, "the host is no name that can be looked up: write a DNS name or an IP address")]
     return []
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether the parser of the http output takes the URL, and the resolver its host: both refuse names that urlsplit
+    does not."""
+    from yarl import URL
+
+    try:
+        found = URL(url)
+        (found.raw_host or "").encode("idna")
+        return bool(found.host and found.host_port_subcomponent)
+    except ValueError:
+        return False
 
 
 def _proxy_problems(proxy: str | None, where: str) -> list[Invalid]:
