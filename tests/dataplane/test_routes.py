@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput, Throttle
-from tests.dataplane.setting import Destination, Setting, event, ids, lines_in, until
+from auditpipeline.dataplane.feed import BATCH_BYTES
+from tests.dataplane.setting import Destination, Running, Setting, event, ids, lines_in, until
 
 Answer = Callable[[list[dict[str, Any]]], Coroutine[Any, Any, web.Response | None]]
 
@@ -134,6 +135,71 @@ async def test_a_refused_event_waits_for_an_accepted_one(setting: Setting, desti
             return (await plane.report()).dead_letters == 1
 
         await until(buried)
+
+
+async def buried(plane: Running) -> list[int]:
+    """Delivered, dropped and pending events of the one output, and the dead letters."""
+    report = await plane.report()
+    (output,) = report.outputs
+    return [output.delivered, output.dropped, output.pending, report.dead_letters]
+
+
+async def test_a_large_event_that_is_refused_is_buried_where_later_ones_are_taken(
+    setting: Setting, destination: Destination
+) -> None:
+    """It fills a batch by itself, so that no other one stands beside it."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 400)
+    large = event(bad=True, level="RequestResponse", requestObject={"x": "y" * BATCH_BYTES})
+    good = [event() for _ in range(30)]
+    async with setting.running(setting.config(setting.route(output=HttpOutput(destination.url)))) as plane:
+        assert await plane.post([large]) == 200
+        assert await plane.post(good) == 200
+
+        async def done() -> bool:
+            return await buried(plane) == [30, 1, 0, 1]
+
+        await until(done)
+        assert set(ids(destination.events)) == set(ids(good))
+        assert (await plane.report()).outputs[0].state == "Idle"
+    with contextlib.closing(sqlite3.connect(setting.spool)) as found:
+        assert "answered 400" in found.execute("SELECT reason FROM dead").fetchone()[0]
+
+
+async def test_full_batches_of_refused_events_are_buried_where_later_ones_are_taken(
+    setting: Setting, destination: Destination
+) -> None:
+    """Three batches of them, then good ones, others again, and at last a good one: each either arrives or is buried."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 422)
+    bad, good = ([event(bad=value) for _ in range(70)] for value in (True, False))
+    route = setting.route(output=HttpOutput(destination.url), max_events=20)
+    async with setting.running(setting.config(route)) as plane:
+        assert await plane.post([*bad[:60], *good[:30], *bad[60:], good[30]]) == 200
+
+        async def done() -> bool:
+            return await buried(plane) == [31, 70, 0, 70]
+
+        await until(done)
+        assert set(ids(destination.events)) == set(ids(good[:31]))
+
+
+async def test_full_batches_wait_while_everything_is_refused(setting: Setting, destination: Destination) -> None:
+    """However much there is: each try looks a batch further and then begins again, and nothing is buried."""
+    destination.answer = refusing(lambda _: True, 400)
+    events = [event() for _ in range(20)]
+    async with setting.running(
+        setting.config(setting.route(output=HttpOutput(destination.url), max_events=5))
+    ) as plane:
+        assert await plane.post(events) == 200
+        last = events[-1]["auditID"].encode()
+        await until(lambda: sum(last in body for body in destination.bodies) > 10)
+        assert await buried(plane) == [0, 0, 20, 0]
+        destination.answer = None
+
+        async def done() -> bool:
+            return await buried(plane) == [20, 0, 0, 0]
+
+        await until(done)
+        assert set(ids(destination.events)) == set(ids(events))
 
 
 async def test_best_effort_gives_up_and_counts(setting: Setting, destination: Destination) -> None:

@@ -9,9 +9,12 @@
 2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times, then the
    batch is lost and counted.
 3. A route waits only for its own output: routes share nothing but the spool.
-4. An event becomes a dead letter when it is refused alone **after** another one of its batch was accepted. Where all
-   are refused, that is held to be a wrong URL or format, or a server gone mad: the route tries again, with what has
-   come meanwhile.
+4. An event becomes a dead letter when it is refused alone **after** another one was accepted: one of its batch, or,
+   where all of that are refused, one behind it (which comes again in its turn). Where nothing is accepted, that is held
+   to be a wrong URL or format, or a server gone mad: the route tries again, with what has come meanwhile.
+
+       refused: cursor [x x x] | [x x x] | [x x x] | [x o ...      each try looks one batch further, then from the
+                        batch     try 1     try 2     try 3         front again; at `o` the first batch is buried
 5. An event that is too large by itself is delivered without its bodies, and says so; only where that is refused too,
    4 holds.
 """
@@ -105,6 +108,7 @@ class Route:
         self._patience = patience or Patience()
         self._bucket = Bucket(config.throttle)
         self._cursor = Cursor(0, 0, 0.0)
+        self._ahead = 0
         self._failures = 0
         self._error = ""
         self._error_at = 0.0
@@ -174,7 +178,7 @@ class Route:
         try:
             if batch.lines:
                 await self._judge(batch.lines, progress)
-                await self._confirm(progress)
+                await self._confirm(progress, batch.end)
             await self._settle(batch, progress, batch.end)
         except Retryable as error:
             await self._give_up(batch, progress, error)
@@ -219,15 +223,45 @@ class Route:
         self.counts.batches += 1
         self.counts.bytes += as_lines(lines).size
 
-    async def _confirm(self, progress: Progress) -> None:
-        """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted."""
-        if not progress.accepted:
+    async def _confirm(self, progress: Progress, end: int) -> None:
+        """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted, nor
+        is behind the batch's `end`."""
+        if not progress.accepted and not await self._takes_later(end):
             reason = progress.refused[-1][1]
             raise Retryable(f"every event of a batch is refused ({reason}): check the output's url and format")
         again, progress.refused = progress.refused[: progress.unsure], progress.refused[progress.unsure :]
         for line, _ in again:
             await self._judge([line], progress)
         progress.unsure = 0
+        self._recovered()
+
+    async def _takes_later(self, end: int) -> bool:
+        """Whether the output takes an event of the one batch that this try looks at: the first behind `end`, or the one
+        behind that of the last try. Where it does, the next try looks there first."""
+        start = self._ahead if end < self._ahead < self._spool.end else end
+        feed = Feed(self.config, self._spool, start, self._redact)
+        while start < self._spool.end:
+            batch = await feed.take()
+            if batch.lines:
+                taken = await self._takes_any(batch.lines)
+                self._ahead = start if taken else batch.end
+                return taken
+            start = batch.end
+        self._ahead = 0
+        return False
+
+    async def _takes_any(self, lines: Sequence[bytes]) -> bool:
+        """Sends the lines, in halves where they are refused together, until some are accepted."""
+        try:
+            await self._send(lines)
+        except Permanent as error:
+            if len(lines) > 1:
+                middle = len(lines) // 2
+                return await self._takes_any(lines[:middle]) or await self._takes_any(lines[middle:])
+            found = Progress()
+            await self._fit(lines[0], error, found)
+            return bool(found.accepted)
+        return True
 
     async def _give_up(self, batch: Batch, progress: Progress, error: Retryable) -> None:
         """Moves past what arrived before the failure; past all of it where a BestEffort output has had its tries."""
