@@ -12,6 +12,7 @@ from aiohttp import web
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput, Throttle
 from auditpipeline.dataplane.feed import BATCH_BYTES
+from auditpipeline.dataplane.route import Patience
 from tests.dataplane.setting import Destination, Running, Setting, event, ids, lines_in, until
 
 Answer = Callable[[list[dict[str, Any]]], Coroutine[Any, Any, web.Response | None]]
@@ -137,11 +138,11 @@ async def test_a_refused_event_waits_for_an_accepted_one(setting: Setting, desti
         await until(buried)
 
 
-async def buried(plane: Running) -> list[int]:
-    """Delivered, dropped and pending events of the one output, and the dead letters."""
+async def plane_is(plane: Running, figures: list[int]) -> bool:
+    """Whether these are the delivered, dropped and pending events of the one output, and the dead letters."""
     report = await plane.report()
     (output,) = report.outputs
-    return [output.delivered, output.dropped, output.pending, report.dead_letters]
+    return [output.delivered, output.dropped, output.pending, report.dead_letters] == figures
 
 
 async def test_a_large_event_that_is_refused_is_buried_where_later_ones_are_taken(
@@ -154,11 +155,7 @@ async def test_a_large_event_that_is_refused_is_buried_where_later_ones_are_take
     async with setting.running(setting.config(setting.route(output=HttpOutput(destination.url)))) as plane:
         assert await plane.post([large]) == 200
         assert await plane.post(good) == 200
-
-        async def done() -> bool:
-            return await buried(plane) == [30, 1, 0, 1]
-
-        await until(done)
+        await until(lambda: plane_is(plane, [30, 1, 0, 1]))
         assert set(ids(destination.events)) == set(ids(good))
         assert (await plane.report()).outputs[0].state == "Idle"
     with contextlib.closing(sqlite3.connect(setting.spool)) as found:
@@ -174,11 +171,7 @@ async def test_full_batches_of_refused_events_are_buried_where_later_ones_are_ta
     route = setting.route(output=HttpOutput(destination.url), max_events=20)
     async with setting.running(setting.config(route)) as plane:
         assert await plane.post([*bad[:60], *good[:30], *bad[60:], good[30]]) == 200
-
-        async def done() -> bool:
-            return await buried(plane) == [31, 70, 0, 70]
-
-        await until(done)
+        await until(lambda: plane_is(plane, [31, 70, 0, 70]))
         assert set(ids(destination.events)) == set(ids(good[:31]))
 
 
@@ -192,13 +185,9 @@ async def test_full_batches_wait_while_everything_is_refused(setting: Setting, d
         assert await plane.post(events) == 200
         last = events[-1]["auditID"].encode()
         await until(lambda: sum(last in body for body in destination.bodies) > 10)
-        assert await buried(plane) == [0, 0, 20, 0]
+        assert await plane_is(plane, [0, 0, 20, 0])
         destination.answer = None
-
-        async def done() -> bool:
-            return await buried(plane) == [20, 0, 0, 0]
-
-        await until(done)
+        await until(lambda: plane_is(plane, [20, 0, 0, 0]))
         assert set(ids(destination.events)) == set(ids(events))
 
 
@@ -217,6 +206,43 @@ async def test_best_effort_gives_up_and_counts(setting: Setting, destination: De
         destination.answer = None
         assert await plane.post([event()]) == 200
         await until(lambda: len(destination.events) == 1)
+
+
+async def test_best_effort_waits_between_batches_and_lets_nothing_pile_up(
+    setting: Setting, destination: Destination
+) -> None:
+    """The server asks for a second each time. Two batches have their tries; then what waited goes without one."""
+
+    async def busy(_: object) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": "1"})
+
+    destination.answer = busy
+    route = setting.route(output=HttpOutput(destination.url), delivery="BestEffort", max_events=1)
+    async with setting.running(setting.config(route), Patience(first=0.02, most=0.1, tries=2)) as plane:
+        assert await plane.post([event() for _ in range(200)]) == 200
+
+        async def dropped() -> bool:
+            return (await plane.report()).outputs[0].dropped == 200
+
+        await until(dropped)
+        assert len(destination.requests) == 4
+        assert (await plane.report()).outputs[0].state == "Failing"
+        destination.answer = None
+        found = event()
+        assert await plane.post([found]) == 200
+        await until(lambda: ids(destination.events) == ids([found]))
+
+
+async def test_best_effort_loses_only_the_batch_that_fails(setting: Setting, destination: Destination) -> None:
+    """A server that breaks at one event takes those behind it."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 500)
+    events = [event(bad=number == 1) for number in range(6)]
+    route = setting.route(output=HttpOutput(destination.url), delivery="BestEffort", max_events=1)
+    async with setting.running(setting.config(route)) as plane:
+        assert await plane.post(events) == 200
+        await until(lambda: len(destination.events) == 5)
+        await until(lambda: plane_is(plane, [5, 1, 0, 0]))
+    assert len(destination.requests) == 5 + 4
 
 
 async def test_a_throttle_bounds_batches(setting: Setting, destination: Destination) -> None:

@@ -6,8 +6,9 @@
 
 1. The cursor moves only past what arrived, is a dead letter, or was counted as lost; after a failure everything behind
    the cursor is read again. So each event arrives at least once.
-2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times, then the
-   batch is lost and counted.
+2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times for each
+   batch, then that is lost and counted. Where the batch behind it is lost too, so is what was there at the failure
+   before: the backoff goes on, and an output that is down must not fill the spool meanwhile.
 3. A route waits only for its own output: routes share nothing but the spool.
 4. An event becomes a dead letter when it is refused alone **after** another one was accepted: one of its batch, or,
    where all of that are refused, one behind it (which comes again in its turn). Where nothing is accepted, that is held
@@ -109,6 +110,8 @@ class Route:
         self._bucket = Bucket(config.throttle)
         self._cursor = Cursor(0, 0, 0.0)
         self._ahead = 0
+        self._waited = 0
+        self._tries = 0
         self._failures = 0
         self._error = ""
         self._error_at = 0.0
@@ -264,17 +267,25 @@ class Route:
         return True
 
     async def _give_up(self, batch: Batch, progress: Progress, error: Retryable) -> None:
-        """Moves past what arrived before the failure; past all of it where a BestEffort output has had its tries."""
-        if self.config.delivery == "BestEffort" and self._failures + 1 >= self._patience.tries:
-            self._failed(str(error), None)
+        """Moves past what arrived before the failure, past all of it where a BestEffort output has had its tries.
+        Raises the error: there is something to wait for in either case."""
+        self._tries += 1
+        if self.config.delivery == "BestEffort" and self._tries >= self._patience.tries:
             lost = len(batch.lines) - progress.judged
             if not progress.accepted or progress.unsure:
                 lost, progress = len(batch.lines), Progress()
             await self._settle(batch, progress, batch.end, lost)
-            return
-        if progress.accepted and not progress.unsure:
+            if self._failures >= self._patience.tries:
+                await self._lose(self._waited)
+        elif progress.accepted and not progress.unsure:
             await self._settle(batch, progress, batch.ends[progress.judged - 1])
         raise error
+
+    async def _lose(self, end: int) -> None:
+        """Moves past the batches before `end` without another try."""
+        feed = self._feed()
+        while self._cursor.next < end and (batch := await feed.take()).end <= end:
+            await self._settle(batch, Progress(), batch.end, len(batch.lines))
 
     async def _settle(self, batch: Batch, progress: Progress, position: int, lost: int = 0) -> None:
         """Moves the cursor. A full disk is waited for: going back would deliver again what has arrived."""
@@ -288,6 +299,7 @@ class Route:
         else:
             await self._advance(position, progress.accepted, dead, losses)
         self._cursor = self._cursor._replace(next=position)
+        self._tries = 0
         if progress.accepted and not lost:
             self._recovered()
 
@@ -306,6 +318,7 @@ class Route:
         if not self._failures:
             self._log.warning("the output fails", error=message)
         self._failures += 1
+        self._waited = self._spool.end
         self.counts.retries += 1
         self._note(message)
         backoff = min(self._patience.most, self._patience.first * 2 ** min(self._failures - 1, 20))
