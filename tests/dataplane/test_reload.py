@@ -116,13 +116,14 @@ async def test_an_output_that_cannot_be_made_fails_its_own_route(
         await until(lambda: setting.file.exists() and lines_in(setting.file))
 
 
-@pytest.mark.parametrize("kind", ["no JSON", "unknown level", "another address"])
+@pytest.mark.parametrize("kind", ["no JSON", "not UTF-8", "unknown level", "another address"])
 async def test_a_bad_configuration_is_refused_and_the_old_one_stays(setting: Setting, kind: str) -> None:
     """One log line, configError in the report, events go on; the next good one is taken."""
     config = setting.config()
     listen = msgspec.structs.replace(config.listen, audit="127.0.0.1:1")
     bad = {
         "no JSON": b"{",
+        "not UTF-8": contract.encode(config).replace(b'"test"', b'"\xff"'),
         "unknown level": contract.encode(config).replace(b'"RequestResponse"', b'"Everything"'),
         "another address": contract.encode(msgspec.structs.replace(config, listen=listen)),
     }[kind]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -179,6 +180,8 @@ def decode(body: bytes) -> Config:
     except msgspec.DecodeError as error:
         message, _, path = str(error).partition(" - at `$")
         raise Invalid(path.rstrip("`").lstrip("."), message) from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise Invalid("", f"no JSON that can be read: {error}") from None
     if config.version != VERSION:
         raise Invalid("version", f"{config.version} is not {VERSION}: run controller and data plane of one release")
     _check(config)
@@ -190,7 +193,7 @@ def inflate(body: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as stream:
             data = stream.read(MAX_CONFIG + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise Invalid("", f"not gzip: {error}") from None
     if len(data) > MAX_CONFIG:
         raise Invalid("", f"larger than {MAX_CONFIG} bytes")
