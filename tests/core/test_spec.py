@@ -68,6 +68,10 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ({"outputs": [output(http={"url": "https://a..b/"})]}, "spec.outputs[0].http.url"),
         ({"outputs": [output(http={"url": f"https://{'a' * 64}.example/"})]}, "spec.outputs[0].http.url"),
         ({"outputs": [output(http={"url": "https://siem/", "proxy": "http://xn--a:1"})]}, "spec.outputs[0].http.proxy"),
+        (
+            {"outputs": [output(http={"url": "https://siem/", "batchMaxWait": "61s"})]},
+            "spec.outputs[0].http.batchMaxWait",
+        ),
         ({"outputs": [output(stdout={}, policy={"rules": []})]}, "spec.outputs[0].policy.rules"),
         ({"webhook": {"replicas": 0}}, "spec.webhook.replicas"),
         ({"webhook": {"storage": {"size": "ten"}}}, "spec.webhook.storage.size"),

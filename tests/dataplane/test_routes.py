@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput, Throttle
@@ -266,6 +267,39 @@ async def test_a_batch_has_at_most_so_many_events(setting: Setting, destination:
         await until(lambda: len(destination.events) == 100)
     assert ids(destination.events) == ids(events)
     assert len(destination.requests) == 3
+
+
+async def test_a_batch_waits_for_more_events_until_it_is_full_or_old(
+    setting: Setting, destination: Destination
+) -> None:
+    """What comes one by one goes together: as soon as a batch is full, or has waited for so long."""
+    output = HttpOutput(destination.url, "json-array", batch_max_wait=60.0)
+    events = [event() for _ in range(12)]
+    async with setting.running(setting.config(setting.route(output=output, max_events=5))) as plane:
+        for found in events:
+            assert await plane.post([found]) == 200
+        await until(lambda: len(destination.events) == 10)
+        assert len(destination.requests) == 2
+        await until(lambda: plane_is(plane, [10, 0, 2, 0]))
+        output = msgspec.structs.replace(output, batch_max_wait=0.01)
+        setting.write(setting.config(setting.route(output=output, max_events=5)))
+        await until(lambda: len(destination.events) == 12)
+    assert ids(destination.events) == ids(events)
+
+
+async def test_what_failed_does_not_wait_once_more(setting: Setting, destination: Destination) -> None:
+    """Of a full batch one event arrives: those that are left are no full one, but old enough."""
+
+    async def answer(events: list[dict[str, Any]]) -> web.Response | None:
+        return web.Response(status={3: 400, 2: 503}[len(events)]) if len(events) > 1 else None
+
+    destination.answer = answer
+    output = HttpOutput(destination.url, batch_max_wait=60.0)
+    async with setting.running(setting.config(setting.route(output=output, max_events=3))) as plane:
+        assert await plane.post([event() for _ in range(3)]) == 200
+        await until(lambda: len(destination.events) == 1 and len(destination.requests) > 4)
+        destination.answer = None
+        await until(lambda: len(destination.events) == 3)
 
 
 async def test_a_restart_goes_on_from_the_cursor_and_counters_survive(

@@ -98,7 +98,8 @@ class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
 
     Where `address` is given (`host:port`) that is connected to, with no DNS, and the host of the URL is the TLS name
     unless `server_name` is another. `ca` is PEM text or None for the system's; certificates, tokens and passwords are
-    files, read at each use. `timeout` is in seconds, for a whole request; `proxy` is `http://host:port`; `headers` are
+    files, read at each use. `timeout` is in seconds, for a whole request, and so is `batch_max_wait`, how long a batch
+    that is not full waits for more events; `proxy` is `http://host:port`; `headers` are
     pairs of name and value, nothing secret.
     """
 
@@ -115,6 +116,7 @@ class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
     headers: tuple[tuple[str, str], ...] = ()
     compression: HttpCompression = "none"
     timeout: float = 30.0
+    batch_max_wait: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Throttle(_Value, frozen=True):
@@ -144,6 +146,11 @@ class Route(_Value, frozen=True):
         """Events that a batch may have: `max_events`, or else as many as suit the output. What goes to a server is one
         request; a file takes at once what there is."""
         return self.max_events or (400 if isinstance(self.output, HttpOutput) else 10000)
+
+    @property
+    def batch_wait(self) -> float:
+        """Seconds that a batch which is not full waits for more events."""
+        return (isinstance(self.output, HttpOutput) and self.output.batch_max_wait) or 0.0
 
 
 class Config(_Value, frozen=True):

@@ -160,7 +160,7 @@ class Route:
         feed = self._feed()
         while not self._stopping:
             try:
-                batch = await feed.take()
+                batch = await feed.take(0.0 if self._failures else self.config.batch_wait)
                 await self._deliver(batch)
                 continue
             except Retryable as error:
