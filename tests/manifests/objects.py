@@ -219,6 +219,7 @@ BAD_PIPELINES = [
     Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b\r\nX-B: c"}], "headers[0].value in body should match"),
     Bad(f"{HTTP}.headers", [{"name": "AUTHORIZATION", "value": "b"}], "is a credential, which belongs into a Secret"),
     Bad(f"{HTTP}.headers", [{"name": "Content-Type", "value": "b"}], "is set by the output itself"),
+    Bad(f"{HTTP}.headers", [{"name": "Idempotency-Key", "value": "b"}], "is set by the output itself"),
     Bad(f"{HTTP}.headers", [{"name": "host", "value": "b"}], "leave it out"),
     Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b"}] * 17, "must have at most 16 items"),
     Bad(f"{HTTP}.proxy", "https://proxy.example", "proxy in body should match"),

@@ -23,7 +23,7 @@ OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls)")
 # What HTTP and the output itself decide, and what would be a credential.
 OWN_HEADERS = re.compile(
     r"(?i)(authorization|cookie|host|content-.*|proxy-.*|transfer-encoding|connection|keep-alive|te|trailer|upgrade|"
-    r"expect|accept-encoding)"
+    r"expect|accept-encoding|idempotency-key)"
 )
 LEAST_FILE = 2**20
 """Below this a file would rotate with every batch."""
