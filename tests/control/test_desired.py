@@ -150,6 +150,16 @@ def test_every_field_of_a_destination_reaches_the_data_plane() -> None:
     assert basic.headers == (("X-Scope-OrgID", "audit"),)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("1500ms", 1.5), ("0s", None)])
+def test_a_batchs_wait_reaches_the_data_plane(text: str, seconds: float | None) -> None:
+    """Where there is none, the configuration is that of before the field."""
+    http = {"url": "https://siem.example", "batchMaxWait": text}
+    pipeline = bodies.parsed(bodies.pipeline(outputs=[{"name": "siem", "http": http}]))
+    siem = desired.receiver_config(pipeline).routes[0].output
+    assert isinstance(siem, config.HttpOutput)
+    assert siem.batch_max_wait == seconds
+
+
 def test_an_inline_ca_bundle_is_handed_over_as_text() -> None:
     """Base64 in the object, as wherever Kubernetes has a caBundle."""
     bundle = authority(datetime(2026, 1, 1, tzinfo=UTC)).certificate

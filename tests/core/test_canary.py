@@ -52,12 +52,20 @@ def test_a_canary_is_seen_among_other_events() -> None:
         {"requestURI": 7},
         {"requestReceivedTimestamp": "yesterday"},
         {"requestReceivedTimestamp": None},
+        {"requestReceivedTimestamp": "0001-01-01T00:00:00"},
     ],
 )
 def test_what_only_looks_like_one_is_none(changed: dict[str, Any]) -> None:
     """Another user's, another stage's, or one that cannot be read."""
     assert list(sightings(body(event(**changed)), OPERATOR)) == []
     assert list(sightings(body(event(**changed)) + b"}", OPERATOR)) == []
+
+
+@pytest.mark.parametrize("name", [b'"\xff"', b"[" * 100_000], ids=["utf8", "depth"])
+def test_a_body_that_is_no_json_throughout_has_none(name: bytes) -> None:
+    """An error here would be answered with 500, and the body come again and again."""
+    sent = body(event(user={"username": "x"})).replace(b'"x"', name)
+    assert list(sightings(sent, "")) == []
 
 
 @pytest.mark.parametrize("omitted", [(), ("RequestReceived", "ResponseStarted", "ResponseComplete")])

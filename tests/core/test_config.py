@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from auditpipeline.core import config as contract
+from auditpipeline.core import report
 from auditpipeline.core.config import Config, FileOutput, HttpOutput, Listen, Route, Spool, Tls
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, Rule
@@ -56,6 +57,15 @@ def test_a_bad_configuration_names_the_field(change: dict[str, object], message:
         contract.decode(msgspec.json.encode(fields))
 
 
+@pytest.mark.parametrize("body", [b'{"plane":"receiver","name":"\xff"}', b'{"later":' * 100_000], ids=["utf8", "depth"])
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    """Whatever the decoder raises for it; the report's too, which comes over the network."""
+    with pytest.raises(Invalid, match="no JSON"):
+        contract.decode(body)
+    with pytest.raises(msgspec.DecodeError):
+        report.decode(body)
+
+
 def test_routes_with_one_name_are_refused() -> None:
     """A route's cursor goes by its name."""
     doubled = msgspec.structs.replace(CONFIG, routes=(CONFIG.routes[0], CONFIG.routes[0]))
@@ -69,6 +79,8 @@ def test_a_large_configuration_may_be_gzipped_and_is_bounded(monkeypatch: pytest
     assert contract.inflate(gzip.compress(body)) == body
     with pytest.raises(Invalid, match="not gzip"):
         contract.inflate(b"plain")
+    with pytest.raises(Invalid, match="not gzip"):
+        contract.inflate(gzip.compress(b"")[:10] + b"\xff" * 9)
     monkeypatch.setattr(contract, "MAX_CONFIG", 10)
     with pytest.raises(Invalid, match="larger than"):
         contract.inflate(gzip.compress(body))

@@ -62,6 +62,16 @@ def test_defaults_are_those_of_the_documentation() -> None:
         ({"outputs": [output(file={"path": "/var/log/a/b", "maxSize": "big"})]}, "spec.outputs[0].file.maxSize"),
         ({"outputs": [output(http={"url": "ftp://x"})]}, "spec.outputs[0].http.url"),
         ({"outputs": [output(http={"url": "https://u:p@x/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://xn--a/in"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://a\\b/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://\u200b/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://a..b/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": f"https://{'a' * 64}.example/"})]}, "spec.outputs[0].http.url"),
+        ({"outputs": [output(http={"url": "https://siem/", "proxy": "http://xn--a:1"})]}, "spec.outputs[0].http.proxy"),
+        (
+            {"outputs": [output(http={"url": "https://siem/", "batchMaxWait": "61s"})]},
+            "spec.outputs[0].http.batchMaxWait",
+        ),
         ({"outputs": [output(stdout={}, policy={"rules": []})]}, "spec.outputs[0].policy.rules"),
         ({"webhook": {"replicas": 0}}, "spec.webhook.replicas"),
         ({"webhook": {"storage": {"size": "ten"}}}, "spec.webhook.storage.size"),
@@ -81,6 +91,15 @@ def test_a_bad_pipeline_names_the_field(changes: dict[str, Any], path: str) -> N
     with pytest.raises(Invalid) as caught:
         parse_pipeline(pipeline(**changes))
     assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://siem/", "https://ü.example:8443/in", "https://xn--tda.example.", "https://a_b/", "https://[::1]:9/"],
+)
+def test_a_url_whose_host_can_be_looked_up_is_taken(url: str) -> None:
+    """Names of every script, underscores (which resolvers take), a dot at the end, addresses."""
+    assert parse_pipeline(pipeline(outputs=[output(http={"url": url})]))
 
 
 def test_a_credential_in_a_url_is_refused_and_not_repeated() -> None:

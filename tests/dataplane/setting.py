@@ -165,7 +165,7 @@ class Running:
     async def post(self, events: Iterable[Any] | bytes) -> int:
         """Posts events, or a body as it is; the status."""
         body = events if isinstance(events, bytes) else event_list(events)
-        async with self.session.post(self.audit, data=body, ssl=self.context) as response:
+        async with self.session.post(self.audit, data=io.BytesIO(body), ssl=self.context) as response:
             await response.read()
             return response.status
 

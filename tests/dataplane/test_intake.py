@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import os
@@ -16,7 +17,18 @@ import pytest
 from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.policy import GroupResources, Policy, Rule
 from tests.dataplane.pki import Authority
-from tests.dataplane.setting import DATA, Destination, Setting, event, event_list, ids, lines_in, real_events, until
+from tests.dataplane.setting import (
+    DATA,
+    Destination,
+    Running,
+    Setting,
+    event,
+    event_list,
+    ids,
+    lines_in,
+    real_events,
+    until,
+)
 
 
 async def test_what_kube_apiserver_posted_arrives_byte_for_byte(setting: Setting) -> None:
@@ -103,17 +115,64 @@ async def test_what_cannot_be_read_is_kept_and_answered_200(
     found.close()
 
 
+async def zipped(plane: Running, body: bytes) -> int:
+    """Posts a body that says that it is gzip; the status."""
+    headers = {"Content-Encoding": "gzip"}
+    async with plane.session.post(plane.audit, data=body, headers=headers, ssl=plane.context) as response:
+        return response.status
+
+
 async def test_a_compressed_body_is_bounded_by_what_it_becomes(setting: Setting) -> None:
     """A few kilobytes of gzip must not become gigabytes of memory; a torn stream is a dead letter."""
     async with setting.running(setting.config(max_body=2**20)) as plane:
         good = gzip.compress(event_list([event()]))
         cases = ((good, 200), (gzip.compress(bytes(2**24)), 413), (good[:-9], 200), (b"no gzip", 200))
         for body, status in cases:
-            headers = {"Content-Encoding": "gzip"}
-            async with plane.session.post(plane.audit, data=body, headers=headers, ssl=plane.context) as response:
-                assert response.status == status
+            assert await zipped(plane, body) == status
         report = await plane.report()
         assert (report.events.received, report.dead_letters) == (1, 2)
+
+
+async def test_a_gzip_of_two_members_is_one_body(setting: Setting) -> None:
+    """RFC 1952 lets them follow each other, cut wherever the sender likes; zeros may follow the last one."""
+    events = [event() for _ in range(4)]
+    first, second = event_list(events[:2]), event_list(events[2:])
+    bodies = (
+        gzip.compress(first[:90]) + gzip.compress(b"") + gzip.compress(first[90:]),
+        gzip.compress(second[:5]) + gzip.compress(second[5:]) + bytes(512),
+    )
+    async with setting.running(setting.config()) as plane:
+        for body in bodies:
+            assert await zipped(plane, body) == 200
+        await until(lambda: setting.file.exists() and len(lines_in(setting.file)) == 4)
+        assert ids(lines_in(setting.file)) == ids(events)
+        assert (await plane.report()).dead_letters == 0
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        (gzip.compress(event_list([event()])), "JSON"),
+        (b"no member", "no gzip"),
+        (bytes(9) + b"\x1f", "no gzip"),
+        (gzip.compress(b" " * 500)[:-9], "torn"),
+        (gzip.compress(b"") * 1000, "members"),
+    ],
+    ids=["a second list", "no gzip", "behind zeros", "torn", "members without end"],
+)
+async def test_nothing_behind_the_first_member_is_lost(setting: Setting, rest: bytes, reason: str) -> None:
+    """What cannot be read with it is a dead letter, as a whole."""
+    async with setting.running(setting.config()) as plane:
+        assert await zipped(plane, gzip.compress(event_list([event()])) + rest) == 200
+        assert (await plane.report()).dead_letters == 1
+    with contextlib.closing(sqlite3.connect(setting.spool)) as found:
+        assert reason in found.execute("SELECT reason FROM dead").fetchone()[0]
+
+
+async def test_members_together_are_bounded(setting: Setting) -> None:
+    """Each fits, all do not."""
+    async with setting.running(setting.config(max_body=2**20)) as plane:
+        assert await zipped(plane, gzip.compress(bytes(2**19)) * 3) == 413
 
 
 async def test_too_large_is_refused_before_it_is_read(setting: Setting) -> None:

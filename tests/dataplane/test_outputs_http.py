@@ -81,6 +81,24 @@ async def test_each_format_is_json_of_that_shape(destination: Destination, form:
         assert form == "json-array" or (found["kind"], found["apiVersion"]) == ("EventList", "audit.k8s.io/v1")
 
 
+async def test_the_same_events_have_the_same_idempotency_key(destination: Destination) -> None:
+    """So that a server can tell a request that it has had, compressed or not. An AuditSink's Service gets none, as from
+    kube-apiserver."""
+    for config, lines in (
+        (HttpOutput(destination.url), LINES),
+        (HttpOutput(destination.url, compression="gzip"), list(LINES)),
+        (HttpOutput(destination.url), LINES[:2]),
+        (HttpOutput(destination.url, address=f"127.0.0.1:{destination.port}"), LINES),
+    ):
+        async with opened(config) as output:
+            await output.deliver(lines)
+    first, again, other, sink = (request.headers.get("Idempotency-Key") for request in destination.requests)
+    assert first == again != other
+    assert first is not None
+    assert len(first) == 34
+    assert sink is None
+
+
 async def test_a_compressed_body_is_a_fraction(tmp_path: Path) -> None:
     """What goes over the wire is gzip of a whole body."""
     taken: list[bytes] = []

@@ -13,6 +13,7 @@ import pytest
 from auditpipeline.core import config as contract
 from auditpipeline.core.config import FileOutput, HttpOutput
 from auditpipeline.core.policy import Policy, Rule
+from auditpipeline.dataplane import outputs
 from tests.dataplane.pki import Authority
 from tests.dataplane.setting import Destination, Running, Setting, event, ids, lines_in, until
 
@@ -70,13 +71,59 @@ async def test_a_changed_output_goes_on_from_the_cursor(setting: Setting, destin
         assert plane.plane._routes["archive"] is untouched
 
 
-@pytest.mark.parametrize("kind", ["no JSON", "unknown level", "another address"])
+async def failing(plane: Running, name: str) -> str:
+    """What the route says of its failing, or ""."""
+    (report,) = [found for found in (await plane.report()).outputs if found.name == name]
+    return report.last_error if report.state == "Failing" else ""
+
+
+@pytest.mark.parametrize("url", ["https://xn--a/in", "https://a\\b/", "https://\u200b/", "http://a..b/"])
+async def test_one_url_that_cannot_be_used_fails_its_own_route_and_no_other(
+    setting: Setting, destination: Destination, url: str
+) -> None:
+    """It comes, is there at the next start, and is mended: what waited for it arrives."""
+    config = setting.config(setting.route(), setting.route("bad", HttpOutput(url)))
+    first, second = event(), event()
+    async with setting.running(setting.config()) as plane:
+        await plane.in_force(setting.write(config))
+        assert await plane.post([first]) == 200
+        assert await until(lambda: failing(plane, "bad"))
+        await until(lambda: len(lines_in(setting.file)) == 1)
+    async with setting.running() as plane:
+        assert await plane.post([second]) == 200
+        assert await until(lambda: failing(plane, "bad"))
+        await until(lambda: len(lines_in(setting.file)) == 2)
+        setting.write(setting.config(setting.route(), setting.route("bad", HttpOutput(destination.url))))
+        await until(lambda: len(destination.events) == 2)
+    assert ids(destination.events) == ids([first, second])
+    assert not setting.log_lines("the route met a fault of its own")
+
+
+async def test_an_output_that_cannot_be_made_fails_its_own_route(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason is."""
+
+    def broken(_: object) -> outputs.Output:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outputs, "_made", broken)
+        async with setting.running(setting.config()) as plane:
+            assert await plane.post([event()]) == 200
+            assert "RuntimeError" in await until(lambda: failing(plane, "archive"))
+    async with setting.running():
+        await until(lambda: setting.file.exists() and lines_in(setting.file))
+
+
+@pytest.mark.parametrize("kind", ["no JSON", "not UTF-8", "unknown level", "another address"])
 async def test_a_bad_configuration_is_refused_and_the_old_one_stays(setting: Setting, kind: str) -> None:
     """One log line, configError in the report, events go on; the next good one is taken."""
     config = setting.config()
     listen = msgspec.structs.replace(config.listen, audit="127.0.0.1:1")
     bad = {
         "no JSON": b"{",
+        "not UTF-8": contract.encode(config).replace(b'"test"', b'"\xff"'),
         "unknown level": contract.encode(config).replace(b'"RequestResponse"', b'"Everything"'),
         "another address": contract.encode(msgspec.structs.replace(config, listen=listen)),
     }[kind]

@@ -8,10 +8,12 @@ import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput, Throttle
-from tests.dataplane.setting import Destination, Setting, event, ids, lines_in, until
+from auditpipeline.dataplane.route import Patience
+from tests.dataplane.setting import Destination, Running, Setting, event, ids, lines_in, until
 
 Answer = Callable[[list[dict[str, Any]]], Coroutine[Any, Any, web.Response | None]]
 
@@ -136,6 +138,59 @@ async def test_a_refused_event_waits_for_an_accepted_one(setting: Setting, desti
         await until(buried)
 
 
+async def plane_is(plane: Running, figures: list[int]) -> bool:
+    """Whether these are the delivered, dropped and pending events of the one output, and the dead letters."""
+    report = await plane.report()
+    (output,) = report.outputs
+    return [output.delivered, output.dropped, output.pending, report.dead_letters] == figures
+
+
+async def test_a_large_event_that_is_refused_is_buried_where_later_ones_are_taken(
+    setting: Setting, destination: Destination
+) -> None:
+    """It fills a batch by itself, so that no other one stands beside it."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 400)
+    large = event(bad=True, level="RequestResponse", requestObject={"x": "y" * 2**21})
+    good = [event() for _ in range(30)]
+    async with setting.running(setting.config(setting.route(output=HttpOutput(destination.url)))) as plane:
+        assert await plane.post([large]) == 200
+        assert await plane.post(good) == 200
+        await until(lambda: plane_is(plane, [30, 1, 0, 1]))
+        assert set(ids(destination.events)) == set(ids(good))
+        assert (await plane.report()).outputs[0].state == "Idle"
+    with contextlib.closing(sqlite3.connect(setting.spool)) as found:
+        assert "answered 400" in found.execute("SELECT reason FROM dead").fetchone()[0]
+
+
+async def test_full_batches_of_refused_events_are_buried_where_later_ones_are_taken(
+    setting: Setting, destination: Destination
+) -> None:
+    """Three batches of them, then good ones, others again, and at last a good one: each either arrives or is buried."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 422)
+    bad, good = ([event(bad=value) for _ in range(70)] for value in (True, False))
+    route = setting.route(output=HttpOutput(destination.url), max_events=20)
+    async with setting.running(setting.config(route)) as plane:
+        assert await plane.post([*bad[:60], *good[:30], *bad[60:], good[30]]) == 200
+        await until(lambda: plane_is(plane, [31, 70, 0, 70]))
+        assert set(ids(destination.events)) == set(ids(good[:31]))
+
+
+async def test_full_batches_wait_while_everything_is_refused(setting: Setting, destination: Destination) -> None:
+    """However much there is: each try looks a batch further and then begins again, and nothing is buried."""
+    destination.answer = refusing(lambda _: True, 400)
+    events = [event() for _ in range(20)]
+    async with setting.running(
+        setting.config(setting.route(output=HttpOutput(destination.url), max_events=5))
+    ) as plane:
+        assert await plane.post(events) == 200
+        last = events[-1]["auditID"].encode()
+        await until(lambda: sum(last in body for body in destination.bodies) > 10)
+        assert await plane_is(plane, [0, 0, 20, 0])
+        destination.answer = None
+        await until(lambda: plane_is(plane, [20, 0, 0, 0]))
+        assert set(ids(destination.events)) == set(ids(events))
+
+
 async def test_best_effort_gives_up_and_counts(setting: Setting, destination: Destination) -> None:
     """A few tries, then the batch is lost and said to be; later ones arrive when the server is back."""
     destination.answer = refusing(lambda _: True, 503)
@@ -151,6 +206,43 @@ async def test_best_effort_gives_up_and_counts(setting: Setting, destination: De
         destination.answer = None
         assert await plane.post([event()]) == 200
         await until(lambda: len(destination.events) == 1)
+
+
+async def test_best_effort_waits_between_batches_and_lets_nothing_pile_up(
+    setting: Setting, destination: Destination
+) -> None:
+    """The server asks for a second each time. Two batches have their tries; then what waited goes without one."""
+
+    async def busy(_: object) -> web.Response:
+        return web.Response(status=429, headers={"Retry-After": "1"})
+
+    destination.answer = busy
+    route = setting.route(output=HttpOutput(destination.url), delivery="BestEffort", max_events=1)
+    async with setting.running(setting.config(route), Patience(first=0.02, most=0.1, tries=2)) as plane:
+        assert await plane.post([event() for _ in range(200)]) == 200
+
+        async def dropped() -> bool:
+            return (await plane.report()).outputs[0].dropped == 200
+
+        await until(dropped)
+        assert len(destination.requests) == 4
+        assert (await plane.report()).outputs[0].state == "Failing"
+        destination.answer = None
+        found = event()
+        assert await plane.post([found]) == 200
+        await until(lambda: ids(destination.events) == ids([found]))
+
+
+async def test_best_effort_loses_only_the_batch_that_fails(setting: Setting, destination: Destination) -> None:
+    """A server that breaks at one event takes those behind it."""
+    destination.answer = refusing(lambda found: bool(found.get("bad")), 500)
+    events = [event(bad=number == 1) for number in range(6)]
+    route = setting.route(output=HttpOutput(destination.url), delivery="BestEffort", max_events=1)
+    async with setting.running(setting.config(route)) as plane:
+        assert await plane.post(events) == 200
+        await until(lambda: len(destination.events) == 5)
+        await until(lambda: plane_is(plane, [5, 1, 0, 0]))
+    assert len(destination.requests) == 5 + 4
 
 
 async def test_a_throttle_bounds_batches(setting: Setting, destination: Destination) -> None:
@@ -174,6 +266,39 @@ async def test_a_batch_has_at_most_so_many_events(setting: Setting, destination:
         await until(lambda: len(destination.events) == 100)
     assert ids(destination.events) == ids(events)
     assert len(destination.requests) == 3
+
+
+async def test_a_batch_waits_for_more_events_until_it_is_full_or_old(
+    setting: Setting, destination: Destination
+) -> None:
+    """What comes one by one goes together: as soon as a batch is full, or has waited for so long."""
+    output = HttpOutput(destination.url, "json-array", batch_max_wait=60.0)
+    events = [event() for _ in range(12)]
+    async with setting.running(setting.config(setting.route(output=output, max_events=5))) as plane:
+        for found in events:
+            assert await plane.post([found]) == 200
+        await until(lambda: len(destination.events) == 10)
+        assert len(destination.requests) == 2
+        await until(lambda: plane_is(plane, [10, 0, 2, 0]))
+        output = msgspec.structs.replace(output, batch_max_wait=0.01)
+        setting.write(setting.config(setting.route(output=output, max_events=5)))
+        await until(lambda: len(destination.events) == 12)
+    assert ids(destination.events) == ids(events)
+
+
+async def test_what_failed_does_not_wait_once_more(setting: Setting, destination: Destination) -> None:
+    """Of a full batch one event arrives: those that are left are no full one, but old enough."""
+
+    async def answer(events: list[dict[str, Any]]) -> web.Response | None:
+        return web.Response(status={3: 400, 2: 503}[len(events)]) if len(events) > 1 else None
+
+    destination.answer = answer
+    output = HttpOutput(destination.url, batch_max_wait=60.0)
+    async with setting.running(setting.config(setting.route(output=output, max_events=3))) as plane:
+        assert await plane.post([event() for _ in range(3)]) == 200
+        await until(lambda: len(destination.events) == 1 and len(destination.requests) > 4)
+        destination.answer = None
+        await until(lambda: len(destination.events) == 3)
 
 
 async def test_a_restart_goes_on_from_the_cursor_and_counters_survive(

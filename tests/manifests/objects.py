@@ -21,7 +21,13 @@ REMOVED = object()
 """The value of a change that takes a field away."""
 
 BUNDLE = base64.b64encode(authority(datetime(2026, 1, 1, tzinfo=UTC)).certificate.encode()).decode()
-HTTPS: Object = {"url": "https://siem.example", "format": "json-lines", "compression": "none", "timeout": "30s"}
+HTTPS: Object = {
+    "url": "https://siem.example",
+    "format": "json-lines",
+    "compression": "none",
+    "timeout": "30s",
+    "batchMaxWait": "0s",
+}
 FILE: Object = {"maxSize": "100Mi", "keep": 10, "compression": "none"}
 PIPELINE: Object = {
     "apiVersion": "auditpipeline.dev/v1alpha1",
@@ -70,6 +76,7 @@ PIPELINE: Object = {
                     "format": "event-list",
                     "compression": "gzip",
                     "timeout": "10s",
+                    "batchMaxWait": "500ms",
                     "headers": [{"name": "X-Scope-OrgID", "value": "team a"}],
                     "proxy": "http://proxy.example:3128",
                     "serverName": "collector.siem.example",
@@ -205,11 +212,14 @@ BAD_PIPELINES = [
     Bad(f"{HTTP}.compression", "zstd", 'supported values: "none", "gzip"'),
     Bad(f"{HTTP}.timeout", "31s", "is out of bounds: write 1s to 30s"),
     Bad(f"{HTTP}.timeout", "0.5s", "is out of bounds: write 1s to 30s"),
+    Bad(f"{HTTP}.batchMaxWait", "61s", "is out of bounds: write 0s to 60s"),
+    Bad(f"{HTTP}.batchMaxWait", "soon", "batchMaxWait in body should match"),
     Bad(f"{HTTP}.headers", [{"name": "X-A"}], "headers[0].value: Required value"),
     Bad(f"{HTTP}.headers", [{"name": "X A", "value": "b"}], "headers[0].name in body should match"),
     Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b\r\nX-B: c"}], "headers[0].value in body should match"),
     Bad(f"{HTTP}.headers", [{"name": "AUTHORIZATION", "value": "b"}], "is a credential, which belongs into a Secret"),
     Bad(f"{HTTP}.headers", [{"name": "Content-Type", "value": "b"}], "is set by the output itself"),
+    Bad(f"{HTTP}.headers", [{"name": "Idempotency-Key", "value": "b"}], "is set by the output itself"),
     Bad(f"{HTTP}.headers", [{"name": "host", "value": "b"}], "leave it out"),
     Bad(f"{HTTP}.headers", [{"name": "X-A", "value": "b"}] * 17, "must have at most 16 items"),
     Bad(f"{HTTP}.proxy", "https://proxy.example", "proxy in body should match"),

@@ -137,6 +137,7 @@ def _http(http: Http) -> config.HttpOutput:
         headers=tuple((header.name, header.value) for header in http.headers),
         compression=http.compression,
         timeout=parse_seconds(http.timeout, "timeout"),
+        batch_max_wait=parse_seconds(http.batch_max_wait, "batchMaxWait") or None,
     )
 
 

@@ -41,7 +41,7 @@ async def _recall(world: World) -> Kept:
     try:
         stored = await world.kube.get(CONFIG_MAPS, names.READINGS, world.settings.namespace) or {}
         return msgspec.json.decode((stored.get("data") or {}).get("readings.json", "{}"), type=Kept)
-    except (Forbidden, msgspec.DecodeError) as error:
+    except (Forbidden, msgspec.DecodeError, RecursionError) as error:
         log.warning("former readings of kube-apiserver are not known", error=str(error))
         return Kept()
 

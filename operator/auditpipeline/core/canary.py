@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -36,7 +36,10 @@ class Sighting(NamedTuple):
 class _Event(msgspec.Struct):
     request_uri: str = msgspec.field(default="", name="requestURI")
     stage: str = ""
-    received: datetime | None = msgspec.field(default=None, name="requestReceivedTimestamp")
+    # One without a zone says nothing, and some of them are no time at all.
+    received: Annotated[datetime, msgspec.Meta(tz=True)] | None = msgspec.field(
+        default=None, name="requestReceivedTimestamp"
+    )
     user: dict[str, msgspec.Raw] = {}
 
 
@@ -71,7 +74,7 @@ def sightings(body: bytes, user: str) -> Iterator[Sighting]:
         try:
             event = msgspec.json.decode(msgspec.json.encode(raw), type=_Event)
             name = msgspec.json.decode(event.user.get("username", b'""'), type=str)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         parts = event.request_uri.removeprefix(PATH).split("/")
         ours = event.request_uri.startswith(PATH) and len(parts) == 2 and user in ("", name)

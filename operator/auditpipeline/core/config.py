@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable
 from typing import Annotated, Literal
 
@@ -97,7 +98,8 @@ class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
 
     Where `address` is given (`host:port`) that is connected to, with no DNS, and the host of the URL is the TLS name
     unless `server_name` is another. `ca` is PEM text or None for the system's; certificates, tokens and passwords are
-    files, read at each use. `timeout` is in seconds, for a whole request; `proxy` is `http://host:port`; `headers` are
+    files, read at each use. `timeout` is in seconds, for a whole request, and so is `batch_max_wait`, how long a batch
+    that is not full waits for more events; `proxy` is `http://host:port`; `headers` are
     pairs of name and value, nothing secret.
     """
 
@@ -114,6 +116,7 @@ class HttpOutput(_Value, frozen=True, tag="http", tag_field="type"):
     headers: tuple[tuple[str, str], ...] = ()
     compression: HttpCompression = "none"
     timeout: float = 30.0
+    batch_max_wait: Annotated[float, msgspec.Meta(ge=0)] | None = None
 
 
 class Throttle(_Value, frozen=True):
@@ -150,6 +153,11 @@ class Route(_Value, frozen=True):
         takes at once costs one fsync."""
         return 2 * 2**20 if isinstance(self.output, HttpOutput) else 4 * 2**20
 
+    @property
+    def batch_wait(self) -> float:
+        """Seconds that a batch which is not full waits for more events."""
+        return (isinstance(self.output, HttpOutput) and self.output.batch_max_wait) or 0.0
+
 
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
@@ -185,6 +193,8 @@ def decode(body: bytes) -> Config:
     except msgspec.DecodeError as error:
         message, _, path = str(error).partition(" - at `$")
         raise Invalid(path.rstrip("`").lstrip("."), message) from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise Invalid("", f"no JSON that can be read: {error}") from None
     if config.version != VERSION:
         raise Invalid("version", f"{config.version} is not {VERSION}: run controller and data plane of one release")
     _check(config)
@@ -196,7 +206,7 @@ def inflate(body: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as stream:
             data = stream.read(MAX_CONFIG + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise Invalid("", f"not gzip: {error}") from None
     if len(data) > MAX_CONFIG:
         raise Invalid("", f"larger than {MAX_CONFIG} bytes")

@@ -23,13 +23,15 @@ OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls)")
 # What HTTP and the output itself decide, and what would be a credential.
 OWN_HEADERS = re.compile(
     r"(?i)(authorization|cookie|host|content-.*|proxy-.*|transfer-encoding|connection|keep-alive|te|trailer|upgrade|"
-    r"expect|accept-encoding)"
+    r"expect|accept-encoding|idempotency-key)"
 )
 LEAST_FILE = 2**20
 """Below this a file would rotate with every batch."""
 LEAST_AGE = 60.0
 MOST_TIMEOUT = 30.0
 """How long a route waits for an answer at most; Kubernetes' own webhooks have the same bound."""
+MOST_BATCH_WAIT = 60.0
+"""Whoever looks at the destination should see within a minute what happened."""
 Format = Literal["json-lines", "json-array", "event-list"]
 FileCompression = Literal["none", "gzip", "zstd"]
 HttpCompression = Literal["none", "gzip"]
@@ -85,6 +87,7 @@ class Http(_Value, frozen=True):
     format: Format = "json-lines"
     compression: HttpCompression = "none"
     timeout: str = "30s"
+    batch_max_wait: str = "0s"
     headers: Annotated[tuple[Header, ...], msgspec.Meta(max_length=16)] = ()
     proxy: Annotated[str, msgspec.Meta(max_length=2048, pattern=r"^http://[^/\s]+/?$")] | None = None
     bearer_token_secret_ref: SecretKey | None = None
@@ -138,6 +141,9 @@ def http_problems(http: Http, where: str) -> Iterator[Invalid]:
     yield from _proxy_problems(http.proxy, f"{where}.proxy")
     if not 1 <= parse_seconds(http.timeout, f"{where}.timeout") <= MOST_TIMEOUT:
         yield Invalid(f"{where}.timeout", f"{http.timeout!r} is out of bounds: write 1s to {MOST_TIMEOUT:g}s")
+    if parse_seconds(http.batch_max_wait, f"{where}.batchMaxWait") > MOST_BATCH_WAIT:
+        message = f"{http.batch_max_wait!r} is out of bounds: write 0s to {MOST_BATCH_WAIT:g}s"
+        yield Invalid(f"{where}.batchMaxWait", message)
     for index, header in enumerate(http.headers):
         if OWN_HEADERS.fullmatch(header.name):
             message = f"{header.name!r} is set by the output itself, or is a credential, which belongs into a Secret"
@@ -155,7 +161,22 @@ def url_problems(url: str, path: str) -> list[Invalid]:
         return [Invalid(path, "user information is not permitted in the URL")]
     if parts.fragment or parts.query:
         return [Invalid(path, "fragments and query parameters are not permitted in the URL")]
+    if not _is_reachable(url):
+        return [Invalid(path, "the host is no name that can be looked up: write a DNS name or an IP address")]
     return []
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether the parser of the http output takes the URL, and the resolver its host: both refuse names that urlsplit
+    does not."""
+    from yarl import URL
+
+    try:
+        found = URL(url)
+        (found.raw_host or "").encode("idna")
+        return bool(found.host and found.host_port_subcomponent)
+    except ValueError:
+        return False
 
 
 def _proxy_problems(proxy: str | None, where: str) -> list[Invalid]:

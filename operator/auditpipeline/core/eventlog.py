@@ -62,7 +62,7 @@ def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
     whole = first + b"".join(lines)
     try:
         yield msgspec.json.format(whole, indent=-1)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield from whole.splitlines()
 
 

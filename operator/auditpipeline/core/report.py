@@ -98,4 +98,7 @@ def encode(report: Report) -> bytes:
 
 def decode(body: bytes) -> Report:
     """The report in `body`; msgspec.DecodeError where it is none."""
-    return msgspec.json.decode(body, type=Report)
+    try:
+        return msgspec.json.decode(body, type=Report)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None

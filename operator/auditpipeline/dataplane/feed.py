@@ -9,8 +9,10 @@ narrowed again, line by line.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
@@ -66,15 +68,27 @@ class Feed:
         self._size = 0
         self._spoilt: list[tuple[int, Spoilt]] = []
 
-    async def take(self) -> Batch:
-        """The next batch, of at most `batch_events` and about `batch_bytes`; waits while there is nothing to read."""
+    async def take(self, wait: float = 0.0) -> Batch:
+        """The next batch, of at most `batch_events` and about `batch_bytes`; waits while there is nothing to read, and
+        then at most `wait` seconds for what fills it."""
         if not self._waiting:
             await self._spool.wait(self.position)
-        enough = self._waiting >= self._most or self._size >= self._enough
-        if not enough and self.position < self._spool.end:
+        await self._read()
+        if wait and self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    while not self._is_full():
+                        await self._spool.wait(self.position)
+                        await self._read()
+        return self._batch()
+
+    def _is_full(self) -> bool:
+        return self._waiting >= self._most or self._size >= self._enough
+
+    async def _read(self) -> None:
+        if not self._is_full() and self.position < self._spool.end:
             for chunk in await self._spool.read(self.position, self._enough):
                 self._hold(chunk)
-        return self._batch()
 
     def _hold(self, chunk: Chunk) -> None:
         start, end = max(self.position, chunk.first), chunk.first + chunk.events

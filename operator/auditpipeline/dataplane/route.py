@@ -6,12 +6,16 @@
 
 1. The cursor moves only past what arrived, is a dead letter, or was counted as lost; after a failure everything behind
    the cursor is read again. So each event arrives at least once.
-2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times, then the
-   batch is lost and counted.
+2. A Guaranteed output is tried for ever, with exponential backoff. A BestEffort output is tried a few times for each
+   batch, then that is lost and counted. Where the batch behind it is lost too, so is what was there at the failure
+   before: the backoff goes on, and an output that is down must not fill the spool meanwhile.
 3. A route waits only for its own output: routes share nothing but the spool.
-4. An event becomes a dead letter when it is refused alone **after** another one of its batch was accepted. Where all
-   are refused, that is held to be a wrong URL or format, or a server gone mad: the route tries again, with what has
-   come meanwhile.
+4. An event becomes a dead letter when it is refused alone **after** another one was accepted: one of its batch, or,
+   where all of that are refused, one behind it (which comes again in its turn). Where nothing is accepted, that is held
+   to be a wrong URL or format, or a server gone mad: the route tries again, with what has come meanwhile.
+
+       refused: cursor [x x x] | [x x x] | [x x x] | [x o ...      each try looks one batch further, then from the
+                        batch     try 1     try 2     try 3         front again; at `o` the first batch is buried
 5. An event that is too large by itself is delivered without its bodies, and says so; only where that is refused too,
    4 holds.
 """
@@ -105,6 +109,9 @@ class Route:
         self._patience = patience or Patience()
         self._bucket = Bucket(config.throttle)
         self._cursor = Cursor(0, 0, 0.0)
+        self._ahead = 0
+        self._waited = 0
+        self._tries = 0
         self._failures = 0
         self._error = ""
         self._error_at = 0.0
@@ -153,7 +160,7 @@ class Route:
         feed = self._feed()
         while not self._stopping:
             try:
-                batch = await feed.take()
+                batch = await feed.take(0.0 if self._failures else self.config.batch_wait)
                 await self._deliver(batch)
                 continue
             except Retryable as error:
@@ -174,7 +181,7 @@ class Route:
         try:
             if batch.lines:
                 await self._judge(batch.lines, progress)
-                await self._confirm(progress)
+                await self._confirm(progress, batch.end)
             await self._settle(batch, progress, batch.end)
         except Retryable as error:
             await self._give_up(batch, progress, error)
@@ -219,28 +226,66 @@ class Route:
         self.counts.batches += 1
         self.counts.bytes += as_lines(lines).size
 
-    async def _confirm(self, progress: Progress) -> None:
-        """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted."""
-        if not progress.accepted:
+    async def _confirm(self, progress: Progress, end: int) -> None:
+        """Makes sure that what is refused is refused for its own sake; Retryable where nothing at all was accepted, nor
+        is behind the batch's `end`."""
+        if not progress.accepted and not await self._takes_later(end):
             reason = progress.refused[-1][1]
             raise Retryable(f"every event of a batch is refused ({reason}): check the output's url and format")
         again, progress.refused = progress.refused[: progress.unsure], progress.refused[progress.unsure :]
         for line, _ in again:
             await self._judge([line], progress)
         progress.unsure = 0
+        self._recovered()
+
+    async def _takes_later(self, end: int) -> bool:
+        """Whether the output takes an event of the one batch that this try looks at: the first behind `end`, or the one
+        behind that of the last try. Where it does, the next try looks there first."""
+        start = self._ahead if end < self._ahead < self._spool.end else end
+        feed = Feed(self.config, self._spool, start, self._redact)
+        while start < self._spool.end:
+            batch = await feed.take()
+            if batch.lines:
+                taken = await self._takes_any(batch.lines)
+                self._ahead = start if taken else batch.end
+                return taken
+            start = batch.end
+        self._ahead = 0
+        return False
+
+    async def _takes_any(self, lines: Sequence[bytes]) -> bool:
+        """Sends the lines, in halves where they are refused together, until some are accepted."""
+        try:
+            await self._send(lines)
+        except Permanent as error:
+            if len(lines) > 1:
+                middle = len(lines) // 2
+                return await self._takes_any(lines[:middle]) or await self._takes_any(lines[middle:])
+            found = Progress()
+            await self._fit(lines[0], error, found)
+            return bool(found.accepted)
+        return True
 
     async def _give_up(self, batch: Batch, progress: Progress, error: Retryable) -> None:
-        """Moves past what arrived before the failure; past all of it where a BestEffort output has had its tries."""
-        if self.config.delivery == "BestEffort" and self._failures + 1 >= self._patience.tries:
-            self._failed(str(error), None)
+        """Moves past what arrived before the failure, past all of it where a BestEffort output has had its tries.
+        Raises the error: there is something to wait for in either case."""
+        self._tries += 1
+        if self.config.delivery == "BestEffort" and self._tries >= self._patience.tries:
             lost = len(batch.lines) - progress.judged
             if not progress.accepted or progress.unsure:
                 lost, progress = len(batch.lines), Progress()
             await self._settle(batch, progress, batch.end, lost)
-            return
-        if progress.accepted and not progress.unsure:
+            if self._failures >= self._patience.tries:
+                await self._lose(self._waited)
+        elif progress.accepted and not progress.unsure:
             await self._settle(batch, progress, batch.ends[progress.judged - 1])
         raise error
+
+    async def _lose(self, end: int) -> None:
+        """Moves past the batches before `end` without another try."""
+        feed = self._feed()
+        while self._cursor.next < end and (batch := await feed.take()).end <= end:
+            await self._settle(batch, Progress(), batch.end, len(batch.lines))
 
     async def _settle(self, batch: Batch, progress: Progress, position: int, lost: int = 0) -> None:
         """Moves the cursor. A full disk is waited for: going back would deliver again what has arrived."""
@@ -254,6 +299,7 @@ class Route:
         else:
             await self._advance(position, progress.accepted, dead, losses)
         self._cursor = self._cursor._replace(next=position)
+        self._tries = 0
         if progress.accepted and not lost:
             self._recovered()
 
@@ -272,6 +318,7 @@ class Route:
         if not self._failures:
             self._log.warning("the output fails", error=message)
         self._failures += 1
+        self._waited = self._spool.end
         self.counts.retries += 1
         self._note(message)
         backoff = min(self._patience.most, self._patience.first * 2 ** min(self._failures - 1, 20))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput
+from auditpipeline.core.errors import Retryable
 
 
 class Output(Protocol):
@@ -35,8 +36,31 @@ class Output(Protocol):
         """Frees what is open."""
 
 
+class Unmade:
+    """Stands for an output that cannot be made: every delivery fails, its own route says so, and the events wait for a
+    configuration that mends it."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def deliver(self, lines: Sequence[bytes]) -> None:
+        """Raises Retryable."""
+        raise Retryable(f"the output cannot be made ({self._reason}): check its configuration")
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
 def make(config: StdoutOutput | FileOutput | HttpOutput) -> Output:
-    """The output that the configuration names; nothing is opened before the first delivery."""
+    """The output that the configuration names; nothing is opened before the first delivery, and nothing is raised: one
+    output must not be able to end the process of them all."""
+    try:
+        return _made(config)
+    except Exception as error:
+        return Unmade(type(error).__name__)
+
+
+def _made(config: StdoutOutput | FileOutput | HttpOutput) -> Output:
     from auditpipeline.dataplane.outputs.file import File
     from auditpipeline.dataplane.outputs.http import Http
     from auditpipeline.dataplane.outputs.stdout import Stdout
