@@ -9,7 +9,7 @@ Promises:
    makes it lose as many as give room for new ones;
    When the disk is full, `<spool>.reserve` (8 MiB) is given back so that cursors have room to move in; events are
    refused until the disk has room for the reserve again. Pages that fall free are given back to the disk;
-4. a damaged file never stops the process (`salvage`);
+4. a damaged file never stops the process, and what can be read of it is never given up for want of room (`salvage`);
 5. what was just appended is read from memory (`recent`), and only after it is on disk;
 6. a cursor that only moves (`move`) is on disk 50 ms later at most, with the next commit if there is one sooner. A
    crash in between delivers again what these moves passed: at least once, as ever.
@@ -318,7 +318,8 @@ class Spool:
 async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -> Spool:
     """Opens the spool, makes it where it is not there, saves what can be saved where it is damaged.
 
-    Raises AuditPipelineError where another process has it open, or the folder cannot be used.
+    Raises AuditPipelineError where another process has it open, or the folder cannot be used; Retryable where a damaged
+    one cannot be saved yet, for want of room.
     """
     path = Path(config.path)
     reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)

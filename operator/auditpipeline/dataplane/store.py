@@ -109,18 +109,26 @@ class Chunk(NamedTuple):
     lines: Sequence[bytes] | None
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there."""
+def connect(path: Path, scratch: bool = False) -> sqlite3.Connection:
+    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there. A
+    `scratch` file is one that is thrown away unless it is finished: no journal on disk, nothing synced."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     # Of no effect on a file that is there. A row of 400 events is some 200 kB, so that larger pages are fewer.
     connection.execute("PRAGMA page_size = 8192")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_mode = {'MEMORY' if scratch else 'WAL'}")
+    connection.execute(f"PRAGMA synchronous = {'OFF' if scratch else 'FULL'}")
     # Some builds overwrite with zeros whatever is deleted: every event would be written twice.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+    return connection
+
+
+def make(path: Path) -> sqlite3.Connection:
+    """A connection to an empty spool in a new `scratch` file."""
+    connection = connect(path, scratch=True)
+    connection.executescript(_SCHEMA)
     return connection
 
 
