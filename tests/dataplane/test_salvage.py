@@ -18,7 +18,7 @@ from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane import salvage, store
 from auditpipeline.dataplane.run import run
 from auditpipeline.dataplane.store import Store
-from tests.dataplane.setting import Setting, event, until
+from tests.dataplane.setting import Setting, event, lines_in, until
 from tests.dataplane.test_spool import PAGE, lines_from, opened
 from tests.reliability.namespace import small_disk
 
@@ -94,6 +94,25 @@ async def test_a_damaged_spool_that_lies_alone_is_taken_back(tmp_path: Path) -> 
     damaged(path)
     path.rename(f"{path}.damaged-20261124T015604.000000Z")
     await conserved(path)
+
+
+async def test_what_is_missing_at_the_end_is_waited_for_by_nobody(setting: Setting) -> None:
+    """The file was cut short: the newest events are gone and counted, the route moves past them, and rests."""
+    damaged(setting.spool)
+    with setting.spool.open("r+b") as file:
+        file.truncate(setting.spool.stat().st_size * 6 // 10 // PAGE * PAGE)
+    async with setting.running(setting.config(setting.route("out"))) as plane:
+
+        async def all_passed() -> bool:
+            output = (await plane.report()).outputs[0]
+            return output.pending == 0 and output.state == "Idle"
+
+        await until(all_passed)
+        report = await plane.report()
+        assert 0 < report.events.delivered < ROWS * EVENTS == report.events.delivered + report.events.dropped
+        later = event()
+        assert await plane.post([later]) == 200
+        await until(lambda: lines_in(setting.file)[-1]["auditID"] == later["auditID"])
 
 
 def test_a_disk_without_room_for_a_salvage_loses_nothing(tmp_path: Path) -> None:

@@ -72,9 +72,16 @@ class Feed:
             await self._spool.wait(self.position)
         enough = self._waiting >= self._most or self._size >= BATCH_BYTES
         if not enough and self.position < self._spool.end:
-            for chunk in await self._spool.read(self.position, BATCH_BYTES):
-                self._hold(chunk)
+            await self._read(self._spool.end)
         return self._batch()
+
+    async def _read(self, end: int) -> None:
+        """Takes in rows. Where there is none before `end`, what had these numbers is gone, and counted (`store`)."""
+        chunks = await self._spool.read(self.position, BATCH_BYTES)
+        for chunk in chunks:
+            self._hold(chunk)
+        if not chunks:
+            self.position = end
 
     def _hold(self, chunk: Chunk) -> None:
         start, end = max(self.position, chunk.first), chunk.first + chunk.events
