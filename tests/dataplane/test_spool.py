@@ -77,7 +77,9 @@ class SpoolAgainstAList(RuleBasedStateMachine):
     @rule(outputs=st.sets(st.sampled_from(OUTPUTS)))
     def use(self, outputs: set[str]) -> None:
         with self.store.transaction():
-            self.store.use(sorted(outputs))
+            gone = self.store.use(sorted(outputs))
+        assert gone == {name: len(self.events) - at for name, at in self.positions.items() if name not in outputs}
+        self.lost += sum(gone.values())
         self.positions = {name: self.positions.get(name, len(self.events)) for name in outputs}
         self.delivered = {name: self.delivered.get(name, 0) for name in outputs}
         self.floors = {name: floor for name, floor in self.floors.items() if name in outputs}

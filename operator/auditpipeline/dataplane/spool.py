@@ -81,7 +81,7 @@ class Stopwatch:
 class Spool:
     """An open spool; made by `open_spool`. All methods belong to one event loop."""
 
-    def __init__(self, writer: Store, reader: sqlite3.Connection, lock: int, reserve: Reserve) -> None:
+    def __init__(self, writer: Store, reader: sqlite3.Connection, lock: int, reserve: Reserve, log: Log) -> None:
         self.end = writer.end
         self.size = writer.size
         self.cursors = dict(writer.cursors)
@@ -91,6 +91,7 @@ class Spool:
         self._reader = reader
         self._lock = lock
         self._reserve = reserve
+        self._log = log
         self._tight = not reserve.take()
         self._more_to_do = True
         self._recent = Recent(_RECENT)
@@ -145,14 +146,17 @@ class Spool:
         self._changes.put(_Move(output, position, delivered))
 
     async def use(self, outputs: Sequence[str]) -> dict[str, Cursor]:
-        """Makes these the outputs (`Store.use`) and returns their cursors."""
+        """Makes these the outputs (`Store.use`) and returns their cursors; what waited for others is lost, and said."""
 
-        def change(writer: Store) -> dict[str, Cursor]:
-            writer.use(outputs)
-            return dict(writer.cursors)
+        def change(writer: Store) -> tuple[dict[str, int], dict[str, Cursor]]:
+            return writer.use(outputs), dict(writer.cursors)
 
-        cursors: dict[str, Cursor] = await self._change(change)
-        return cursors
+        gone, cursors = await self._change(change)
+        for output, waiting in gone.items():
+            if waiting:
+                self._log.warning("an output is removed, and what waited for it is lost", output=output, events=waiting)
+        found: dict[str, Cursor] = cursors
+        return found
 
     async def limit(self, config: contract.Spool) -> None:
         """Sets the bounds of size and age, and what happens at the first."""
@@ -334,7 +338,7 @@ async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -
         return writer, reader, lock
 
     try:
-        return Spool(*await opening.run(opened), reserve)
+        return Spool(*await opening.run(opened), reserve, log)
     except asyncio.CancelledError:
         # A check cannot be broken off, but nobody waits for it any more.
         given_up.set()

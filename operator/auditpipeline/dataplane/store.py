@@ -246,12 +246,15 @@ class Store:
         for reason, events in (lost or {}).items():
             count_loss(self._db, output, reason, events)
 
-    def use(self, outputs: Sequence[str]) -> None:
-        """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor."""
-        for name in [name for name in self.cursors if name not in outputs]:
+    def use(self, outputs: Sequence[str]) -> dict[str, int]:
+        """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor.
+        How many events waited for each that is gone: they are lost by `removed`."""
+        gone = {name: self.end - cursor.next for name, cursor in self.cursors.items() if name not in outputs}
+        for name, waiting in gone.items():
             self._db.execute("DELETE FROM cursors WHERE output = ?", (name,))
             del self.cursors[name]
             self._dropped.pop(name, None)
+            count_loss(self._db, name, "removed", waiting)
             for reason, events in self._db.execute(
                 "DELETE FROM lost WHERE output = ? RETURNING reason, events", (name,)
             ):
@@ -260,6 +263,7 @@ class Store:
             if name not in self.cursors:
                 self.cursors[name] = Cursor(self.end, 0, 0.0)
                 self._db.execute("INSERT INTO cursors VALUES (?, ?, 0, 0)", (name, self.end))
+        return gone
 
     def drop_oldest(self, size: int) -> None:
         """Lets the oldest rows go, of at least `size` bytes; what outputs had not got is lost by `overflow`."""
