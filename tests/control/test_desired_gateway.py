@@ -69,6 +69,12 @@ def test_the_configuration_does_not_depend_on_the_order_of_the_sinks() -> None:
     assert gateway_config(routes, 2**30) == gateway_config(reversed(routes), 2**30)
 
 
+def test_no_sink_stops_another() -> None:
+    """The sinks of a gateway belong to users who do not know of each other, and they share its spool."""
+    spool = gateway_config((), 2**30).spool
+    assert (spool.isolate, spool.backpressure) == (True, "reject")
+
+
 def test_a_large_configuration_is_packed_and_read_back() -> None:
     """A Secret holds 1 MiB at most; the digest is that of the bytes before gzip."""
     body = b"x" * (GZIP_FROM + 1)

@@ -276,6 +276,38 @@ async def test_the_oldest_make_room_where_the_spool_says_so(tmp_path: Path) -> N
     await spool.close()
 
 
+async def test_who_is_far_behind_makes_room_for_the_others(tmp_path: Path) -> None:
+    """`isolate`: new events are taken as long as one output keeps up; only who does not loses any, and it is counted
+    for that one."""
+    spool = await opened(tmp_path / "spool.sqlite", 2**20, ("dead", "late", "quick"), isolate=True)
+    lines = [os.urandom(60_000).hex().encode() for _ in range(40)]
+    for number, line in enumerate(lines, 1):
+        await spool.append([line])
+        await spool.advance("quick", number, 1)
+        await spool.advance("late", max(0, number - 5), 1)
+    assert spool.size <= 2**20
+    floor = spool.cursors["dead"].next
+    assert 20 < floor < 35
+    assert (spool.cursors["late"].next, spool.cursors["quick"].next) == (35, 40)
+    assert (await spool.figures()).lost == [("dead", "overflow", floor)]
+    assert await lines_from(spool, floor) == lines[floor:]
+    await spool.close()
+
+
+@pytest.mark.parametrize("outputs", [("a",), ("a", "b")])
+async def test_outputs_that_are_behind_alike_are_back_pressure(tmp_path: Path, outputs: tuple[str, ...]) -> None:
+    """`isolate` or not: nobody's events are given up for nobody."""
+    spool = await opened(tmp_path / "spool.sqlite", 2**20, outputs, isolate=True)
+    stored = 0
+    with contextlib.suppress(Retryable):
+        while True:
+            await spool.append([os.urandom(60_000).hex().encode()])
+            stored += 1
+    assert len(await lines_from(spool)) == stored > 10
+    assert (await spool.figures()).lost == []
+    await spool.close()
+
+
 async def test_events_that_wait_too_long_are_lost_and_counted(tmp_path: Path) -> None:
     """By `maxAge`, whether or not anything comes; later ones stay."""
     path = tmp_path / "spool.sqlite"

@@ -6,7 +6,7 @@ Promises:
 2. requests that come while a commit runs share the next one; nothing ever waits for company;
 3. a full spool or a full disk raises Retryable and harms nothing else: cursors still move, and there is room again as
    soon as outputs have taken events. With `dropOldest` a full spool loses its oldest events instead, and a full disk
-   makes it lose as many as give room for new ones;
+   makes it lose as many as give room for new ones; with `isolate` only what outputs wait for that are far behind;
    When the disk is full, `<spool>.reserve` (8 MiB) is given back so that cursors have room to move in; events are
    refused until the disk has room for the reserve again. Pages that fall free are given back to the disk;
 4. a damaged file never stops the process, and what can be read of it is never given up for want of room (`salvage`);
@@ -122,8 +122,7 @@ class Spool:
 
         def change(writer: Store) -> Chunk | None:
             if self._tight:
-                if writer.backpressure == "dropOldest":
-                    writer.drop_oldest(2 * _RESERVE)
+                writer.make_room(2 * _RESERVE)
                 raise Full("the disk is full")
             return writer.append(lines, digest, dead)
 
@@ -163,7 +162,7 @@ class Spool:
 
         def change(writer: Store) -> None:
             writer.max_bytes, writer.max_age = config.max_bytes, config.max_age
-            writer.backpressure = config.backpressure
+            writer.backpressure, writer.isolate = config.backpressure, config.isolate
 
         await self._change(change)
 
@@ -359,7 +358,8 @@ def _open(
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve.release()  # on a full disk the file could not even be opened
-        writer = Store(open_or_salvage(path, outputs, log), config.max_bytes, config.backpressure, config.max_age)
+        connection = open_or_salvage(path, outputs, log)
+        writer = Store(connection, config.max_bytes, config.backpressure, config.max_age, config.isolate)
         sync_folder(path.parent)
         reader = store.connect(path)
         reader.execute("PRAGMA cache_size = -256")  # rows are read once

@@ -14,9 +14,13 @@ Invariants, each held by the transactions below:
 2. no row goes before every cursor has passed it, and numbers are never used again;
 3. a cursor never goes back, and moves in the transaction that counts what it passed;
 4. what an output does not get is counted by `count_loss`, and by nothing else;
-5. `size` is what the rows of `events` take; before it would pass the limit, `Full` is raised, or (`dropOldest`) the
-   oldest rows go. Cursors move over what goes, and all that they pass counts as lost, whether or not the output would
-   have wanted it, and even where a delivery of it is under way.
+5. `size` is what the rows of `events` take; before it would pass the limit, `Full` is raised, or the oldest rows go:
+   with `dropOldest` always, with `isolate` while they wait only for outputs that are far behind. Cursors move over
+   what goes, and all that they pass counts as lost, whether or not the output would have wanted it, and even where a
+   delivery of it is under way.
+
+       isolate    first=0 ........ middle ........ end      far behind: before the middle of the numbers that are here
+                  ^ siem                     ^ archive      rows up to archive's may go, for siem alone
 
 `events.filter` is the digest of the filter that decided, or `only NAME`: that output alone gets the row (a dead letter
 that was put back).
@@ -165,10 +169,12 @@ class Store:
         max_bytes: int,
         backpressure: Backpressure = "reject",
         max_age: float | None = None,
+        isolate: bool = False,
     ) -> None:
         self.max_bytes = max_bytes
         self.backpressure: Backpressure = backpressure
         self.max_age = max_age
+        self.isolate = isolate
         self._dropped: dict[str, int] = {}
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
@@ -201,9 +207,9 @@ class Store:
         lines = as_lines(lines)
         data = self._compressed(lines) if lines else b""
         if lines and self.size and self.size + len(data) > self.max_bytes:
-            if self.backpressure == "reject":
+            self.make_room(self.size + len(data) - self.max_bytes)
+            if self.size and self.size + len(data) > self.max_bytes:
                 raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes")
-            self.drop_oldest(self.size + len(data) - self.max_bytes)
         self._bury(dead)
         if not lines:
             return None
@@ -265,13 +271,28 @@ class Store:
                 self._db.execute("INSERT INTO cursors VALUES (?, ?, 0, 0)", (name, self.end))
         return gone
 
-    def drop_oldest(self, size: int) -> None:
-        """Lets the oldest rows go, of at least `size` bytes; what outputs had not got is lost by `overflow`."""
+    def make_room(self, size: int) -> None:
+        """Lets the oldest rows go, of `size` bytes, as far as the bounds allow it."""
+        if self.backpressure == "dropOldest":
+            self.drop_oldest(size)
+        elif self.isolate:
+            # More at once: else each request at the limit would look for room again.
+            self.drop_oldest(max(size, self.max_bytes // 64), self._awaited())
+
+    def _awaited(self) -> int:
+        """The number of the first event that an output waits for which is not far behind; 0 where all are."""
+        oldest = self._db.execute("SELECT min(first) FROM events").fetchone()[0] or 0
+        middle = (oldest + self.end) / 2
+        return min((cursor.next for cursor in self.cursors.values() if cursor.next >= middle), default=0)
+
+    def drop_oldest(self, size: int, end: int = 2**63) -> None:
+        """Lets the oldest rows go, of at least `size` bytes where there are as many before the event `end`; what
+        outputs had not got is lost by `overflow`."""
         floor, found = -1, 0
         for first, count, length in self._db.execute("SELECT first, count, size FROM events ORDER BY first"):
-            floor, found = first + count, found + length
-            if found >= size:
+            if found >= size or first + count > end:
                 break
+            floor, found = first + count, found + length
         self._drop(floor)
 
     def expire(self, now: float, most: int = 64) -> bool:
