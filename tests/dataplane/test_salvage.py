@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from auditpipeline.core.errors import Retryable
+from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane import salvage, store
 from auditpipeline.dataplane.run import run
@@ -94,6 +95,33 @@ async def test_a_damaged_spool_that_lies_alone_is_taken_back(tmp_path: Path) -> 
     damaged(path)
     path.rename(f"{path}.damaged-20261124T015604.000000Z")
     await conserved(path)
+
+
+@pytest.mark.parametrize("version", [0, 257, 2**31 - 1], ids=["zeros", "a flipped bit", "noise"])
+async def test_a_version_that_the_tables_belie_is_damage(tmp_path: Path, version: int) -> None:
+    """Nobody is sent for another release, which would send them back; no event is lost."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path)
+    await spool.append([b"{}"] * 3)
+    await spool.close()
+    with path.open("r+b") as file:
+        file.seek(60)  # https://www.sqlite.org/fileformat2.html, "The Database Header"
+        file.write(version.to_bytes(4, "big"))
+    spool = await opened(path)
+    assert await lines_from(spool) == [b"{}"] * 3
+    assert (await spool.figures()).lost == []
+    await spool.close()
+    assert left(tmp_path, "*.damaged-*Z") == 1
+
+
+async def test_the_layout_of_another_release_is_left_alone(tmp_path: Path) -> None:
+    """It has other tables, and is whole."""
+    path = tmp_path / "spool.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.executescript("CREATE TABLE events (number INTEGER PRIMARY KEY, line BLOB); PRAGMA user_version = 2")
+    with pytest.raises(AuditPipelineError, match="run the other release"):
+        await opened(path)
+    assert left(tmp_path, "*.damaged-*") == 0
 
 
 async def test_what_is_missing_at_the_end_is_waited_for_by_nobody(setting: Setting) -> None:

@@ -204,7 +204,7 @@ def _insert(new: sqlite3.Connection, row: _Row) -> tuple[int, int]:
 def _is_whole(row: _Row) -> bool:
     """Whether the row holds the events that it says; a damaged page may yield anything."""
     kinds = (int, int, float, str, int, bytes)
-    sound = all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
+    sound = len(row) == len(kinds) and all(map(isinstance, row, kinds))
     return sound and row[1] > 0 and inflate(row[5], row[1]) is not None
 
 
