@@ -19,8 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane import inspect, store
 from auditpipeline.dataplane import log as logs
-from auditpipeline.dataplane import store
 from auditpipeline.dataplane.spool import Spool, open_spool
 from auditpipeline.dataplane.store import Dead, Store
 from tests.dataplane.setting import until
@@ -366,6 +366,23 @@ async def test_a_damaged_file_is_put_aside_and_what_is_readable_saved(tmp_path: 
         assert 0 < lost < 600
     await spool.append([b"new"])
     assert (await lines_from(spool, spool.end - 1))[-1] == b"new"
+    await spool.close()
+
+
+async def test_a_large_unreadable_body_is_kept_by_its_beginning(tmp_path: Path) -> None:
+    """Its sender was told 200: nobody sends it again. A refused event stays whole."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path, max_bytes=16 * 2**20)
+    body = os.urandom(2**21)
+    await spool.append([], dead=[Dead("", "no JSON", body)])
+    (letter,) = inspect.dead(path, inspect.Chosen(), 10)
+    assert letter.data == body[: 2**19]
+    assert letter.reason == f"no JSON (of {2**21} bytes the first {2**19} are kept)"
+    await spool.append([], dead=[Dead("out", "refused", body)])
+    (letter,) = inspect.dead(path, inspect.Chosen(), 10)
+    assert (letter.output, letter.data) == ("out", body)
+    figures = await spool.figures()
+    assert (figures.dead, figures.dead_removed) == (1, 1)
     await spool.close()
 
 

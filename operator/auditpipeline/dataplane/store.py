@@ -392,21 +392,32 @@ class Store:
     def _bury(self, dead: Sequence[Dead]) -> None:
         now = time.time()
         for letter in dead:
-            data = self._small.compress(letter.data)
-            row = (now, letter.output, letter.reason, letter.key, len(data), data)
+            data, reason = self._small.compress(letter.data), letter.reason
+            if len(data) > self._most_dead and not letter.output:
+                # No event can be made of it any more, but somebody may see what it was. An event stays whole.
+                data = self._small.compress(letter.data[: self._most_dead // 2])
+                reason = f"{reason} (of {len(letter.data)} bytes the first {self._most_dead // 2} are kept)"
+            row = (now, letter.output, reason, letter.key, len(data), data)
             self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
             count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
             self.dead_size += len(data)
         if dead:
             self._bound_dead()
 
+    @property
+    def _most_dead(self) -> int:
+        """Bytes that dead letters may take, a sixteenth of the limit: they must neither stop events nor fill the
+        disk."""
+        return max(self.max_bytes // 16, 2**20)
+
     def _bound_dead(self) -> None:
-        """Dead letters take a sixteenth of the limit: they must neither stop events nor fill the disk. The oldest
-        go."""
-        while self.dead_size > max(self.max_bytes // 16, 2**20):
-            oldest = "SELECT min(id) FROM dead"
+        """The oldest dead letters go, and never the last one: its sender was told that it is kept."""
+        oldest = "SELECT min(id) FROM dead WHERE id < (SELECT max(id) FROM dead)"
+        while self.dead_size > self._most_dead:
             removed = self._db.execute(f"DELETE FROM dead WHERE id = ({oldest}) RETURNING size").fetchall()  # noqa: S608
-            self.dead_size = self.dead_size - removed[0][0] if removed else 0
+            if not removed:
+                return
+            self.dead_size -= removed[0][0]
             self._add("dead_removed", len(removed))
 
     def _add(self, counter: str, number: int) -> None:
