@@ -9,6 +9,7 @@ import os
 import sqlite3
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,11 @@ class SpoolAgainstAList(RuleBasedStateMachine):
         with self.store.transaction():
             if expired:
                 self.store.max_age = 1.0
-                self.store.expire(time.time() + 10, 3)
+                for now in (0.0, 10.0):
+                    self.store.clock = partial(float, now)
+                    self.store.expire(3)
                 self.store.max_age = None
+                self.store.expire()
             else:
                 self.store.drop_oldest(int(share * self.store.size))
         for output, cursor in self.store.cursors.items():
@@ -310,17 +314,53 @@ async def test_outputs_that_are_behind_alike_are_back_pressure(tmp_path: Path, o
 
 async def test_events_that_wait_too_long_are_lost_and_counted(tmp_path: Path) -> None:
     """By `maxAge`, whether or not anything comes; later ones stay."""
-    path = tmp_path / "spool.sqlite"
-    spool = await opened(path)
+    spool = await opened(tmp_path / "spool.sqlite", max_age=3600.0)
+    now = time.monotonic()
+    spool._store.clock = lambda: now
     await spool.append([b"old"] * 3)
-    spool._store._db.execute("UPDATE events SET received = received - 7200")
+    now += 100
+    await spool.figures()
+    now += 1700
     await spool.append([b"new"])
-    await spool.close()
-    spool = await opened(path, max_age=3600.0)
+    now += 1950
     await until(lambda: spool.cursors["out"].next == 3)
     assert (await spool.figures()).lost == [("out", "expired", 3)]
     assert await lines_from(spool, 3) == [b"new"]
     await spool.close()
+
+
+async def test_a_clock_that_is_set_makes_no_event_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the process runs, nor while it does not: only the time counts that it has seen pass."""
+    path, wall = tmp_path / "spool.sqlite", time.time
+    for days in (0, 400, -20000, 30000):
+        monkeypatch.setattr(time, "time", lambda days=days: wall() + days * 86400)
+        spool = await opened(path, max_age=60.0)
+        for jump in (1, -1):
+            await spool.append([b"{}"])
+            monkeypatch.setattr(time, "time", lambda days=days + jump: wall() + days * 86400)
+            await spool.figures()
+        assert (await spool.figures()).lost == []
+        assert len(await lines_from(spool)) == spool.end
+        await spool.close()
+
+
+async def test_a_number_that_was_rolled_back_makes_no_event_old(tmp_path: Path) -> None:
+    """It is given to an event that comes later."""
+    made = Store(store.open_checked(tmp_path / "spool.sqlite"), 2**30, max_age=60.0)
+    now = 0.0
+    made.clock = lambda: now
+    with made.transaction():
+        made.use(["out"])
+    with contextlib.suppress(RuntimeError), made.transaction():
+        made.append([b"{}"], "digest")
+        made.expire()
+        raise RuntimeError
+    now = 100.0
+    with made.transaction():
+        made.append([b"{}"], "digest")
+        made.expire()
+    assert made.cursors["out"].next == 0
+    made.close()
 
 
 async def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ class Spool:
                 for move in self._unmoved.values():
                     self._store.advance(*move)
                 results = [result for change in group if (result := self._apply(change))]
-                expiring = self._store.expire(time.time())
+                expiring = self._store.expire()
                 self._more_to_do = self._store.prune() or expiring
         except sqlite3.Error as error:
             self._more_to_do = False

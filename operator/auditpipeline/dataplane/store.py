@@ -33,7 +33,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,8 @@ _PILE = 16 * 2**20
 _JOURNAL, _COMMIT = 6 * 2**20, 2**16
 """Bytes of rows, and of what a commit writes besides: when there are about so many in the journal, `settle` moves them
 into the file. SQLite by itself does so at 1000 pages, within a commit."""
+_AGES = 64
+"""Into so many parts of `max_age` the time is divided: for each part is known which number came next at its end."""
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -196,6 +199,8 @@ class Store:
         self.backpressure: Backpressure = backpressure
         self.max_age = max_age
         self.isolate = isolate
+        self.clock: Callable[[], float] = time.monotonic
+        self._ages: deque[tuple[float, int]] = deque()
         self._dropped: dict[str, int] = {}
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
@@ -316,19 +321,28 @@ class Store:
             floor, found = first + count, found + length
         self._drop(floor)
 
-    def expire(self, now: float, most: int = 64) -> bool:
-        """Lets up to `most` rows go that are older than `max_age`; what outputs had not got is lost by `expired`.
-        Whether there may be more."""
+    def expire(self, most: int = 64) -> bool:
+        """Lets up to `most` rows go that have waited here for more than `max_age`; what outputs had not got is lost by
+        `expired`. Whether there may be more.
+
+        Time passes as this process sees it, not as the wall clock says, which may be set: what is here when it starts,
+        or when `max_age` is set, waits from then on. A row may wait longer by a part of _AGES.
+        """
         if self.max_age is None:
+            self._ages.clear()
             return False
-        floor, number = -1, 0
-        oldest = self._db.execute("SELECT first + count, received FROM events ORDER BY first LIMIT ?", (most,))
-        for end, received in oldest.fetchall():
-            if received >= now - self.max_age:
-                break
-            floor, number = end, number + 1
-        self._drop(floor, expired=True)
-        return number == most
+        now = self.clock()
+        if not self._ages or now - self._ages[-1][0] >= self.max_age / _AGES:
+            self._ages.append((now, self.end))
+        while len(self._ages) > 1 and self._ages[1][0] <= now - self.max_age:
+            self._ages.popleft()
+        at, floor = self._ages[0]
+        if at > now - self.max_age:
+            return False
+        query = "SELECT first + count FROM events WHERE first < ? ORDER BY first LIMIT ?"
+        ends = [end for (end,) in self._db.execute(query, (floor, most))]
+        self._drop(max(ends, default=-1), expired=True)
+        return len(ends) == most
 
     def _drop(self, floor: int, expired: bool = False) -> None:
         for output, cursor in self.cursors.items():
@@ -388,6 +402,8 @@ class Store:
         self.size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM events").fetchone()[0]
         self.dead_size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM dead").fetchone()[0]
         self._pruned = -1
+        # Numbers of what was rolled back are given to others, later.
+        self._ages = deque((at, min(end, self.end)) for at, end in self._ages)
 
     def _bury(self, dead: Sequence[Dead]) -> None:
         now = time.time()
