@@ -85,6 +85,12 @@ def test_behind_a_service_the_gateway_listens_on_its_pods_address_and_reads_no_p
     assert made.listen.audit_tls.client_ca == "/etc/auditpipeline/bootstrap/client-ca.crt"
 
 
+def test_no_sink_stops_another() -> None:
+    """The sinks of a gateway belong to users who do not know of each other, and they share its spool."""
+    spool = gateway_config((), 2**30).spool
+    assert (spool.isolate, spool.backpressure) == (True, "reject")
+
+
 def test_a_large_configuration_is_packed_and_read_back() -> None:
     """A Secret holds 1 MiB at most; the digest is that of the bytes before gzip."""
     body = b"x" * (GZIP_FROM + 1)

@@ -131,8 +131,8 @@ def test_what_pods_report_is_summed_up() -> None:
         PodReport("audit-security-0", report(5, lag_seconds=1.5)),
         PodReport("audit-security-1", report(7, state="Failing", lag_seconds=9.9, last_error="503", last_error_at=9.0)),
     ]
-    made = status(good(reports=reports), {})
-    assert made["events"] == {"received": 12, "delivered": 12, "dropped": 0}
+    made = status(good(reports=reports, given_up=3), {})
+    assert made["events"] == {"received": 12, "delivered": 12, "dropped": 3}
     assert made["outputs"] == [
         {"name": "archive", "state": "Failing", "lagSeconds": 9, "delivered": 12, "lastError": "503"}
     ]

@@ -116,6 +116,17 @@ async def test_an_output_that_cannot_be_made_fails_its_own_route(
         await until(lambda: setting.file.exists() and lines_in(setting.file))
 
 
+async def test_what_a_removed_output_had_not_got_is_counted(setting: Setting) -> None:
+    """It belongs to no output any more; who goes on is not concerned."""
+    gone = setting.route("gone", HttpOutput("http://127.0.0.1:1/"))
+    async with setting.running(setting.config(gone, setting.route())) as plane:
+        assert await plane.post([event() for _ in range(7)]) == 200
+        await plane.in_force(setting.write(setting.config(setting.route())))
+        assert await plane.metric('auditpipeline_events_dropped_total{output="",reason="removed"}') == 7
+        assert (await plane.report()).events.dropped == 7
+        assert setting.log_lines("an output is removed, and what waited for it is lost")[0]["events"] == 7
+
+
 @pytest.mark.parametrize("kind", ["no JSON", "not UTF-8", "unknown level", "another address"])
 async def test_a_bad_configuration_is_refused_and_the_old_one_stays(setting: Setting, kind: str) -> None:
     """One log line, configError in the report, events go on; the next good one is taken."""

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane import inspect, store
 from auditpipeline.dataplane import log as logs
-from auditpipeline.dataplane import store
 from auditpipeline.dataplane.spool import Spool, open_spool
 from auditpipeline.dataplane.store import Dead, Store
 from tests.dataplane.setting import until
@@ -77,7 +78,9 @@ class SpoolAgainstAList(RuleBasedStateMachine):
     @rule(outputs=st.sets(st.sampled_from(OUTPUTS)))
     def use(self, outputs: set[str]) -> None:
         with self.store.transaction():
-            self.store.use(sorted(outputs))
+            gone = self.store.use(sorted(outputs))
+        assert gone == {name: len(self.events) - at for name, at in self.positions.items() if name not in outputs}
+        self.lost += sum(gone.values())
         self.positions = {name: self.positions.get(name, len(self.events)) for name in outputs}
         self.delivered = {name: self.delivered.get(name, 0) for name in outputs}
         self.floors = {name: floor for name, floor in self.floors.items() if name in outputs}
@@ -98,8 +101,11 @@ class SpoolAgainstAList(RuleBasedStateMachine):
         with self.store.transaction():
             if expired:
                 self.store.max_age = 1.0
-                self.store.expire(time.time() + 10, 3)
+                for now in (0.0, 10.0):
+                    self.store.clock = partial(float, now)
+                    self.store.expire(3)
                 self.store.max_age = None
+                self.store.expire()
             else:
                 self.store.drop_oldest(int(share * self.store.size))
         for output, cursor in self.store.cursors.items():
@@ -292,19 +298,87 @@ async def test_the_oldest_make_room_where_the_spool_says_so(tmp_path: Path) -> N
     await spool.close()
 
 
+async def test_who_is_far_behind_makes_room_for_the_others(tmp_path: Path) -> None:
+    """`isolate`: new events are taken as long as one output keeps up; only who does not loses any, and it is counted
+    for that one."""
+    spool = await opened(tmp_path / "spool.sqlite", 2**20, ("dead", "late", "quick"), isolate=True)
+    lines = [os.urandom(60_000).hex().encode() for _ in range(40)]
+    for number, line in enumerate(lines, 1):
+        await spool.append([line])
+        await spool.advance("quick", number, 1)
+        await spool.advance("late", max(0, number - 5), 1)
+    assert spool.size <= 2**20
+    floor = spool.cursors["dead"].next
+    assert 20 < floor < 35
+    assert (spool.cursors["late"].next, spool.cursors["quick"].next) == (35, 40)
+    assert (await spool.figures()).lost == [("dead", "overflow", floor)]
+    assert await lines_from(spool, floor) == lines[floor:]
+    await spool.close()
+
+
+@pytest.mark.parametrize("outputs", [("a",), ("a", "b")])
+async def test_outputs_that_are_behind_alike_are_back_pressure(tmp_path: Path, outputs: tuple[str, ...]) -> None:
+    """`isolate` or not: nobody's events are given up for nobody."""
+    spool = await opened(tmp_path / "spool.sqlite", 2**20, outputs, isolate=True)
+    stored = 0
+    with contextlib.suppress(Retryable):
+        while True:
+            await spool.append([os.urandom(60_000).hex().encode()])
+            stored += 1
+    assert len(await lines_from(spool)) == stored > 10
+    assert (await spool.figures()).lost == []
+    await spool.close()
+
+
 async def test_events_that_wait_too_long_are_lost_and_counted(tmp_path: Path) -> None:
     """By `maxAge`, whether or not anything comes; later ones stay."""
-    path = tmp_path / "spool.sqlite"
-    spool = await opened(path)
+    spool = await opened(tmp_path / "spool.sqlite", max_age=3600.0)
+    now = time.monotonic()
+    spool._store.clock = lambda: now
     await spool.append([b"old"] * 3)
-    spool._store._db.execute("UPDATE events SET received = received - 7200")
+    now += 100
+    await spool.figures()
+    now += 1700
     await spool.append([b"new"])
-    await spool.close()
-    spool = await opened(path, max_age=3600.0)
+    now += 1950
     await until(lambda: spool.cursors["out"].next == 3)
     assert (await spool.figures()).lost == [("out", "expired", 3)]
     assert await lines_from(spool, 3) == [b"new"]
     await spool.close()
+
+
+async def test_a_clock_that_is_set_makes_no_event_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither while the process runs, nor while it does not: only the time counts that it has seen pass."""
+    path, wall = tmp_path / "spool.sqlite", time.time
+    for days in (0, 400, -20000, 30000):
+        monkeypatch.setattr(time, "time", lambda days=days: wall() + days * 86400)
+        spool = await opened(path, max_age=60.0)
+        for jump in (1, -1):
+            await spool.append([b"{}"])
+            monkeypatch.setattr(time, "time", lambda days=days + jump: wall() + days * 86400)
+            await spool.figures()
+        assert (await spool.figures()).lost == []
+        assert len(await lines_from(spool)) == spool.end
+        await spool.close()
+
+
+async def test_a_number_that_was_rolled_back_makes_no_event_old(tmp_path: Path) -> None:
+    """It is given to an event that comes later."""
+    made = Store(store.open_checked(tmp_path / "spool.sqlite"), 2**30, max_age=60.0)
+    now = 0.0
+    made.clock = lambda: now
+    with made.transaction():
+        made.use(["out"])
+    with contextlib.suppress(RuntimeError), made.transaction():
+        made.append([b"{}"], "digest")
+        made.expire()
+        raise RuntimeError
+    now = 100.0
+    with made.transaction():
+        made.append([b"{}"], "digest")
+        made.expire()
+    assert made.cursors["out"].next == 0
+    made.close()
 
 
 async def test_two_processes_do_not_share_a_spool(tmp_path: Path) -> None:
@@ -350,6 +424,23 @@ async def test_a_damaged_file_is_put_aside_and_what_is_readable_saved(tmp_path: 
         assert 0 < lost < 600
     await spool.append([b"new"])
     assert (await lines_from(spool, spool.end - 1))[-1] == b"new"
+    await spool.close()
+
+
+async def test_a_large_unreadable_body_is_kept_by_its_beginning(tmp_path: Path) -> None:
+    """Its sender was told 200: nobody sends it again. A refused event stays whole."""
+    path = tmp_path / "spool.sqlite"
+    spool = await opened(path, max_bytes=16 * 2**20)
+    body = os.urandom(2**21)
+    await spool.append([], dead=[Dead("", "no JSON", body)])
+    (letter,) = inspect.dead(path, inspect.Chosen(), 10)
+    assert letter.data == body[: 2**19]
+    assert letter.reason == f"no JSON (of {2**21} bytes the first {2**19} are kept)"
+    await spool.append([], dead=[Dead("out", "refused", body)])
+    (letter,) = inspect.dead(path, inspect.Chosen(), 10)
+    assert (letter.output, letter.data) == ("out", body)
+    figures = await spool.figures()
+    assert (figures.dead, figures.dead_removed) == (1, 1)
     await spool.close()
 
 

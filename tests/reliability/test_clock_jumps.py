@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
 from auditpipeline.core.config import HttpOutput
@@ -23,8 +24,8 @@ JUMPS = (DAY, -DAY, 0, -3600, 400 * DAY, -20000 * DAY, 30000 * DAY, 0)
 async def test_events_arrive_whatever_the_clock_says(
     setting: Setting, sender: Sender, destination: Destination, keep: Keep
 ) -> None:
-    """Forward, back, before 1970 and past 2038, under load and while an output is tried again: nothing is lost, the
-    process stays healthy, and no lag is negative or endless."""
+    """Forward, back, before 1970 and past 2038, under load and while an output is tried again: nothing is lost, nor too
+    old by `maxAge`, the process stays healthy, and no lag is negative or endless."""
     offset = setting.folder / "offset"
     offset.write_text("0")
     failures, times = 0, list[float]()
@@ -37,7 +38,8 @@ async def test_events_arrive_whatever_the_clock_says(
     destination.answer = fail_at_first
     environment = {"PYTHONPATH": str(Path(__file__).parent / "clock"), "CLOCK_OFFSET_FILE": str(offset)}
     async with destination.listening():
-        setting.write(setting.config(setting.route(), setting.route("siem", HttpOutput(destination.url))))
+        config = setting.config(setting.route(), setting.route("siem", HttpOutput(destination.url)))
+        setting.write(msgspec.structs.replace(config, spool=msgspec.structs.replace(config.spool, max_age=3600.0)))
         async with serving(setting, environment=environment) as process:
             await process.listening()
             async with sender.sending(lambda: process.ports["audit"], pause=0.01):

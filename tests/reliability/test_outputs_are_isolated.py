@@ -7,12 +7,16 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from auditpipeline.core.config import HttpOutput, StdoutOutput
+from auditpipeline.core.config import HttpOutput, Spool, StdoutOutput
+from auditpipeline.dataplane.route import OVERTAKEN
 from tests.dataplane.process import serving
-from tests.dataplane.setting import Destination, Setting, until
+from tests.dataplane.setting import Destination, Setting, event, lines_in, until
 from tests.reliability.conftest import Keep
 from tests.reliability.driving import Sender, in_files, settle
 
@@ -66,3 +70,25 @@ async def test_the_others_do_not_notice(setting: Setting, sender: Sender, destin
                 assert outputs["pipe"].pending > 0
                 assert (await process.report(setting)).events.dropped == 0
     keep(settle("file beside four outputs that hang", sender, in_files(setting.file)))
+
+
+async def test_a_dead_output_of_an_isolating_spool_stops_nobody(setting: Setting) -> None:
+    """As in a gateway: no request is refused for its sake, who works gets all, and who does not says what it lost."""
+    dead = setting.route("dead", HttpOutput("http://127.0.0.1:1/in"))
+    config = setting.config(dead, setting.route())
+    config = msgspec.structs.replace(config, spool=Spool(str(setting.spool), 2**20, isolate=True))
+    async with setting.running(config) as plane:
+        for _ in range(40):
+            found = event(level="RequestResponse", requestObject={"noise": os.urandom(40_000).hex()})
+            assert await plane.post([found]) == 200
+            await until(partial(_arrived, setting, found))
+        gave_up, archive = (await plane.report()).outputs
+        assert (archive.delivered, archive.dropped, archive.last_error) == (40, 0, "")
+        assert 0 < gave_up.dropped < 40 == gave_up.dropped + gave_up.pending
+        assert OVERTAKEN in gave_up.last_error
+        overflow = 'auditpipeline_events_dropped_total{output="dead",reason="overflow"}'
+        assert await plane.metric(overflow) == gave_up.dropped
+
+
+def _arrived(setting: Setting, found: dict[str, Any]) -> bool:
+    return setting.file.exists() and lines_in(setting.file)[-1]["auditID"] == found["auditID"]

@@ -40,7 +40,7 @@ def gateway_config(
             audit_tls=config.Tls(f"{folder}/tls.crt", f"{folder}/tls.key", f"{folder}/client-ca.crt"),
             ops_tls=config.Tls(CLIENT.certificate, CLIENT.key, f"{names.TLS_FOLDER}/ca.crt"),
         ),
-        spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", spool_bytes),
+        spool=config.Spool(f"{names.DATA_FOLDER}/spool.sqlite", spool_bytes, isolate=True),
         routes=tuple(sorted(routes, key=lambda route: route.name)),
         static_policy=names.STATIC_FILE if on_nodes else None,
         canary_user=canary_user,

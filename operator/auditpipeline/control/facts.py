@@ -72,8 +72,8 @@ class Facts:
     """Filled step by step; what a step did not come to stays as unknown as it was.
 
     `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
-    are the last known ones, for Pods that cannot be asked at the moment. `upstream` stays None where there is no static
-    policy to speak of.
+    are the last known ones, for Pods that cannot be asked at the moment. `given_up` is how many events the gateways
+    could not keep for the pipeline. `upstream` stays None where there is no static policy to speak of.
     """
 
     generation: int
@@ -89,6 +89,7 @@ class Facts:
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     sink: Verdict | None = None
+    given_up: int = 0
     upstream: Verdict | None = None
     canary: CanaryFacts = field(default_factory=CanaryFacts)
     config: str = ""

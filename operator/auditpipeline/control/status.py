@@ -30,7 +30,7 @@ def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
     """The whole status; equal to `previous` where nothing changed."""
     reports = _known(facts)
     outputs = [_output(name, reports) for name in facts.outputs] if reports else _former(facts, previous)
-    events = _events(reports) if reports else previous.get("events")
+    events = _events(reports, facts.given_up) if reports else previous.get("events")
     verdicts = conditions(facts)
     return {
         "observedGeneration": facts.generation,
@@ -229,11 +229,12 @@ def _former(facts: Facts, previous: Mapping[str, Any]) -> list[Status]:
     return [known.get(name, {"name": name}) for name in facts.outputs] if facts.outputs else list(known.values())
 
 
-def _events(reports: list[Report]) -> Status:
-    return {
+def _events(reports: list[Report], given_up: int) -> Status:
+    found = {
         field: sum(getattr(report.events, field) for report in reports)
         for field in ("received", "delivered", "dropped")
     }
+    return {**found, "dropped": found["dropped"] + given_up}
 
 
 def _gaps(facts: Facts) -> Status:

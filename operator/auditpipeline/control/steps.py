@@ -109,6 +109,7 @@ async def register(this: Round) -> None:
         world.gateway.dirty = True
         world.wake(GATEWAY_KEY, world.gateway.patience)
     this.facts.sink = _registration(world, names.child(this.name), entry.identity)
+    this.facts.given_up = sum(output.dropped for output in world.gateway.outputs(names.child(this.name)))
 
 
 async def upstream(this: Round) -> None:

@@ -62,12 +62,17 @@ class Listen(_Value, frozen=True):
 
 class Spool(_Value, frozen=True):
     """The durable queue: an SQLite file, how many bytes of it may hold events, and what happens then: new ones are
-    refused, or the oldest are lost. Events that are older than `max_age` seconds are lost in any case."""
+    refused, or the oldest are lost. Events that are older than `max_age` seconds are lost in any case.
+
+    With `isolate`, new ones are refused only where every route is far behind: else the oldest are lost, for the routes
+    that are, and for nobody else. So it is in a gateway, whose routes belong to users who do not know of each other.
+    """
 
     path: str
     max_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 8 * 2**30
     backpressure: Backpressure = "reject"
     max_age: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    isolate: bool = False
 
 
 class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):

@@ -86,9 +86,15 @@ class Feed:
         return self._waiting >= self._most or self._size >= self._enough
 
     async def _read(self) -> None:
-        if not self._is_full() and self.position < self._spool.end:
-            for chunk in await self._spool.read(self.position, self._enough):
-                self._hold(chunk)
+        """Takes in rows. Where there is none before the end, what had these numbers is gone, and counted (`store`)."""
+        end = self._spool.end
+        if self._is_full() or self.position >= end:
+            return
+        chunks = await self._spool.read(self.position, self._enough)
+        for chunk in chunks:
+            self._hold(chunk)
+        if not chunks:
+            self.position = end
 
     def _hold(self, chunk: Chunk) -> None:
         start, end = max(self.position, chunk.first), chunk.first + chunk.events

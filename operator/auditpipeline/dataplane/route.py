@@ -42,6 +42,9 @@ from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Cursor, Dead, Figures
 from auditpipeline.dataplane.throttle import Bucket
 
+OVERTAKEN = "what waited longest was dropped, as the spool is full or by its maxAge"
+"""Said of an output that has not got past what it lost."""
+
 
 @dataclass(frozen=True)
 class Patience:
@@ -144,15 +147,18 @@ class Route:
         pending = max(0, self._spool.end - max(self._cursor.next, stored.next))
         state: State = "Failing" if self._failures else "Delivering" if pending else "Idle"
         since = figures.waiting_since.get(self.config.name) if pending else None
+        dropped = {reason: events for output, reason, events in figures.lost if output == self.config.name}
+        overtaken = stored.next > self._cursor.next and bool(dropped.keys() & {"overflow", "expired"})
+        errors = [self._error[:400], OVERTAKEN if overtaken else ""]
         return OutputReport(
             name=self.config.name,
             state=state,
             lag_seconds=max(0.0, time.time() - since) if since else 0.0,
             pending=pending,
             delivered=stored.delivered,
-            dropped=sum(events for output, _, events in figures.lost if output == self.config.name),
-            last_error=self._error[:512],
-            last_error_at=self._error_at,
+            dropped=sum(dropped.values()),
+            last_error="; ".join(filter(None, errors)),
+            last_error_at=self._error_at or (time.time() if overtaken else 0.0),
             last_delivered_at=stored.at,
         )
 

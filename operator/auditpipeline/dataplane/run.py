@@ -32,6 +32,8 @@ from auditpipeline.dataplane.spool import Spool, open_spool
 from auditpipeline.dataplane.tls import ServerTls
 
 LOOK_SECONDS = 0.5
+OPEN_SECONDS = 300.0
+"""At most so long between two tries to open a spool on a disk without room."""
 Transform = Callable[[Config], Config]
 
 
@@ -82,7 +84,7 @@ async def _first(source: ConfigFile, transform: Transform | None, stop: asyncio.
 
 async def _opened(config: Config, ops: Door, stop: asyncio.Event, log: Log) -> Spool | None:
     """The spool, which may take a while to be checked: health is served meanwhile. None when told to stop before."""
-    opening = asyncio.create_task(open_spool(config.spool, [route.name for route in config.routes], log))
+    opening = asyncio.create_task(_open(config, log))
     stopping = asyncio.create_task(stop.wait())
     try:
         while not (opening.done() or stop.is_set()):
@@ -92,6 +94,19 @@ async def _opened(config: Config, ops: Door, stop: asyncio.Event, log: Log) -> S
     finally:
         opening.cancel()
         stopping.cancel()
+
+
+async def _open(config: Config, log: Log) -> Spool:
+    """Tries until there is room for what has to be written: a new start would find no more. Each try may write much, so
+    that there is ever more time between two."""
+    wait = LOOK_SECONDS
+    while True:
+        try:
+            return await open_spool(config.spool, [route.name for route in config.routes], log)
+        except Retryable as error:
+            log.error("no events are taken: the spool cannot be opened", error=str(error), again_in_seconds=wait)
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, OPEN_SECONDS)
 
 
 async def _follow(

@@ -1,60 +1,158 @@
-"""A damaged spool: put aside, and what can still be read of it taken over into a new one.
+"""A damaged spool: what can still be read of it is taken over into a new one, and the file is put aside.
 
-    spool.sqlite  ->  spool.sqlite.damaged-20261124T015604Z   (with -wal and -shm, for whoever wants to look)
+    spool.sqlite  --copy-->  .salvaging  --complete, synced-->  .salvaged
+    spool.sqlite  ------->   .damaged-20261124T015604Z    (with -wal and -shm, for whoever wants to look)
+                             .salvaged  ------->  spool.sqlite
 
-The process goes on in every case, since a crash loop stores nothing. Rows are read from the oldest on until the damage,
-and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is missing:
-each output that had not passed it yet counts it as lost with the reason `damaged`. Where the cursors cannot be read,
-outputs start at the oldest event: twice is better than never.
+The damaged file stays in its place until the new one is complete and on disk, so that each moment at which the process
+may be killed is told by the names that it leaves:
+
+    .salvaging                the copy was broken off: it is thrown away, and made again
+    .salvaged                 it is whole: what is left of the renaming is done
+    neither, and no spool     beside a damaged file: that is taken back and copied
+
+There is room for both files, or Retryable says how much is missing: nothing is taken from the old file, and no spool
+is opened that looks empty. The caller waits and tries again; ARCHITECTURE.md says why.
+
+In every other case the process goes on, since a crash loop stores nothing. Rows are read from the oldest on until the
+damage, and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is
+missing: each output that had not passed it yet counts it as lost with the reason `damaged`. Where the cursors cannot be
+read, outputs start at the oldest event: twice is better than never.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from auditpipeline.core.errors import Retryable
+from auditpipeline.dataplane.disk import sync_folder
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.store import NO_OUTPUT, count_loss, inflate, open_checked
+from auditpipeline.dataplane.store import NO_OUTPUT, count_loss, inflate, make, open_checked
 
 _Row = tuple[Any, ...]
+_FILES = ("", "-wal", "-shm")
+_DISK = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+)
 
 
 def open_or_salvage(path: Path, outputs: list[str], log: Log) -> sqlite3.Connection:
-    """A connection to the spool at `path`; a damaged one is put aside first. `outputs` are those of the
-    configuration."""
+    """A connection to the spool at `path`; of a damaged one, to what could be read of it. `outputs` are those of the
+    configuration. Retryable where the disk has no room for that."""
+    error = _interrupted(path, log)
+    if not error:
+        try:
+            return open_checked(path)
+        except sqlite3.DatabaseError as found:
+            if _is_disk(found):  # putting the file aside would not help
+                raise
+            error = str(found)
+    log.error("the spool is damaged: what can be read of it is taken over", path=str(path), error=error)
+    taken, missing = _take_over(path, outputs)
+    aside = _replace(path)
+    log.warning("the damaged spool was put aside", aside=str(aside), events=taken, missing=missing)
+    return open_checked(path)
+
+
+def _interrupted(path: Path, log: Log) -> str:
+    """Finishes what an earlier process began; why the file has to be salvaged whatever it looks like, or ""."""
+    building, built = _beside(path, "salvaging"), _beside(path, "salvaged")
+    begun = building.exists()
+    _remove(building)
+    if built.exists():
+        log.warning("a salvage that was interrupted is finished", path=str(path), aside=str(_replace(path)))
+        return ""
+    if not path.exists() and (aside := _newest_aside(path)):
+        log.warning("there is no spool beside a damaged one: that is taken back", path=str(path), aside=str(aside))
+        for suffix in reversed(_FILES):
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{aside}{suffix}").rename(f"{path}{suffix}")
+        return "it was put aside, and nothing was put in its place"
+    return "a salvage was interrupted" if begun else ""
+
+
+def _take_over(path: Path, outputs: list[str]) -> tuple[int, int]:
+    """Makes `.salvaged`; the number of events in it, and of those known to be missing. Retryable where there is no room
+    for it."""
+    building, built = _beside(path, "salvaging"), _beside(path, "salvaged")
+    _pad(path)
     try:
-        return open_checked(path)
-    except sqlite3.OperationalError:
-        # The disk, not the file: full, read-only, no rights. Putting the file aside would not help.
-        raise
-    except sqlite3.DatabaseError as error:
-        aside = quarantine(path)
-        log.error("the spool is damaged and was put aside", path=str(path), aside=str(aside), error=str(error))
-        connection = open_checked(path)
-        taken, missing = _take_over(aside, connection, outputs)
-        log.warning("what could be read of the damaged spool was taken over", events=taken, missing=missing)
-        return connection
+        with contextlib.closing(make(building)) as new:
+            numbers = _copy_all(path, new, outputs)
+        _sync(building)
+    except (sqlite3.OperationalError, OSError) as error:
+        _remove(building)
+        raise Retryable(
+            f"{error}: salvaging the damaged spool {path} needs up to {_size(path)} bytes free on its volume, and "
+            f"{_free(path)} are: make room there, or move the file to another place, and with it what it holds"
+        ) from error
+    building.rename(built)
+    sync_folder(path.parent)
+    return numbers
 
 
-def quarantine(path: Path) -> Path:
-    """Renames the spool's files out of the way; the new name of the first."""
+def _replace(path: Path) -> Path:
+    """Puts the damaged files aside and `.salvaged` in their place; where the first of them is now. May be interrupted
+    anywhere and done again: the journal must be gone before another database stands beside it."""
     stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    for suffix in ("", "-wal", "-shm"):
+    aside = _beside(path, f"damaged-{stamp}")
+    if not path.exists():
+        aside = _newest_aside(path) or aside
+    for suffix in _FILES:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    sync_folder(path.parent)
+    _beside(path, "salvaged").rename(path)
+    sync_folder(path.parent)
     return aside
 
 
-def _take_over(aside: Path, new: sqlite3.Connection, outputs: list[str]) -> tuple[int, int]:
+def _newest_aside(path: Path) -> Path | None:
+    """The damaged spool that was put aside last."""
+    found = [file for file in path.parent.glob(f"{path.name}.damaged-*") if not file.name.endswith(_FILES[1:])]
+    return max(found, default=None)
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f"{path.name}.{what}")
+
+
+def _remove(path: Path) -> None:
+    for suffix in (*_FILES, "-journal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for suffix in _FILES[:2] if (file := Path(f"{path}{suffix}")).exists())
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path.parent)
+    return found.f_bavail * found.f_frsize
+
+
+def _copy_all(path: Path, new: sqlite3.Connection, outputs: list[str]) -> tuple[int, int]:
     """Copies what can be read; the number of events copied, and of those known to be missing."""
-    _pad(aside)
-    with contextlib.closing(sqlite3.connect(aside, isolation_level=None)) as old:
-        new.execute("BEGIN IMMEDIATE")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+        new.execute("BEGIN")
         spans = _copy_events(old, new)
         for table, columns in (("dead", 7), ("lost", 3), ("counters", 2)):
             _copy(_rows(old, f"SELECT * FROM {table}"), new, table, columns)  # noqa: S608
@@ -70,15 +168,15 @@ def _take_over(aside: Path, new: sqlite3.Connection, outputs: list[str]) -> tupl
     return sum(end - first for first, end in spans), missing
 
 
-def _pad(aside: Path) -> None:
+def _pad(path: Path) -> None:
     """Lengthens a file that was cut short to what its header says: SQLite reads nothing of it otherwise.
 
     Source: https://www.sqlite.org/fileformat2.html, "The Database Header": page size at 16, number of pages at 28.
     """
-    with aside.open("r+b") as file:
+    with path.open("r+b") as file:
         header = file.read(32)
         size = int.from_bytes(header[16:18], "big") * int.from_bytes(header[28:32], "big")
-        if header.startswith(b"SQLite format 3\0") and aside.stat().st_size < size < 2**40:
+        if header.startswith(b"SQLite format 3\0") and path.stat().st_size < size < 2**40:
             file.truncate(size)
 
 
@@ -106,7 +204,7 @@ def _insert(new: sqlite3.Connection, row: _Row) -> tuple[int, int]:
 def _is_whole(row: _Row) -> bool:
     """Whether the row holds the events that it says; a damaged page may yield anything."""
     kinds = (int, int, float, str, int, bytes)
-    sound = all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
+    sound = len(row) == len(kinds) and all(map(isinstance, row, kinds))
     return sound and row[1] > 0 and inflate(row[5], row[1]) is not None
 
 
@@ -132,6 +230,15 @@ def _copy(rows: Iterator[_Row], new: sqlite3.Connection, table: str, columns: in
 
 
 def _rows(old: sqlite3.Connection, query: str) -> Iterator[_Row]:
-    """The rows up to the first damage."""
-    with contextlib.suppress(sqlite3.DatabaseError):
+    """The rows up to the first damage; sqlite3.OperationalError where it is the disk that fails, and not the file."""
+    try:
         yield from old.execute(query)
+    except sqlite3.DatabaseError as error:
+        if _is_disk(error):
+            raise
+
+
+def _is_disk(error: sqlite3.DatabaseError) -> bool:
+    """Whether a file may be sound and its disk is not: full, read-only, no rights. What can never be read is damage."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF in _DISK and code not in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)

@@ -6,10 +6,10 @@ Promises:
 2. requests that come while a commit runs share the next one; nothing ever waits for company;
 3. a full spool or a full disk raises Retryable and harms nothing else: cursors still move, and there is room again as
    soon as outputs have taken events. With `dropOldest` a full spool loses its oldest events instead, and a full disk
-   makes it lose as many as give room for new ones;
+   makes it lose as many as give room for new ones; with `isolate` only what outputs wait for that are far behind;
    When the disk is full, `<spool>.reserve` (8 MiB) is given back so that cursors have room to move in; events are
    refused until the disk has room for the reserve again. Pages that fall free are given back to the disk;
-4. a damaged file never stops the process (`salvage`);
+4. a damaged file never stops the process, and what can be read of it is never given up for want of room (`salvage`);
 5. what was just appended is read from memory (`recent`), and only after it is on disk;
 6. a cursor that only moves (`move`) is on disk 50 ms later at most, with the next commit if there is one sooner. A
    crash in between delivers again what these moves passed: at least once, as ever.
@@ -81,7 +81,7 @@ class Stopwatch:
 class Spool:
     """An open spool; made by `open_spool`. All methods belong to one event loop."""
 
-    def __init__(self, writer: Store, reader: sqlite3.Connection, lock: int, reserve: Reserve) -> None:
+    def __init__(self, writer: Store, reader: sqlite3.Connection, lock: int, reserve: Reserve, log: Log) -> None:
         self.end = writer.end
         self.size = writer.size
         self.cursors = dict(writer.cursors)
@@ -91,6 +91,7 @@ class Spool:
         self._reader = reader
         self._lock = lock
         self._reserve = reserve
+        self._log = log
         self._tight = not reserve.take()
         self._more_to_do = True
         self._recent = Recent(_RECENT)
@@ -121,8 +122,7 @@ class Spool:
 
         def change(writer: Store) -> Chunk | None:
             if self._tight:
-                if writer.backpressure == "dropOldest":
-                    writer.drop_oldest(2 * _RESERVE)
+                writer.make_room(2 * _RESERVE)
                 raise Full("the disk is full")
             return writer.append(lines, digest, dead)
 
@@ -145,21 +145,24 @@ class Spool:
         self._changes.put(_Move(output, position, delivered))
 
     async def use(self, outputs: Sequence[str]) -> dict[str, Cursor]:
-        """Makes these the outputs (`Store.use`) and returns their cursors."""
+        """Makes these the outputs (`Store.use`) and returns their cursors; what waited for others is lost, and said."""
 
-        def change(writer: Store) -> dict[str, Cursor]:
-            writer.use(outputs)
-            return dict(writer.cursors)
+        def change(writer: Store) -> tuple[dict[str, int], dict[str, Cursor]]:
+            return writer.use(outputs), dict(writer.cursors)
 
-        cursors: dict[str, Cursor] = await self._change(change)
-        return cursors
+        gone, cursors = await self._change(change)
+        for output, waiting in gone.items():
+            if waiting:
+                self._log.warning("an output is removed, and what waited for it is lost", output=output, events=waiting)
+        found: dict[str, Cursor] = cursors
+        return found
 
     async def limit(self, config: contract.Spool) -> None:
         """Sets the bounds of size and age, and what happens at the first."""
 
         def change(writer: Store) -> None:
             writer.max_bytes, writer.max_age = config.max_bytes, config.max_age
-            writer.backpressure = config.backpressure
+            writer.backpressure, writer.isolate = config.backpressure, config.isolate
 
         await self._change(change)
 
@@ -236,7 +239,7 @@ class Spool:
                 for move in self._unmoved.values():
                     self._store.advance(*move)
                 results = [result for change in group if (result := self._apply(change))]
-                expiring = self._store.expire(time.time())
+                expiring = self._store.expire()
                 self._more_to_do = self._store.prune() or expiring
         except sqlite3.Error as error:
             self._more_to_do = False
@@ -318,7 +321,8 @@ class Spool:
 async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -> Spool:
     """Opens the spool, makes it where it is not there, saves what can be saved where it is damaged.
 
-    Raises AuditPipelineError where another process has it open, or the folder cannot be used.
+    Raises AuditPipelineError where another process has it open, or the folder cannot be used; Retryable where a damaged
+    one cannot be saved yet, for want of room.
     """
     path = Path(config.path)
     reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)
@@ -333,7 +337,7 @@ async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -
         return writer, reader, lock
 
     try:
-        return Spool(*await opening.run(opened), reserve)
+        return Spool(*await opening.run(opened), reserve, log)
     except asyncio.CancelledError:
         # A check cannot be broken off, but nobody waits for it any more.
         given_up.set()
@@ -354,7 +358,8 @@ def _open(
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve.release()  # on a full disk the file could not even be opened
-        writer = Store(open_or_salvage(path, outputs, log), config.max_bytes, config.backpressure, config.max_age)
+        connection = open_or_salvage(path, outputs, log)
+        writer = Store(connection, config.max_bytes, config.backpressure, config.max_age, config.isolate)
         sync_folder(path.parent)
         reader = store.connect(path)
         reader.execute("PRAGMA cache_size = -256")  # rows are read once

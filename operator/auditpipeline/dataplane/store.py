@@ -14,9 +14,13 @@ Invariants, each held by the transactions below:
 2. no row goes before every cursor has passed it, and numbers are never used again;
 3. a cursor never goes back, and moves in the transaction that counts what it passed;
 4. what an output does not get is counted by `count_loss`, and by nothing else;
-5. `size` is what the rows of `events` take; before it would pass the limit, `Full` is raised, or (`dropOldest`) the
-   oldest rows go. Cursors move over what goes, and all that they pass counts as lost, whether or not the output would
-   have wanted it, and even where a delivery of it is under way.
+5. `size` is what the rows of `events` take; before it would pass the limit, `Full` is raised, or the oldest rows go:
+   with `dropOldest` always, with `isolate` while they wait only for outputs that are far behind. Cursors move over
+   what goes, and all that they pass counts as lost, whether or not the output would have wanted it, and even where a
+   delivery of it is under way.
+
+       isolate    first=0 ........ middle ........ end      far behind: before the middle of the numbers that are here
+                  ^ siem                     ^ archive      rows up to archive's may go, for siem alone
 
 `events.filter` is the digest of the filter that decided, or `only NAME`: that output alone gets the row (a dead letter
 that was put back).
@@ -29,8 +33,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,6 +56,8 @@ _PILE = 16 * 2**20
 _JOURNAL, _COMMIT = 6 * 2**20, 2**16
 """Bytes of rows, and of what a commit writes besides: when there are about so many in the journal, `settle` moves them
 into the file. SQLite by itself does so at 1000 pages, within a commit."""
+_AGES = 64
+"""Into so many parts of `max_age` the time is divided: for each part is known which number came next at its end."""
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -109,18 +116,26 @@ class Chunk(NamedTuple):
     lines: Sequence[bytes] | None
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there."""
+def connect(path: Path, scratch: bool = False) -> sqlite3.Connection:
+    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there. A
+    `scratch` file is one that is thrown away unless it is finished: no journal on disk, nothing synced."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     # Of no effect on a file that is there. A row of 400 events is some 200 kB, so that larger pages are fewer.
     connection.execute("PRAGMA page_size = 8192")
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_mode = {'MEMORY' if scratch else 'WAL'}")
+    connection.execute(f"PRAGMA synchronous = {'OFF' if scratch else 'FULL'}")
     # Some builds overwrite with zeros whatever is deleted: every event would be written twice.
     connection.execute("PRAGMA secure_delete = OFF")
     connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
+    return connection
+
+
+def make(path: Path) -> sqlite3.Connection:
+    """A connection to an empty spool in a new `scratch` file."""
+    connection = connect(path, scratch=True)
+    connection.executescript(_SCHEMA)
     return connection
 
 
@@ -128,13 +143,11 @@ def open_checked(path: Path) -> sqlite3.Connection:
     """A connection to a spool that is whole, made where there is none; sqlite3.DatabaseError where it is damaged."""
     connection = connect(path)
     try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if not _is_laid_out(connection, path):
             connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-        elif version != LAYOUT:
-            raise AuditPipelineError(f"{path} has layout {version}, this release reads {LAYOUT}: run the other release")
         elif not _counters(connection).get("clean"):
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            # As quick as `quick_check`, since there is next to no index: 1 s for 0.5 GiB, that the disk bounds.
+            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(str(found))
         # After a clean stop nothing is checked, but the disk may have changed since: what `Store` reads at its start.
@@ -148,6 +161,29 @@ def open_checked(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _is_laid_out(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file has our tables; False where it is new. sqlite3.DatabaseError where a version is said that the
+    tables belie: a bit of it may have flipped, and no other release would help. AuditPipelineError where one would."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = _tables(connection)
+    if version == 0 and not tables:
+        return False
+    with closing(sqlite3.connect(":memory:")) as blank:
+        blank.executescript(_SCHEMA)
+        ours = _tables(blank)
+    if version == LAYOUT and ours.keys() <= tables.keys():
+        return True
+    if version not in (0, LAYOUT) and tables != ours:
+        damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if damage == "ok":
+            raise AuditPipelineError(f"{path} has layout {version}, this release reads {LAYOUT}: run the other release")
+    raise sqlite3.DatabaseError(f"layout {version} with the tables {', '.join(sorted(tables)) or 'of none'}")
+
+
+def _tables(connection: sqlite3.Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
+
+
 class Store:
     """The writing side. One thread at a time; every change within `transaction`."""
 
@@ -157,10 +193,14 @@ class Store:
         max_bytes: int,
         backpressure: Backpressure = "reject",
         max_age: float | None = None,
+        isolate: bool = False,
     ) -> None:
         self.max_bytes = max_bytes
         self.backpressure: Backpressure = backpressure
         self.max_age = max_age
+        self.isolate = isolate
+        self.clock: Callable[[], float] = time.monotonic
+        self._ages: deque[tuple[float, int]] = deque()
         self._dropped: dict[str, int] = {}
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
@@ -193,9 +233,9 @@ class Store:
         lines = as_lines(lines)
         data = self._compressed(lines) if lines else b""
         if lines and self.size and self.size + len(data) > self.max_bytes:
-            if self.backpressure == "reject":
+            self.make_room(self.size + len(data) - self.max_bytes)
+            if self.size and self.size + len(data) > self.max_bytes:
                 raise Full(f"the spool holds {self.size} of {self.max_bytes} bytes")
-            self.drop_oldest(self.size + len(data) - self.max_bytes)
         self._bury(dead)
         if not lines:
             return None
@@ -238,12 +278,15 @@ class Store:
         for reason, events in (lost or {}).items():
             count_loss(self._db, output, reason, events)
 
-    def use(self, outputs: Sequence[str]) -> None:
-        """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor."""
-        for name in [name for name in self.cursors if name not in outputs]:
+    def use(self, outputs: Sequence[str]) -> dict[str, int]:
+        """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor.
+        How many events waited for each that is gone: they are lost by `removed`."""
+        gone = {name: self.end - cursor.next for name, cursor in self.cursors.items() if name not in outputs}
+        for name, waiting in gone.items():
             self._db.execute("DELETE FROM cursors WHERE output = ?", (name,))
             del self.cursors[name]
             self._dropped.pop(name, None)
+            count_loss(self._db, name, "removed", waiting)
             for reason, events in self._db.execute(
                 "DELETE FROM lost WHERE output = ? RETURNING reason, events", (name,)
             ):
@@ -252,29 +295,54 @@ class Store:
             if name not in self.cursors:
                 self.cursors[name] = Cursor(self.end, 0, 0.0)
                 self._db.execute("INSERT INTO cursors VALUES (?, ?, 0, 0)", (name, self.end))
+        return gone
 
-    def drop_oldest(self, size: int) -> None:
-        """Lets the oldest rows go, of at least `size` bytes; what outputs had not got is lost by `overflow`."""
+    def make_room(self, size: int) -> None:
+        """Lets the oldest rows go, of `size` bytes, as far as the bounds allow it."""
+        if self.backpressure == "dropOldest":
+            self.drop_oldest(size)
+        elif self.isolate:
+            # More at once: else each request at the limit would look for room again.
+            self.drop_oldest(max(size, self.max_bytes // 64), self._awaited())
+
+    def _awaited(self) -> int:
+        """The number of the first event that an output waits for which is not far behind; 0 where all are."""
+        oldest = self._db.execute("SELECT min(first) FROM events").fetchone()[0] or 0
+        middle = (oldest + self.end) / 2
+        return min((cursor.next for cursor in self.cursors.values() if cursor.next >= middle), default=0)
+
+    def drop_oldest(self, size: int, end: int = 2**63) -> None:
+        """Lets the oldest rows go, of at least `size` bytes where there are as many before the event `end`; what
+        outputs had not got is lost by `overflow`."""
         floor, found = -1, 0
         for first, count, length in self._db.execute("SELECT first, count, size FROM events ORDER BY first"):
-            floor, found = first + count, found + length
-            if found >= size:
+            if found >= size or first + count > end:
                 break
+            floor, found = first + count, found + length
         self._drop(floor)
 
-    def expire(self, now: float, most: int = 64) -> bool:
-        """Lets up to `most` rows go that are older than `max_age`; what outputs had not got is lost by `expired`.
-        Whether there may be more."""
+    def expire(self, most: int = 64) -> bool:
+        """Lets up to `most` rows go that have waited here for more than `max_age`; what outputs had not got is lost by
+        `expired`. Whether there may be more.
+
+        Time passes as this process sees it, not as the wall clock says, which may be set: what is here when it starts,
+        or when `max_age` is set, waits from then on. A row may wait longer by a part of _AGES.
+        """
         if self.max_age is None:
+            self._ages.clear()
             return False
-        floor, number = -1, 0
-        oldest = self._db.execute("SELECT first + count, received FROM events ORDER BY first LIMIT ?", (most,))
-        for end, received in oldest.fetchall():
-            if received >= now - self.max_age:
-                break
-            floor, number = end, number + 1
-        self._drop(floor, expired=True)
-        return number == most
+        now = self.clock()
+        if not self._ages or now - self._ages[-1][0] >= self.max_age / _AGES:
+            self._ages.append((now, self.end))
+        while len(self._ages) > 1 and self._ages[1][0] <= now - self.max_age:
+            self._ages.popleft()
+        at, floor = self._ages[0]
+        if at > now - self.max_age:
+            return False
+        query = "SELECT first + count FROM events WHERE first < ? ORDER BY first LIMIT ?"
+        ends = [end for (end,) in self._db.execute(query, (floor, most))]
+        self._drop(max(ends, default=-1), expired=True)
+        return len(ends) == most
 
     def _drop(self, floor: int, expired: bool = False) -> None:
         for output, cursor in self.cursors.items():
@@ -334,25 +402,38 @@ class Store:
         self.size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM events").fetchone()[0]
         self.dead_size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM dead").fetchone()[0]
         self._pruned = -1
+        # Numbers of what was rolled back are given to others, later.
+        self._ages = deque((at, min(end, self.end)) for at, end in self._ages)
 
     def _bury(self, dead: Sequence[Dead]) -> None:
         now = time.time()
         for letter in dead:
-            data = self._small.compress(letter.data)
-            row = (now, letter.output, letter.reason, letter.key, len(data), data)
+            data, reason = self._small.compress(letter.data), letter.reason
+            if len(data) > self._most_dead and not letter.output:
+                # No event can be made of it any more, but somebody may see what it was. An event stays whole.
+                data = self._small.compress(letter.data[: self._most_dead // 2])
+                reason = f"{reason} (of {len(letter.data)} bytes the first {self._most_dead // 2} are kept)"
+            row = (now, letter.output, reason, letter.key, len(data), data)
             self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
             count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
             self.dead_size += len(data)
         if dead:
             self._bound_dead()
 
+    @property
+    def _most_dead(self) -> int:
+        """Bytes that dead letters may take, a sixteenth of the limit: they must neither stop events nor fill the
+        disk."""
+        return max(self.max_bytes // 16, 2**20)
+
     def _bound_dead(self) -> None:
-        """Dead letters take a sixteenth of the limit: they must neither stop events nor fill the disk. The oldest
-        go."""
-        while self.dead_size > max(self.max_bytes // 16, 2**20):
-            oldest = "SELECT min(id) FROM dead"
+        """The oldest dead letters go, and never the last one: its sender was told that it is kept."""
+        oldest = "SELECT min(id) FROM dead WHERE id < (SELECT max(id) FROM dead)"
+        while self.dead_size > self._most_dead:
             removed = self._db.execute(f"DELETE FROM dead WHERE id = ({oldest}) RETURNING size").fetchall()  # noqa: S608
-            self.dead_size = self.dead_size - removed[0][0] if removed else 0
+            if not removed:
+                return
+            self.dead_size -= removed[0][0]
             self._add("dead_removed", len(removed))
 
     def _add(self, counter: str, number: int) -> None:
