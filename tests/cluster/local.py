@@ -56,6 +56,7 @@ class LocalDeployment(Deployment):
 
     def start(self) -> None:
         """Start the cluster, install the chart, start the local kubelet and the operator."""
+        binaries.find("helm")  # what is missing should be said before a cluster has been waited for
         self.cluster.start()
         deployment = self._install()
         self._kubelet = LocalKubelet(self.cluster, self.address, self.bootstrap / "gateway")

@@ -45,6 +45,7 @@ class NodeDeployment(Deployment):
 
     def start(self) -> None:
         """Build the image if need be, start the node, install with helm."""
+        binaries.find("helm")  # what is missing should be said before an image has been waited for
         archive = image.build()
         self.cluster.start()
         self.cluster.load_image(archive)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from . import binaries
+from .controlplane import ControlPlane
+
 pytestmark = pytest.mark.controlplane
 
 
@@ -35,6 +38,19 @@ def test_without_go_the_demo_says_what_to_install(tmp_path: Path) -> None:
     line = complaint(demo(tmp_path, tmp_path))
     assert "Install Go" in line
     assert "KUBEBUILDER_ASSETS" in line
+
+
+def test_without_helm_the_demo_says_what_to_install(tmp_path: Path) -> None:
+    """At once: a whole cluster is there, and is not started."""
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    for name, program in binaries.find(*ControlPlane.programs).items():
+        (assets / name).symlink_to(program)
+    done = demo(tmp_path, tmp_path, KUBEBUILDER_ASSETS=str(assets))
+    line = complaint(done)
+    assert line.startswith("demo: helm: nothing found. Install Go")
+    assert "KUBEBUILDER_ASSETS" in line
+    assert "building" not in done.stderr
 
 
 def test_without_a_network_the_demo_says_so(tmp_path: Path) -> None:

@@ -73,6 +73,17 @@ def test_covers_never_says_covered_where_it_is_not(static: Policy, wanted: Polic
         assert gap.reason == shortfall(effect(static, gap.request), effect(wanted, gap.request))
 
 
+@pytest.mark.parametrize("paths", [("/healthz", "/healthz*"), ("/healthz*", "/healthz"), ("/a/*", "/a/b*")])
+def test_a_path_is_less_than_the_same_with_a_star(paths: tuple[str, str]) -> None:
+    """A rule for the one leaves the rest of the other to the next rule."""
+    first, second = paths
+    policy = Policy((Rule("None", non_resource_urls=(first,)), Rule("Metadata", non_resource_urls=(second,))))
+    one = union([policy, Policy()])
+    for path in ("/healthz", "/healthz/ping", "/a/b", "/a/c"):
+        request = Attributes("somebody", (), "get", path)
+        assert effect(one, request) == effect(policy, request)
+
+
 def test_a_union_of_one_policy_is_that_policy() -> None:
     """With the floor first, and no rule more."""
     policy = Policy(

@@ -96,7 +96,7 @@ def _same(one: str, other: str) -> str | None:
 
 def _meet_urls(one: str, other: str) -> str | None:
     (a, a_open), (b, b_open) = _url(one), _url(other)
-    if a.startswith(b) and (b_open or a == b):
+    if a.startswith(b) and (b_open or (a == b and not a_open)):
         return one
     if b.startswith(a) and a_open:
         return other
