@@ -24,6 +24,7 @@ from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
+FOR_EVER = 2**63
 Redact = Callable[[bytes], bytes]
 """One event as a line -> the same without what an output must not have; Permanent where it cannot tell."""
 
@@ -53,10 +54,14 @@ class _Piece(NamedTuple):
 
 
 class Feed:
-    """The events of one output from a cursor on, narrowed by its policies, and redacted if `redact` is given."""
+    """The events of one output from a cursor on, and before the event `until`; narrowed by its policies, and redacted
+    if `redact` is given."""
 
-    def __init__(self, config: RouteConfig, spool: Spool, position: int, redact: Redact | None = None) -> None:
+    def __init__(
+        self, config: RouteConfig, spool: Spool, position: int, redact: Redact | None = None, until: int = FOR_EVER
+    ) -> None:
         self.position = position
+        self._until = until
         self._config = config
         self._spool = spool
         self._redact = redact
@@ -77,7 +82,7 @@ class Feed:
         if wait and self._waiting:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
-                    while not self._is_full():
+                    while not self._is_full() and self.position < self._until:
                         await self._spool.wait(self.position)
                         await self._read()
         return self._batch()
@@ -87,7 +92,7 @@ class Feed:
 
     async def _read(self) -> None:
         """Takes in rows. Where there is none before the end, what had these numbers is gone, and counted (`store`)."""
-        end = self._spool.end
+        end = min(self._spool.end, self._until)
         if self._is_full() or self.position >= end:
             return
         chunks = await self._spool.read(self.position, self._enough)
@@ -97,14 +102,15 @@ class Feed:
             self.position = end
 
     def _hold(self, chunk: Chunk) -> None:
-        start, end = max(self.position, chunk.first), chunk.first + chunk.events
+        start, end = max(self.position, chunk.first), min(chunk.first + chunk.events, self._until)
         self.position = end
-        if not is_for(chunk.digest, self._config.name):
+        if start >= end or not is_for(chunk.digest, self._config.name):
             return
         if chunk.lines is None:
             self._spoilt.append((end, Spoilt(damaged=end - start)))
             return
-        lines = as_lines(chunk.lines[start - chunk.first :] if start > chunk.first else chunk.lines)
+        whole = end - start == chunk.events
+        lines = as_lines(chunk.lines if whole else chunk.lines[start - chunk.first : end - chunk.first])
         piece = _Piece(lines, range(start + 1, end + 1))
         if self._redact or chunk.digest != self._digest:
             piece = self._prepared(piece, chunk.digest != self._digest)

@@ -16,6 +16,7 @@ from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.intake import Intake
+from auditpipeline.dataplane.leaving import Leaving
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.metrics import Metrics, Process
 from auditpipeline.dataplane.route import Patience, Route
@@ -45,6 +46,7 @@ class Plane:
         self._log = log
         self._patience = patience
         self._routes: dict[str, Route] = {}
+        self._leaving = Leaving(spool)
         self._metrics = Metrics()
         self._static = StaticFile()
         self._epoch = secrets.token_hex(4)
@@ -91,30 +93,38 @@ class Plane:
         """Puts a new configuration in force without losing an event; Invalid, and nothing changed, where it cannot be.
 
         The order matters: cursors of new routes exist before the filter lets their events in, and a route's cursor goes
-        only when the filter no longer asks for it and the route has ended.
+        only when the filter no longer asks for it and the route has ended; in a gateway, when it has left (`leaving`).
         """
         new = found.config
         _check_same(self.config, new)
         names = [route.name for route in new.routes]
         await self._spool.limit(new.spool)
+        await self._leaving.stop(names, HURRY)
         fresh = [route for route in new.routes if route.name not in self._routes]
-        cursors = await self._spool.use([*self._routes, *(route.name for route in fresh)])
+        cursors = await self._use([*self._routes, *(route.name for route in fresh)])
         self.intake.follow(_filter(new), new.max_body)
         self.intake.canaries.user = new.canary_user
         kept = {route.name for route in new.routes if self._runs(route)}
         ending = [name for name in self._routes if name not in kept]
+        gone = [self._routes[name].config for name in ending if name not in names and new.plane == "gateway"]
         self._start(fresh, cursors)  # they need not wait for what ends
         await self._end(ending, HURRY)
-        cursors = await self._spool.use(names)
+        cursors = await self._use([*names, *(route.name for route in gone)])
         self._start([route for route in new.routes if route.name not in self._routes], cursors)
+        self._leave(gone, cursors)
         self.config, self._digest, self.config_error = new, found.digest, ""
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
+
+    async def tidy(self) -> None:
+        """What is to be done from time to time."""
+        await self._leaving.tidy(HURRY)
 
     async def stop(self) -> None:
         """Answers what is under way, ends routes and listeners, closes the spool."""
         self._stopping = True
         await self._audit.listener.stop()
         await self._end(list(self._routes))
+        await self._leaving.stop(list(self._leaving.routes), HURRY)
         await self._ops.listener.stop()
         await self._spool.close()
 
@@ -126,7 +136,7 @@ class Plane:
         """The metrics as text."""
         figures = await self._spool.figures()
         process = Process(
-            routes={name: route.counts for name, route in self._routes.items()},
+            routes={name: route.counts for name, route in self._running.items()},
             expiry={"audit": self._audit.tls.not_after, "ops": self._ops.tls.not_after},
             limit=self._spool.max_bytes,
             body_bytes=self.intake.room.used,
@@ -142,7 +152,7 @@ class Plane:
             name=self.config.name,
             config=self._digest,
             events=Events(figures.received, figures.delivered, dropped),
-            outputs=tuple(route.report(figures) for route in self._routes.values()),
+            outputs=tuple(route.report(figures) for route in self._running.values()),
             config_error=self.config_error,
             spool_bytes=self._spool.size,
             dead_letters=figures.dead,
@@ -157,11 +167,26 @@ class Plane:
         running = self._routes.get(route.name)
         return running is not None and running.config == route
 
+    @property
+    def _running(self) -> dict[str, Route]:
+        return {**self._routes, **self._leaving.routes}
+
+    async def _use(self, names: list[str]) -> dict[str, Cursor]:
+        return await self._spool.use([*names, *self._leaving.routes], self._leaving.ends)
+
     def _start(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
         for config in routes:
             route = Route(config, self._spool, outputs.make(config.output), self._log, self._patience)
             self._routes[config.name] = route
             route.start(cursors[config.name])
+
+    def _leave(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
+        """Lets routes deliver what was stored while the filter asked for it: all of that is committed by now."""
+        for config in routes:
+            end = self._spool.end
+            route = Route(config, self._spool, outputs.make(config.output), self._log, self._patience, until=end)
+            route.start(cursors[config.name])
+            self._leaving.add(route, end)
 
     async def _end(self, names: list[str], grace: float | None = None) -> None:
         await asyncio.gather(*(self._routes.pop(name).stop(grace) for name in names))

@@ -34,7 +34,7 @@ from auditpipeline.core.errors import Permanent, Retryable, TooLarge
 from auditpipeline.core.event import delivery_key
 from auditpipeline.core.report import OutputReport, State
 from auditpipeline.core.truncate import truncated
-from auditpipeline.dataplane.feed import Batch, Feed, Redact
+from auditpipeline.dataplane.feed import FOR_EVER, Batch, Feed, Redact
 from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.outputs import Output
@@ -102,10 +102,12 @@ class Route:
         log: Log,
         patience: Patience | None = None,
         redact: Redact | None = None,
+        until: int = FOR_EVER,
     ) -> None:
         self.config = config
         self.counts = Counts()
         self._redact = redact
+        self._until = until
         self._spool = spool
         self._output = output
         self._log = log.bind(output=config.name)
@@ -122,8 +124,13 @@ class Route:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def drained(self) -> bool:
+        """Whether there is nothing left to do: only where it has an end."""
+        return self._cursor.next >= self._until
+
     def start(self, cursor: Cursor) -> None:
-        """Delivers from the cursor on."""
+        """Delivers from the cursor on, up to `until`."""
         self._cursor = cursor
         self._task = asyncio.create_task(self._run(), name=f"route {self.config.name}")
 
@@ -144,7 +151,7 @@ class Route:
     def report(self, figures: Figures) -> OutputReport:
         """What the route says of itself; `figures` are the spool's."""
         stored = self._spool.cursors.get(self.config.name, self._cursor)
-        pending = max(0, self._spool.end - max(self._cursor.next, stored.next))
+        pending = max(0, min(self._spool.end, self._until) - max(self._cursor.next, stored.next))
         state: State = "Failing" if self._failures else "Delivering" if pending else "Idle"
         since = figures.waiting_since.get(self.config.name) if pending else None
         dropped = {reason: events for output, reason, events in figures.lost if output == self.config.name}
@@ -164,7 +171,7 @@ class Route:
 
     async def _run(self) -> None:
         feed = self._feed()
-        while not self._stopping:
+        while not (self._stopping or self.drained):
             try:
                 batch = await feed.take(0.0 if self._failures else self.config.batch_wait)
                 await self._deliver(batch)
@@ -178,7 +185,7 @@ class Route:
             await asyncio.sleep(wait)
 
     def _feed(self) -> Feed:
-        return Feed(self.config, self._spool, self._cursor.next, self._redact)
+        return Feed(self.config, self._spool, self._cursor.next, self._redact, self._until)
 
     async def _deliver(self, batch: Batch) -> None:
         """Delivers the batch and moves the cursor over what the output has judged; Retryable where that is not all."""

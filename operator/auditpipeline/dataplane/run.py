@@ -2,8 +2,8 @@
 
 Twice a second the configuration file and the TLS files are looked at:
 
-    routes      new ones start at the end of the spool, gone ones stop and their cursors go, changed ones go on from
-                their cursor, unchanged ones do not notice
+    routes      new ones start at the end of the spool, gone ones stop and their cursors go (in a gateway: when what
+                waited has arrived, see `leaving`), changed ones go on from their cursor, unchanged ones do not notice
     TLS files   are loaded into the live contexts; a pair that does not fit is refused and the old one stays
     the rest    `name`, `max_body` and the spool's limit apply at once; another address or spool file needs a new start
 
@@ -120,6 +120,7 @@ async def _follow(
     """Applies changes until told to stop."""
     while not stop.is_set():
         await plane.refresh_tls()
+        await plane.tidy()
         if on_ready and plane.ready:
             on_ready(plane)
             on_ready = None

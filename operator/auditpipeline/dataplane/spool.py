@@ -26,7 +26,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -144,11 +144,11 @@ class Spool:
         """Moves an output's cursor over what was delivered; soon on disk, and not waited for."""
         self._changes.put(_Move(output, position, delivered))
 
-    async def use(self, outputs: Sequence[str]) -> dict[str, Cursor]:
+    async def use(self, outputs: Collection[str], ends: Mapping[str, int] | None = None) -> dict[str, Cursor]:
         """Makes these the outputs (`Store.use`) and returns their cursors; what waited for others is lost, and said."""
 
         def change(writer: Store) -> tuple[dict[str, int], dict[str, Cursor]]:
-            return writer.use(outputs), dict(writer.cursors)
+            return writer.use(outputs, ends), dict(writer.cursors)
 
         gone, cursors = await self._change(change)
         for output, waiting in gone.items():

@@ -34,7 +34,7 @@ import os
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -278,10 +278,14 @@ class Store:
         for reason, events in (lost or {}).items():
             count_loss(self._db, output, reason, events)
 
-    def use(self, outputs: Sequence[str]) -> dict[str, int]:
+    def use(self, outputs: Collection[str], ends: Mapping[str, int] | None = None) -> dict[str, int]:
         """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor.
-        How many events waited for each that is gone: they are lost by `removed`."""
-        gone = {name: self.end - cursor.next for name, cursor in self.cursors.items() if name not in outputs}
+        How many events waited for each that is gone, up to its number in `ends`: they are lost by `removed`."""
+        gone = {
+            name: max(0, (ends or {}).get(name, self.end) - cursor.next)
+            for name, cursor in self.cursors.items()
+            if name not in outputs
+        }
         for name, waiting in gone.items():
             self._db.execute("DELETE FROM cursors WHERE output = ?", (name,))
             del self.cursors[name]
