@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from auditpipeline.control.authority import Authority
+from auditpipeline.control.kube import Kube
+from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Resource
+from auditpipeline.control.settings import Settings
+from auditpipeline.control.world import World
 from tests.control.bodies import Body
 
 
@@ -45,7 +51,9 @@ class Answers:
     async def patch(self, kind: Resource, name: str, body: Body, namespace: str | None = None) -> Body | None:
         return await self.create(kind, body)
 
-    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
+    async def patch_status(
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None
+    ) -> Body | None:
         return await self.create(kind, dict(status))
 
     async def delete(
@@ -58,3 +66,19 @@ class Answers:
 
     async def plain(self, path: str, server: str = "") -> bytes:
         return str(self.paths.get(path, "")).encode()
+
+
+async def world(kube: Kube, **changed: Any) -> World:
+    """A controller's world with an authority of its own; `changed` are its attributes."""
+    settings = Settings(namespace="auditpipeline-system")
+    authority = Authority(kube, settings.namespace, now)
+    await authority.ensure()
+    made = World(kube, settings, authority, Prober(), now, lambda key, seconds: None)
+    for name, value in changed.items():
+        setattr(made, name, value)
+    return made
+
+
+def now() -> datetime:
+    """The time."""
+    return datetime.now(UTC)

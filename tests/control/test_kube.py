@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from auditpipeline.control.discovery import discover
 from auditpipeline.control.kube import Conflict, Forbidden, NotFound, translate
-from auditpipeline.control.resources import SECRETS, STATEFULSETS
+from auditpipeline.control.resources import SECRETS, SERVICES, STATEFULSETS
 from auditpipeline.core.errors import Invalid, Permanent, Retryable
 from tests.control.fakes import Answers
 
@@ -53,6 +54,21 @@ def test_a_server_that_says_how_long_to_wait_is_heard() -> None:
 def test_an_answer_that_is_no_status_is_no_trouble(body: bytes | None) -> None:
     """Proxies answer in HTML."""
     assert isinstance(translate(502, body, "get", SECRETS, None), Retryable)
+
+
+@pytest.mark.parametrize("name", ["../secrets/auditpipeline-ca", "a?b", "a#b", "a%2Fb", "a b", "\n"])
+def test_a_strange_name_stays_one_segment_of_the_path(name: str) -> None:
+    """As the client sends it: no name leads to another kind of object."""
+    path = URL(f"https://host{SERVICES.path(name, 'audit')}").raw_path
+    assert path.startswith("/api/v1/namespaces/audit/services/")
+    assert path.count("/") == 6
+
+
+@pytest.mark.parametrize(("name", "namespace"), [(".", "audit"), ("..", "audit"), ("a", ".."), ("a", ".")])
+def test_no_object_is_called_like_a_folder(name: str, namespace: str) -> None:
+    """The client would clean it away, and the answer would be that of another path."""
+    with pytest.raises(Invalid, match="no name of an object"):
+        SERVICES.path(name, namespace)
 
 
 def cluster(minor: str, *versions: str, crd: dict[str, Any] | None = None) -> Answers:
