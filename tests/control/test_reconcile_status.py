@@ -149,13 +149,15 @@ async def test_another_sink_leaves_this_one_registered(served: ControlPlane, kub
 async def test_a_pod_that_does_not_answer_is_not_known_about(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:
-    """Delivering is Unknown; what was counted is kept."""
+    """Delivering is Unknown, and the pipeline is not Ready; what was counted is kept."""
     async with operator(served.kubeconfig, namespace), ready(kube, namespace) as (receiver, _):
         await until(kube, "a", "Delivering", "True")
         await receiver.runner.cleanup()
         found = await until(kube, "a", "Delivering", "Unknown", "PodUnreachable")
         assert "audit-a-0" in found["message"]
         assert (await kube.get(PIPELINES, "a") or {})["status"]["events"]["received"] == 5
+        found = await until(kube, "a", "Ready", "False", "ConfigurationPending")
+        assert "audit-a-0 does not answer" in found["message"]
 
 
 async def test_a_missing_secret_is_named_and_mended_when_it_comes(

@@ -13,6 +13,7 @@ from datetime import datetime
 from auditpipeline.control import desired
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.canary import CanaryState
+from auditpipeline.control.facts import Heard
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.kube import Kube
 from auditpipeline.control.loss import LossState
@@ -22,7 +23,6 @@ from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.core.errors import Retryable
-from auditpipeline.core.report import Report
 
 GATEWAY_KEY = "gateway"
 SINKS_KEY = "sinks"
@@ -61,7 +61,7 @@ class World:
     losses: LossState = field(default_factory=LossState)
     upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
-    reports: dict[str, dict[str, Report]] = field(default_factory=dict)
+    reports: dict[str, dict[str, Heard]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
 
