@@ -17,7 +17,8 @@ from tests.control.bodies import Body
 
 
 class Answers:
-    """`objects` by (plural, name), `paths` for discovery; writes are kept in `written`, or raise `refusal`."""
+    """`objects` by (plural, name), `paths` for discovery; writes are kept in `written`, or raise `refusal`. Paths in
+    `refused` raise."""
 
     def __init__(
         self, objects: Mapping[tuple[str, str], Body] | None = None, paths: Mapping[str, Body] | None = None
@@ -26,6 +27,8 @@ class Answers:
         self.objects = dict(objects or {})
         self.paths = dict(paths or {})
         self.written: list[Body] = []
+        self.deleted: list[tuple[str, str]] = []
+        self.refused: dict[str, Exception] = {}
         self.refusal: Exception | None = None
 
     async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
@@ -59,12 +62,15 @@ class Answers:
     async def delete(
         self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"
     ) -> None:
+        self.deleted.append((kind.plural, name))
         self.objects.pop((kind.plural, name), None)
 
     async def raw(self, path: str) -> Body | None:
         return self.paths.get(path)
 
     async def plain(self, path: str, server: str = "") -> bytes:
+        if path in self.refused:
+            raise self.refused[path]
         return str(self.paths.get(path, "")).encode()
 
 
