@@ -90,4 +90,4 @@ async def ensure(world: World, manifest: desired.Manifest) -> Entry:
     entry = entry_of(kind.plural, await world.kube.apply(kind, manifest))
     world.seen.put(key, entry)
     world.applied[key] = (wanted, entry.fingerprint)
-    return world.seen.entries[key]
+    return world.seen.entries.get(key, entry)  # it may be deleted again already
