@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from auditpipeline.control.authority import Authority
-from auditpipeline.control.kube import Kube
+from auditpipeline.control.kube import Conflict, Kube
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Resource
 from auditpipeline.control.settings import Settings
@@ -55,9 +55,13 @@ class Answers:
         return await self.create(kind, body)
 
     async def patch_status(
-        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None, *, version: str = ""
     ) -> Body | None:
-        return await self.create(kind, dict(status))
+        known = self.objects.get((kind.plural, name), {}).get("metadata", {}).get("resourceVersion", version)
+        if version and known != version:
+            raise Conflict("the object has been modified")
+        await self.create(kind, dict(status))
+        return {"metadata": {"name": name}, "status": dict(status)}
 
     async def delete(
         self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"

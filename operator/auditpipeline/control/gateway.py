@@ -182,7 +182,8 @@ async def _render(world: World, recorder: Recorder) -> None:
 
 def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
-    return Standing(entry_of(SINKS.plural, body).identity, meta.get("generation", 0), body.get("status") or {})
+    entry = entry_of(SINKS.plural, body)
+    return Standing(entry.identity, meta.get("generation", 0), body.get("status") or {}, version=entry.version)
 
 
 def _said(error: Exception) -> str:

@@ -67,7 +67,7 @@ class Seen:
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep `entry` unless a newer one of its name, or its deletion, is known; True where anything changed by it."""
         old, (deleted, _) = self.entries.get(key), self.buried.get(key, ("", 0))
-        if (old and _older(entry.version, old.version)) or _older(entry.version, deleted, or_same=True):
+        if (old and older(entry.version, old.version)) or older(entry.version, deleted, or_same=True):
             return False
         self.buried.pop(key, None)
         self.clock += 1
@@ -82,7 +82,7 @@ class Seen:
         """Forget a deleted object, unless a newer one of its name is known already; what was known of it. `version` is
         that of the deletion; where it is not known, the UID tells."""
         old = self.entries.get(key)
-        if old and (_older(version, old.version) if _comparable(version, old.version) else uid not in ("", old.uid)):
+        if old and (older(version, old.version) if _comparable(version, old.version) else uid not in ("", old.uid)):
             return None
         self._bury(key, version or (old.version if old else ""))
         if old is None:
@@ -159,7 +159,7 @@ def fingerprint(body: Mapping[str, Any]) -> str:
     return hashlib.blake2b(encoded, digest_size=12).hexdigest()
 
 
-def _older(version: str, than: str, *, or_same: bool = False) -> bool:
+def older(version: str, than: str, *, or_same: bool = False) -> bool:
     """Resource versions are numbers that grow (guaranteed from 1.35 on); where they are none, nothing is older."""
     return _comparable(version, than) and int(version) < int(than) + or_same
 
