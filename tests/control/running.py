@@ -158,7 +158,7 @@ async def pod(
         "podIPs": [{"ip": address}],
         "conditions": [{"type": "Ready", "status": "True"}],
     }
-    await kube.patch(PODS, f"{name}/status", {"status": status}, namespace)
+    await kube.patch_status(PODS, name, status, namespace)
     try:
         yield played
     finally:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
+from yarl import URL
 
-from auditpipeline.control.discovery import discover
 from auditpipeline.control.kube import Conflict, Forbidden, NotFound, translate
-from auditpipeline.control.resources import SECRETS, STATEFULSETS
+from auditpipeline.control.resources import SECRETS, SERVICES, STATEFULSETS
 from auditpipeline.core.errors import Invalid, Permanent, Retryable
-from tests.control.fakes import Answers
 
 
 @pytest.mark.parametrize(
@@ -55,38 +53,16 @@ def test_an_answer_that_is_no_status_is_no_trouble(body: bytes | None) -> None:
     assert isinstance(translate(502, body, "get", SECRETS, None), Retryable)
 
 
-def cluster(minor: str, *versions: str, crd: dict[str, Any] | None = None) -> Answers:
-    """The discovery documents of a cluster that serves `versions`."""
-    groups = {"groups": [{"versions": [{"groupVersion": version} for version in versions]}]}
-    objects = {("customresourcedefinitions", "auditsinks.auditregistration.k8s.io"): crd} if crd else {}
-    return Answers(objects, {"/version": {"major": "1", "minor": minor}, "/apis": groups})
+@pytest.mark.parametrize("name", ["../secrets/auditpipeline-ca", "a?b", "a#b", "a%2Fb", "a b", "\n"])
+def test_a_strange_name_stays_one_segment_of_the_path(name: str) -> None:
+    """As the client sends it: no name leads to another kind of object."""
+    path = URL(f"https://host{SERVICES.path(name, 'audit')}").raw_path
+    assert path.startswith("/api/v1/namespaces/audit/services/")
+    assert path.count("/") == 6
 
 
-def crd(**fields: Any) -> dict[str, Any]:
-    """Our CRD, with `fields` in spec.policy."""
-    policy = {"properties": fields}
-    schema = {"properties": {"spec": {"properties": {"policy": policy}}}}
-    return {"spec": {"versions": [{"name": "v1alpha1", "schema": {"openAPIV3Schema": schema}}]}}
-
-
-SINK = "auditregistration.k8s.io/v1alpha1"
-
-
-async def test_audit_sinks_of_1_18_are_kube_apiservers_own() -> None:
-    """It serves them, and there is no CRD of that name; older kinds are used, newer fields are left out."""
-    found = await discover(cluster("18+", SINK, "policy/v1beta1", "events.k8s.io/v1beta1"))
-    assert (found.sinks, found.sink_rules, found.claim_retention, found.seccomp) == ("builtin", False, False, False)
-    assert (found.budgets.api_version, found.events.api_version) == ("policy/v1beta1", "events.k8s.io/v1beta1")
-
-
-async def test_audit_sinks_of_our_crd_have_rules() -> None:
-    """As long as its schema does."""
-    now = ("policy/v1", "events.k8s.io/v1")
-    found = await discover(cluster("37", SINK, *now, crd=crd(level={}, rules={})))
-    assert (found.sinks, found.sink_rules, found.claim_retention) == ("crd", True, True)
-    assert not (await discover(cluster("37", SINK, *now, crd=crd(level={})))).sink_rules
-
-
-async def test_a_cluster_may_have_no_audit_sinks() -> None:
-    """The operator starts all the same."""
-    assert (await discover(cluster("37", "policy/v1"))).sinks == "absent"
+@pytest.mark.parametrize(("name", "namespace"), [(".", "audit"), ("..", "audit"), ("a", ".."), ("a", ".")])
+def test_no_object_is_called_like_a_folder(name: str, namespace: str) -> None:
+    """The client would clean it away, and the answer would be that of another path."""
+    with pytest.raises(Invalid, match="no name of an object"):
+        SERVICES.path(name, namespace)

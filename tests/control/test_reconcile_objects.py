@@ -162,6 +162,48 @@ async def test_a_child_edited_by_hand_is_as_it_was(served: ControlPlane, kube: C
             await eventually(f"{kind.plural} mended", mended)
 
 
+SPY = {"name": "spy", "image": "spy", "volumeMounts": [{"name": "data", "mountPath": "/x"}]}
+RESTARTED = {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}
+
+
+def spied(body: dict[str, Any]) -> dict[str, Any]:
+    """A merge patch that puts a container beside the receiver's, and a variable and a volume into it."""
+    pod = body["spec"]["template"]["spec"]
+    (receiver,) = pod["containers"]
+    changed = receiver | {"env": [{"name": "X", "value": "x"}]}
+    host = {"name": "host", "hostPath": {"path": "/"}}
+    return {"containers": [changed, SPY], "volumes": [*pod["volumes"], host], "hostNetwork": True}
+
+
+async def test_what_is_added_to_a_child_by_hand_goes(served: ControlPlane, kube: Client, namespace: str) -> None:
+    """Ways in and ways out that we do not speak of: server-side apply alone leaves them. A restart is left to kubectl,
+    and labels and annotations to whoever put them there."""
+    async with operator(served.kubeconfig, namespace):
+        await create(kube)
+        await eventually("children", lambda: all_there(kube, namespace))
+        before = {
+            key: await kube.get(*key, namespace) or {} for key in ((SERVICES, "audit-a"), (STATEFULSETS, "audit-a"))
+        }
+        tracked = {"metadata": {"labels": {"team": "a"}, "annotations": {"argocd.argoproj.io/tracking-id": "x"}}}
+        await kube.patch(SERVICES, "audit-a", {"spec": {"externalIPs": ["192.0.2.7"]}} | tracked, namespace)
+        await kube.patch(SECRETS, "audit-a-config", {"data": {"more": "e30="}}, namespace)
+        template = {"metadata": {"annotations": RESTARTED}, "spec": spied(before[STATEFULSETS, "audit-a"])}
+        await kube.patch(STATEFULSETS, "audit-a", {"spec": {"template": template}}, namespace)
+
+        async def as_before() -> bool:
+            service = await kube.get(SERVICES, "audit-a", namespace) or {}
+            workload = await kube.get(STATEFULSETS, "audit-a", namespace) or {}
+            secret = await kube.get(SECRETS, "audit-a-config", namespace) or {}
+            assert workload["spec"]["template"]["metadata"].pop("annotations") == RESTARTED
+            specs = {(SERVICES, "audit-a"): service, (STATEFULSETS, "audit-a"): workload}
+            same = [body["spec"] == before[key]["spec"] for key, body in specs.items()]
+            meta = service["metadata"]
+            assert (meta["labels"]["team"], len(meta["annotations"])) == ("a", 1)
+            return all(same) and list(secret["data"]) == ["config.json"]
+
+        await eventually("as before", as_before)
+
+
 async def test_a_resync_writes_nothing(served: ControlPlane, kube: Client, namespace: str) -> None:
     """Several of them, one after the other; what they read is one object a pipeline and one list a kind."""
     async with operator(served.kubeconfig, namespace, resync=0.5) as running:

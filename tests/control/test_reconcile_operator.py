@@ -8,10 +8,12 @@ import socket
 import pytest
 
 from auditpipeline.control import names
-from auditpipeline.control.kube import Client
+from auditpipeline.control.discovery import discover
+from auditpipeline.control.kube import Client, Forbidden
 from auditpipeline.control.leader import LeadershipLost, Lease, Times
 from auditpipeline.control.operator import _now
-from auditpipeline.control.resources import LEASES, PIPELINES, SECRETS, SERVICES, SINKS
+from auditpipeline.control.resources import LEASES, PIPELINES, SECRETS, SERVICES, SINKS, Features
+from auditpipeline.core.errors import Retryable
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.conftest import CRDS
@@ -113,6 +115,28 @@ async def test_an_api_server_that_is_gone_for_a_while_is_waited_for(
         await kube.delete(SERVICES, "audit-a", namespace)
         await eventually("service back", lambda: kube.get(SERVICES, "audit-a", namespace), 60)
         assert not running.ended.done()
+
+
+async def test_an_api_server_that_starts_is_not_taken_at_its_word(served: ControlPlane, kube: Client) -> None:
+    """All the while it lacks kinds that it will serve; what it is said to serve is all of them, or nothing is said."""
+    said: set[Features] = set()
+
+    async def asked() -> bool:
+        try:
+            said.add(await discover(kube))
+        except (Retryable, Forbidden):
+            return False
+        return True
+
+    for _ in range(2):
+        await asyncio.to_thread(served.stop_apiserver)
+        starting = asyncio.create_task(asyncio.to_thread(served.start_apiserver))
+        while not starting.done():
+            await asked()
+            await asyncio.sleep(0.005)
+        await starting
+        await eventually("discovered", asked)
+    assert said == {Features()}
 
 
 async def test_a_cluster_without_audit_sinks_says_what_to_install(

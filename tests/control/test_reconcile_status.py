@@ -10,7 +10,7 @@ import pytest
 
 from auditpipeline.control import names
 from auditpipeline.control.gateway import unpacked
-from auditpipeline.control.kube import Client
+from auditpipeline.control.kube import Client, Conflict
 from auditpipeline.control.resources import EVENTS, NAMESPACES, PIPELINES, PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.core import config
 from auditpipeline.core.report import Events, OutputReport, Report
@@ -159,13 +159,29 @@ async def test_another_sink_leaves_this_one_registered(served: ControlPlane, kub
 async def test_a_pod_that_does_not_answer_is_not_known_about(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:
-    """Delivering is Unknown; what was counted is kept."""
+    """Delivering is Unknown, and the pipeline is not Ready; what was counted is kept."""
     async with operator(served.kubeconfig, namespace), ready(kube, namespace) as (receiver, _):
         await until(kube, "a", "Delivering", "True")
         await receiver.runner.cleanup()
         found = await until(kube, "a", "Delivering", "Unknown", "PodUnreachable")
         assert "audit-a-0" in found["message"]
         assert (await kube.get(PIPELINES, "a") or {})["status"]["events"]["received"] == 5
+        found = await until(kube, "a", "Ready", "False", "ConfigurationPending")
+        assert "audit-a-0 does not answer" in found["message"]
+
+
+async def test_a_status_is_not_written_to_another_pipeline_of_the_name(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """Deleted and made again since it was read; both are of generation 1, and Ready would be said of the new one."""
+    await create(kube)
+    status = {"observedGeneration": 1}
+    old = await kube.patch_status(PIPELINES, "a", status) or {}
+    await kube.delete(PIPELINES, "a")
+    await create(kube)
+    with pytest.raises(Conflict):
+        await kube.patch_status(PIPELINES, "a", status, version=old["metadata"]["resourceVersion"])
+    assert (await kube.get(PIPELINES, "a") or {})["status"]["observedGeneration"] == -1
 
 
 async def test_a_missing_secret_is_named_and_mended_when_it_comes(

@@ -73,19 +73,61 @@ def test_an_event_older_than_our_own_write_is_left_aside() -> None:
     assert seen.entries[KEY].version == "10"
 
 
-def test_another_object_of_the_same_name_is_taken_whatever_its_version() -> None:
-    """It was deleted and made again."""
+def test_another_object_of_the_same_name_is_taken_where_it_is_newer() -> None:
+    """It was deleted and made again; versions grow over that, and where they are no numbers, what comes last counts."""
     seen = Seen()
     seen.put(KEY, version("10"))
-    assert seen.put(KEY, version("9", uid="u2"))
+    assert seen.put(KEY, version("11", uid="u2"))
+    assert seen.put(KEY, version("x", uid="u3"))
 
 
-def test_the_deletion_of_a_former_object_leaves_its_successor() -> None:
-    """DELETED may come after the answer to the next creation."""
+def test_an_older_object_of_the_same_name_does_not_come_back() -> None:
+    """A page of a list that was begun before it was deleted and made again."""
+    seen = Seen()
+    seen.put(KEY, version("5", uid="old"))
+    seen.drop(KEY, "old", "8")
+    seen.put(KEY, version("9", uid="new"))
+    assert not seen.put(KEY, version("5", uid="old"))
+    assert seen.entries[KEY].uid == "new"
+
+
+@pytest.mark.parametrize("told", ["8", ""])
+def test_what_was_deleted_does_not_come_back_by_what_was_said_before(told: str) -> None:
+    """Whether a watch told of it, or we deleted it ourselves; not known before, or known. What is newer comes."""
+    for known in (True, False):
+        seen = Seen()
+        if known:
+            seen.put(KEY, version("5"))
+        seen.drop(KEY, "u1", told)
+        if told or known:
+            assert not seen.put(KEY, version("5"))
+        assert seen.put(KEY, version("9", uid="u2"))
+
+
+@pytest.mark.parametrize(("deleted", "uid"), [("", "u1"), ("9", "u1"), ("9", "u2")])
+def test_the_deletion_of_a_former_object_leaves_its_successor(deleted: str, uid: str) -> None:
+    """DELETED may come after the answer to the next creation, or to our putting back a label."""
     seen = Seen()
     seen.put(KEY, version("10", uid="u2"))
-    assert seen.drop(KEY, "u1") is None
+    assert seen.drop(KEY, uid, deleted) is None
     assert KEY in seen.entries
+
+
+def test_a_deletion_newer_than_all_that_is_known_is_one() -> None:
+    """Its creation was missed."""
+    seen = Seen()
+    seen.put(KEY, version("5", uid="u1"))
+    assert seen.drop(KEY, "u2", "9") is not None
+    assert KEY not in seen.entries
+
+
+def test_deletions_are_remembered_for_a_while_only() -> None:
+    """The oldest are forgotten."""
+    seen = Seen()
+    for number in range(5000):
+        seen.drop(("services", "audit", f"audit-{number}"), "u", "8")
+    assert len(seen.buried) == 4096
+    assert ("services", "audit", "audit-4999") in seen.buried
 
 
 def test_a_list_removes_what_it_does_not_hold_but_nothing_newer_than_itself() -> None:

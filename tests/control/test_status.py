@@ -79,6 +79,9 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("too little emitted", {"upstream": Verdict("False", "RulesNotMet", "")}, "Ready", "False", "RulesNotMet"),
     ("emitted is not known", {"upstream": Verdict("Unknown", "GatewayPending", "")}, "Ready", "True", "Ready"),
     ("an old configuration", {"config": "c2"}, "Ready", "False", "ConfigurationPending"),
+    ("nobody says which", {"reports": silent()}, "Ready", "False", "ConfigurationPending"),
+    ("nobody is there to say", {"reports": []}, "Ready", "False", "ConfigurationPending"),
+    ("one look missed", {"reports": silent(), "forgiven": {"audit-security-0"}}, "Ready", "True", "Ready"),
     ("a refused one", {"reports": [PodReport("p", REFUSED)]}, "Ready", "False", "ConfigurationRefused"),
     ("suspended", {"suspended": True}, "Ready", "False", "Suspended"),
     ("suspended", {"suspended": True}, "SinkRegistered", "False", "Suspended"),
@@ -108,6 +111,14 @@ def test_reconciling_and_stalled_are_there_only_while_true(found: dict[str, Any]
     """kstatus reads their presence."""
     always = {"Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering"}
     assert set(conditions(good(**found))) == always | extra
+
+
+def test_who_does_not_say_which_configuration_it_runs_is_named() -> None:
+    """With the reason; the other Pods are not."""
+    reports = [PodReport("audit-security-1", report()), *silent()]
+    message = conditions(good(reports=reports))["Ready"].message
+    assert "audit-security-0 does not answer: no answer within 3 s" in message
+    assert "audit-security-1" not in message
 
 
 def test_the_same_findings_leave_the_status_alone() -> None:

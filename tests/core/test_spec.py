@@ -132,6 +132,17 @@ def test_a_sinks_level_and_stages_become_a_policy(case: dict[str, Any]) -> None:
     assert len(policy.omit_stages) + len(spec.policy.stages) == 4
 
 
+@pytest.mark.parametrize("name", [".", "..", "../secrets/auditpipeline-ca", "Hook", "a.b", "a/b", "hook\n", "a" * 64])
+@pytest.mark.parametrize("field", ["name", "namespace"])
+def test_a_strange_service_of_a_sink_is_refused(field: str, name: str) -> None:
+    """By core alone where kube-apiserver serves AuditSink itself: 1.18 asks for no more than that it is not empty."""
+    service = {"namespace": "audit", "name": "hook"} | {field: name}
+    spec = {"policy": {"level": "None"}, "webhook": {"clientConfig": {"service": service}}}
+    with pytest.raises(Invalid) as caught:
+        parse_sink({"metadata": {"name": "s"}, "spec": spec})
+    assert caught.value.path == f"spec.webhook.clientConfig.service.{field}"
+
+
 def test_quantities_and_durations_are_numbers() -> None:
     """Bytes and seconds."""
     assert parse_bytes("100Mi", "") == 100 * 2**20

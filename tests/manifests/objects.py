@@ -302,6 +302,10 @@ BAD_SINKS = [
     Bad(CONFIG, {"service": SERVICE | {"path": "/a_b"}}, "service.path in body should match"),
     Bad(CONFIG, {"service": SERVICE | {"path": "/-a"}}, "service.path in body should match"),
     # Stricter than 1.18, which took these and could not dial them.
+    Bad(CONFIG, {"service": SERVICE | {"name": "."}}, "service.name in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"name": "../secrets/auditpipeline-ca"}}, "service.name in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"name": "Hook"}}, "service.name in body should match"),
+    Bad(CONFIG, {"service": SERVICE | {"namespace": "a/b"}}, "service.namespace in body should match"),
     Bad(f"{CONFIG}.url", "ftp://audit.example/", "host must be specified"),
     Bad(f"{CONFIG}.url", "https://:443/", "host must be specified"),
     Bad(f"{CONFIG}.url", "https://audit.example:99999/", "host must be specified"),

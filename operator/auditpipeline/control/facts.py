@@ -59,6 +59,14 @@ class PodReport(NamedTuple):
     error: str = ""
 
 
+class Heard(NamedTuple):
+    """What the Pod with this UID last said, and how many looks in a row it has missed since."""
+
+    uid: str
+    report: Report
+    missed: int = 0
+
+
 class Losses(NamedTuple):
     """A pipeline's gaps, which of them nobody has acknowledged, and whether every API server could be read."""
 
@@ -72,8 +80,9 @@ class Facts:
     """Filled step by step; what a step did not come to stays as unknown as it was.
 
     `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
-    are the last known ones, for Pods that cannot be asked at the moment. `given_up` is how many events the gateways
-    could not keep for the pipeline. `upstream` stays None where there is no static policy to speak of.
+    are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that count by
+    theirs: they ran `config`, and missed this look alone. `given_up` is how many events the gateways could not keep for
+    the pipeline. `upstream` stays None where there is no static policy to speak of.
     """
 
     generation: int
@@ -96,3 +105,4 @@ class Facts:
     losses: Losses | None = None
     reports: list[PodReport] = field(default_factory=list)
     last_reports: dict[str, Report] = field(default_factory=dict)
+    forgiven: frozenset[str] = frozenset()

@@ -161,12 +161,17 @@ async def _render(world: World, recorder: Recorder) -> None:
         except _Unresolved as error:
             problems[name] = str(error)
             world.gateway.dirty = True
-        except (Invalid, Forbidden) as error:
+        except Retryable:
+            raise
+        except Exception as error:
+            # Whatever it is that one sink brings about: the others get their events.
             former = None if isinstance(error, Loop) else world.gateway.former(name, found[name].identity[0])
             routes += [former] if former else []
-            problems[name] = f"{error}; what it said before stays in force" if former else str(error)
+            said = _said(error)
+            problems[name] = f"{said}; what it said before stays in force" if former else said
             if world.gateway.problems.get(name) != problems[name]:
-                await _refused(world, recorder, body, problems[name], "UpdateFailed" if former else "CreateFailed")
+                reason = "UpdateFailed" if former else "CreateFailed"
+                await _refused(world, recorder, body, problems[name], reason, error)
     settings = world.settings
     value = gateway_config(routes, settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind)
     encoded = config.encode(value)
@@ -181,13 +186,23 @@ async def _render(world: World, recorder: Recorder) -> None:
 
 def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
-    return Standing(entry_of(SINKS.plural, body).identity, meta.get("generation", 0), body.get("status") or {})
+    entry = entry_of(SINKS.plural, body)
+    return Standing(entry.identity, meta.get("generation", 0), body.get("status") or {}, version=entry.version)
 
 
-async def _refused(world: World, recorder: Recorder, body: dict[str, Any], message: str, reason: str) -> None:
+def _said(error: Exception) -> str:
+    """What a sink's status says of an error; of one that nobody foresaw only the log says more."""
+    known = isinstance(error, (Invalid, Forbidden))
+    return str(error) if known else f"the operator cannot read it ({type(error).__name__}): see the operator's log"
+
+
+async def _refused(
+    world: World, recorder: Recorder, body: dict[str, Any], message: str, reason: str, error: Exception
+) -> None:
     """Told as kube-apiserver 1.18 told it (k8s.io/apiserver/plugin/pkg/audit/dynamic)."""
     meta = body["metadata"]
-    log.warning("AuditSink cannot be used", sink=meta["name"], reason=reason, error=message)
+    trace = None if isinstance(error, (Invalid, Forbidden)) else error
+    log.warning("AuditSink cannot be used", sink=meta["name"], reason=reason, error=message, exc_info=trace)
     note = f"Could not {'update' if reason == 'UpdateFailed' else 'add'} audit sink {meta['name']}: {message}"
     await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
 

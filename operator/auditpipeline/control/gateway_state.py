@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from auditpipeline.control.facts import PodReport, Verdict
+from auditpipeline.control.seen import older
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.config import Config, HttpOutput, Route, decode
 from auditpipeline.core.report import OutputReport, Report
@@ -29,12 +30,13 @@ REMEMBERED = 8
 @dataclass
 class Standing:
     """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
-    in seconds since the epoch."""
+    in seconds since the epoch, `version` the resourceVersion that it has."""
 
     identity: Identity
     generation: int
     status: Mapping[str, Any]
     written: float = 0.0
+    version: str = ""
 
 
 @dataclass
@@ -89,11 +91,13 @@ class GatewayState:
         return next((route for route in routes if (route.name, route.uid) == (sink, uid)), None)
 
     def stand(self, found: Mapping[str, Standing]) -> None:
-        """Take in every AuditSink that there is; who was written to is remembered."""
+        """Take in every AuditSink that there is; what was written to whom meanwhile is remembered."""
         for name, standing in found.items():
             former = self.standing.get(name)
             if former and former.identity[0] == standing.identity[0]:
                 standing.written = former.written
+                if older(standing.version, former.version):
+                    standing.status, standing.version = former.status, former.version
         self.standing = dict(found)
 
     def behind(self) -> bool:

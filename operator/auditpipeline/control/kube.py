@@ -71,8 +71,11 @@ class Kube(Protocol):
     async def patch(self, kind: Resource, name: str, body: Body, namespace: str | None = None) -> Body | None:
         """Merge patch; None where the object is gone."""
 
-    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
-        """Merge patch of the status subresource; None where the object is gone."""
+    async def patch_status(
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None, *, version: str = ""
+    ) -> Body | None:
+        """Merge patch of the status subresource; None where the object is gone, Conflict where it has another
+        resourceVersion than `version`. (A UID would be left aside there.)"""
 
     async def delete(
         self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"
@@ -147,10 +150,13 @@ class Client:
         path = kind.path(name, namespace)
         return await self._optional("patch", kind, path, namespace, body=body, content_type=MERGE)
 
-    async def patch_status(self, kind: Resource, name: str, status: Mapping[str, Any]) -> Body | None:
-        path = kind.path(name, subresource="status")
-        body = {"status": dict(status)}
-        return await self._optional("patch", kind, path, None, body=body, content_type=MERGE)
+    async def patch_status(
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None, *, version: str = ""
+    ) -> Body | None:
+        path = kind.path(name, namespace, "status")
+        body = {"metadata": {"resourceVersion": version}} if version else {}
+        body |= {"status": dict(status)}
+        return await self._optional("patch", kind, path, namespace, body=body, content_type=MERGE)
 
     async def delete(
         self, kind: Resource, name: str, namespace: str | None = None, *, uid: str = "", propagation: str = "Background"

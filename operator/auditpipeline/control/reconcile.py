@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from auditpipeline.control.facts import Facts, Problem
+from auditpipeline.control.kube import Conflict
 from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import SETTLING, Halt, Round
@@ -81,7 +82,12 @@ async def _write_status(this: Round, recorder: Recorder) -> None:
     if counters_only(new, old) and left > 0:
         this.look_again(left)
         return
-    if await world.kube.patch_status(PIPELINES, this.name, new) is None:
+    try:
+        version = this.body["metadata"].get("resourceVersion", "")
+        if await world.kube.patch_status(PIPELINES, this.name, new, version=version) is None:
+            return
+    except Conflict:  # changed, or even made again, since it was read: this is not true of it
+        this.look_again(0.0)
         return
     world.written[this.name] = now
     for reason, message, warning in transitions(new["conditions"], old.get("conditions", [])):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
 from auditpipeline.control import names
+from auditpipeline.core.errors import Invalid
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,19 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, name: str = "", namespace: str | None = None, subresource: str = "") -> str:
-        """The URL's path of the collection, of one object or of its subresource."""
+        """The URL's path of the collection, of one object or of its subresource; Invalid where an object cannot be
+        called so. A name may be a user's: it stays one segment of the path, whatever is in it."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        return "/" + "/".join([*parts, self.plural, *(part for part in (name, subresource) if part)])
+            parts += ["namespaces", _segment(namespace)]
+        return "/" + "/".join([*parts, self.plural, *(_segment(part) for part in (name, subresource) if part)])
+
+
+def _segment(name: str) -> str:
+    """Source: k8s.io/apimachinery/pkg/api/validation/path. Clients clean dots away, quoted or not."""
+    if name in (".", ".."):
+        raise Invalid("", f"{name!r} is no name of an object")
+    return quote(name, safe="")
 
 
 PIPELINES = Resource(names.GROUP, "v1alpha1", "auditpipelines", "AuditPipeline", namespaced=False)

@@ -41,7 +41,9 @@ def _pipeline(world: World, key: Key, kind: str | None, entry: Entry) -> None:
 
 def _take(world: World, key: Key, kind: str | None, entry: Entry) -> bool:
     """Whether anything changed by the event."""
-    return world.seen.drop(key, entry.uid) is not None if kind == "DELETED" else world.seen.put(key, entry)
+    if kind == "DELETED":
+        return world.seen.drop(key, entry.uid, entry.version) is not None
+    return world.seen.put(key, entry)
 
 
 def _ours(world: World, key: Key, entry: Entry) -> bool:
@@ -104,7 +106,10 @@ async def _relist(world: World, kind: Resource, namespace: str | None, labels: s
     async for body in world.kube.list(kind, namespace, labels):
         key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
         listed.append(key)
-        observed(world, key, None, entry)
-    for gone in world.seen.keep_only(kind.plural, namespace or "", listed, since):
-        if gone.pipeline:
-            world.wake(pipeline_key(gone.pipeline), 0.0)
+        if not world.seen.dropped(key, since):
+            observed(world, key, None, entry)
+    for key, gone in world.seen.keep_only(kind.plural, namespace or "", listed, since):
+        if kind is PIPELINES:
+            world.wake(pipeline_key(key[2]), 0.0)
+        else:
+            _wake_for(world, key, {gone.pipeline})

@@ -5,6 +5,10 @@
 A *fingerprint* names everything of an object that a user or we can write: the body without status, managedFields and
 what changes with every write. Where it is the one that our last apply left, nothing has drifted. Secrets are
 fingerprinted too; their content is not kept.
+
+Lists, watches and answers tell of the same object out of order. The resource version decides, which grows with every
+write of a kind, also over an object that is deleted and made again. What was deleted is remembered for a while, or a
+page of a list that was begun before would bring it back, until the next list.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from auditpipeline.control.facts import PodFacts, Problem, Workload
 
 Key = tuple[str, str, str]
 """Plural, namespace ("" for cluster-scoped kinds) and name."""
+_BURIED = 4096
+"""Deletions that are remembered: some 1 MB at most."""
 _NOISE = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
 
 
@@ -50,18 +56,20 @@ class Entry(NamedTuple):
 @dataclass
 class Seen:
     """Entries by key, and keys by pipeline. `clock` counts changes, so that a list that was begun before one does not
-    undo it."""
+    undo it. `buried` are the last deletions: the version of each, and its stamp."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     stamps: dict[Key, int] = field(default_factory=dict)
     members: dict[str, set[Key]] = field(default_factory=dict)
+    buried: dict[Key, tuple[str, int]] = field(default_factory=dict)
     clock: int = 0
 
     def put(self, key: Key, entry: Entry) -> bool:
-        """Keep `entry` unless a newer one of the same object is known; True where anything changed by it."""
-        old = self.entries.get(key)
-        if old and old.uid == entry.uid and _older(entry.version, old.version):
+        """Keep `entry` unless a newer one of its name, or its deletion, is known; True where anything changed by it."""
+        old, (deleted, _) = self.entries.get(key), self.buried.get(key, ("", 0))
+        if (old and older(entry.version, old.version)) or older(entry.version, deleted, or_same=True):
             return False
+        self.buried.pop(key, None)
         self.clock += 1
         self.entries[key] = entry
         self.stamps[key] = self.clock
@@ -70,16 +78,24 @@ class Seen:
         self.members.setdefault(entry.pipeline, set()).add(key)
         return not entry.same(old)
 
-    def drop(self, key: Key, uid: str = "") -> Entry | None:
-        """Forget a deleted object, unless another one of its name is known already; what was known of it."""
+    def drop(self, key: Key, uid: str = "", version: str = "") -> Entry | None:
+        """Forget a deleted object, unless a newer one of its name is known already; what was known of it. `version` is
+        that of the deletion; where it is not known, the UID tells."""
         old = self.entries.get(key)
-        if old is None or (uid and old.uid != uid):
+        if old and (older(version, old.version) if _comparable(version, old.version) else uid not in ("", old.uid)):
+            return None
+        self._bury(key, version or (old.version if old else ""))
+        if old is None:
             return None
         self.stamps.pop(key, None)
         self._leave(key, old)
         return self.entries.pop(key)
 
-    def keep_only(self, plural: str, namespace: str, listed: Iterable[Key], since: int) -> list[Entry]:
+    def dropped(self, key: Key, since: int) -> bool:
+        """Whether it was deleted after clock `since`: what a list that was begun then says of it is over."""
+        return self.buried.get(key, ("", 0))[1] > since
+
+    def keep_only(self, plural: str, namespace: str, listed: Iterable[Key], since: int) -> list[tuple[Key, Entry]]:
         """Forget what a list begun at clock `since` did not hold; what was known of it."""
         kept = set(listed)
         gone = [
@@ -87,7 +103,7 @@ class Seen:
             for key in self.entries
             if key[:2] == (plural, namespace) and key not in kept and self.stamps[key] <= since
         ]
-        return [entry for key in gone if (entry := self.drop(key))]
+        return [(key, entry) for key in gone if (entry := self.drop(key))]
 
     def of(self, pipeline: str) -> dict[Key, Entry]:
         """Everything that carries the label of a pipeline."""
@@ -96,6 +112,13 @@ class Seen:
     def pods(self, pipeline: str) -> list[PodFacts]:
         """The Pods of a pipeline, by name."""
         return sorted(entry.facts for entry in self.of(pipeline).values() if isinstance(entry.facts, PodFacts))
+
+    def _bury(self, key: Key, version: str) -> None:
+        self.clock += 1
+        self.buried.pop(key, None)
+        self.buried[key] = (version, self.clock)
+        if len(self.buried) > _BURIED:
+            del self.buried[next(iter(self.buried))]
 
     def _leave(self, key: Key, entry: Entry) -> None:
         members = self.members.get(entry.pipeline, set())
@@ -136,9 +159,13 @@ def fingerprint(body: Mapping[str, Any]) -> str:
     return hashlib.blake2b(encoded, digest_size=12).hexdigest()
 
 
-def _older(version: str, than: str) -> bool:
+def older(version: str, than: str, *, or_same: bool = False) -> bool:
     """Resource versions are numbers that grow (guaranteed from 1.35 on); where they are none, nothing is older."""
-    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+    return _comparable(version, than) and int(version) < int(than) + or_same
+
+
+def _comparable(one: str, other: str) -> bool:
+    return one.isdecimal() and other.isdecimal()
 
 
 def _facts(plural: str, body: Mapping[str, Any]) -> Workload | PodFacts | str | None:

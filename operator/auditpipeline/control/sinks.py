@@ -12,9 +12,10 @@ import structlog
 
 from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
+from auditpipeline.control.kube import Conflict
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import figures_only, sink_status
-from auditpipeline.control.world import World
+from auditpipeline.control.world import GATEWAY_KEY, World
 
 log = structlog.get_logger()
 
@@ -37,7 +38,11 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     left = standing.written + world.settings.status_interval - clock.timestamp()
     if left > 0 and figures_only(new, standing.status):
         return left
-    written = await world.kube.patch_status(SINKS, name, new)
+    try:
+        written = await world.kube.patch_status(SINKS, name, new, version=standing.version)
+    except Conflict:  # changed, or even made again, since it was rendered
+        written, state.dirty = None, True
+        world.wake(GATEWAY_KEY, state.patience)
     if written is None:  # gone, or of a CRD that has no status yet: looked at again with the next rendering
         state.standing.pop(name, None)
         return None
@@ -45,4 +50,5 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     for entry in (standing, current):  # a rendering may have come between
         if entry and entry.identity[0] == standing.identity[0]:
             entry.status, entry.written = written.get("status", new), clock.timestamp()
+            entry.version = written["metadata"].get("resourceVersion", "")
     return None

@@ -177,7 +177,9 @@ def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _configured(facts: Facts) -> Verdict | None:
-    """Why a receiver does not run the newest configuration, if one does not."""
+    """Why a receiver does not run the newest configuration, if one does not, or cannot be known to."""
+    if not facts.reports:
+        return Verdict("False", "ConfigurationPending", "no Pod runs that could say which configuration is in force")
     for entry in facts.reports:
         if entry.report and entry.report.config_error:
             message = f"Pod {entry.pod} keeps its former configuration: {entry.report.config_error}"
@@ -185,6 +187,11 @@ def _configured(facts: Facts) -> Verdict | None:
     behind = [entry.pod for entry in facts.reports if entry.report and facts.config != entry.report.config]
     if behind:
         return Verdict("False", "ConfigurationPending", f"{', '.join(behind)}: not yet on the newest configuration")
+    silent = [entry for entry in facts.reports if entry.report is None and entry.pod not in facts.forgiven]
+    if silent:
+        return Verdict(
+            "False", "ConfigurationPending", f"{_silent(silent)}; whether it runs what is wanted is not known"
+        )
     return None
 
 

@@ -90,6 +90,8 @@ async def register(this: Round) -> None:
     """The AuditSink is as desired; a suspended pipeline has none."""
     world, features = this.world, this.world.features
     if features.sinks == "absent":
+        # Where the kind is gone so is the AuditSink; where it is not, the gateway's place in its spool would go.
+        this.kept.add((SINKS.plural, "", names.child(this.name)))
         message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
         this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
         return

@@ -8,7 +8,7 @@ import structlog
 
 from auditpipeline.control import certificates, desired, names
 from auditpipeline.control.canary import CanaryFacts
-from auditpipeline.control.facts import Workload
+from auditpipeline.control.facts import Facts, Heard, Workload
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.resources import CLAIMS, STATEFULSETS
@@ -61,16 +61,31 @@ async def observe(this: Round) -> None:
     world.canary.take(this.name, [entry.report for entry in facts.reports if entry.report])
     facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
-    known.update({entry.pod: entry.report for entry in facts.reports if entry.report})
+    _hear(known, facts)
     # A Pod that is gone for good no longer counts; one that is away for a moment does.
     for pod in set(known) - {
         f"{names.child(this.name)}-{index}" for index in range(this.pipeline.spec.webhook.replicas)
     }:
         del known[pod]
-    facts.last_reports = dict(known)
+    facts.last_reports = {pod: heard.report for pod, heard in known.items()}
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
+
+
+def _hear(known: dict[str, Heard], facts: Facts) -> None:
+    """Take in what each Pod said just now, and who said nothing. One look may be missed, by the same Pod."""
+    uids = {pod.name: pod.uid for pod in facts.pods}
+    for pod, report, _ in facts.reports:
+        if report:
+            known[pod] = Heard(uids[pod], report)
+        elif pod in known:
+            known[pod] = known[pod]._replace(missed=known[pod].missed + 1)
+    facts.forgiven = frozenset(
+        pod
+        for pod, heard in known.items()
+        if (heard.uid, heard.report.config, heard.missed) == (uids.get(pod), facts.config, 1)
+    )
 
 
 def _canary(this: Round) -> CanaryFacts:

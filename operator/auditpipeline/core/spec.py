@@ -21,6 +21,8 @@ from auditpipeline.core.presets import PresetName, preset
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
 
 Label = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+# What Kubernetes takes for the name of a Namespace, and of a Service (ones that begin with a digit since 1.34).
+ServiceLabel = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
 # Children are called audit-<name>, and a StatefulSet adds eleven characters to that for its Pods' labels.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 # "", "/", or segments that are each a DNS subdomain: k8s.io/apiserver/pkg/util/webhook/validation.go.
@@ -140,8 +142,8 @@ class SinkPolicy(_Value, frozen=True):
 class ServiceReference(_Value, frozen=True):
     """A Service; its TLS name is `<name>.<namespace>.svc`."""
 
-    namespace: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+    namespace: ServiceLabel
+    name: ServiceLabel
     path: Annotated[str, msgspec.Meta(max_length=1024, pattern=SERVICE_PATH)] = ""
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 443
 
@@ -291,4 +293,14 @@ def _sink_problems(spec: SinkSpec) -> list[Invalid]:
         problems.append(Invalid("spec.webhook.clientConfig", "exactly one of url or service is required"))
     if config.url is not None:
         problems += url_problems(config.url, "spec.webhook.clientConfig.url")
+    if config.service is not None:
+        problems += _service_problems(config.service, "spec.webhook.clientConfig.service")
     return problems
+
+
+def _service_problems(service: ServiceReference, where: str) -> list[Invalid]:
+    """Python's `$` lets a last line break pass, the CRD's does not."""
+    fields = {"namespace": service.namespace, "name": service.name, "path": service.path}
+    return [
+        Invalid(f"{where}.{field}", "must not end in a line break") for field, text in fields.items() if "\n" in text
+    ]

@@ -1,0 +1,72 @@
+"""What the gateway is told, where one AuditSink is not as the others are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from auditpipeline.control.gateway import reconcile_gateway
+from auditpipeline.control.recorder import Recorder
+from auditpipeline.core.errors import Retryable
+from tests.control import bodies
+from tests.control.fakes import Answers, now, world
+
+GOOD = bodies.sink("good", url="https://siem.example/")
+
+
+def cluster(*sinks: dict[str, Any], **services: dict[str, Any]) -> Answers:
+    """A cluster with these AuditSinks and Services."""
+    stored = {("auditsinks", body["metadata"]["name"]): named(body) for body in sinks}
+    return Answers(stored | {("services", name): body for name, body in services.items()})
+
+
+def named(body: dict[str, Any]) -> dict[str, Any]:
+    """The object as it is stored."""
+    return body | {"metadata": body["metadata"] | {"uid": f"uid of {body['metadata']['name']}"}}
+
+
+async def test_what_nobody_foresaw_of_one_sink_costs_no_other_its_events() -> None:
+    """The answer for its Service is no Service; it is told on that sink, and in the log with all that is known."""
+    odd = bodies.sink("odd", service={"namespace": "audit", "name": "odd"})
+    kube = cluster(odd, GOOD, odd={"kind": "ServiceList", "metadata": {}, "items": []})
+    made = await world(kube)
+    with capture_logs() as logged:
+        await reconcile_gateway(made, Recorder(kube, now, "test"))
+    assert list(made.gateway.routes) == ["good"]
+    assert "KeyError" in made.gateway.problems["odd"]
+    assert [body["reason"] for body in kube.written if body["kind"] == "Event"] == ["CreateFailed"]
+    (line,) = [entry for entry in logged if entry["event"] == "AuditSink cannot be used"]
+    assert isinstance(line["exc_info"], KeyError)
+
+
+async def test_a_sink_that_fails_unforeseen_after_an_update_keeps_its_route() -> None:
+    """As any other that cannot be used as it was changed."""
+    kube = cluster(GOOD)
+    made, recorder = await world(kube), Recorder(kube, now, "test")
+    await reconcile_gateway(made, recorder)
+    changed = bodies.sink("good", service={"namespace": "audit", "name": "odd"})
+    kube.objects = cluster(changed, odd={"kind": "ServiceList", "metadata": {}}).objects
+    made.gateway.dirty = True
+    await reconcile_gateway(made, recorder)
+    assert list(made.gateway.routes) == ["good"]
+    assert "stays in force" in made.gateway.problems["good"]
+    assert [body["reason"] for body in kube.written if body["kind"] == "Event"] == ["UpdateFailed"]
+
+
+async def test_an_api_server_that_does_not_answer_is_no_fault_of_a_sink() -> None:
+    """Everything is tried again."""
+
+    class Silent(Answers):
+        async def get(self, kind: Any, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+            if kind.plural == "services":
+                raise Retryable("no answer")
+            return await super().get(kind, name, namespace)
+
+    kube = Silent(cluster(bodies.sink("a", service={"namespace": "audit", "name": "a"})).objects)
+    made = await world(kube)
+    with pytest.raises(Retryable):
+        await reconcile_gateway(made, Recorder(kube, now, "test"))
+    assert made.gateway.dirty
+    assert made.gateway.problems == {}

@@ -1,0 +1,65 @@
+"""One reconcile, by itself: what it does where the world changes under it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from auditpipeline.control.gateway import reconcile_gateway
+from auditpipeline.control.gateway_state import GatewayState, Standing
+from auditpipeline.control.reconcile import reconcile
+from auditpipeline.control.recorder import Recorder
+from auditpipeline.control.resources import PIPELINES, SINKS, Resource
+from auditpipeline.control.sinks import reconcile_sinks
+from tests.control import bodies
+from tests.control.fakes import Answers, now, world
+
+
+def stored(body: dict[str, Any], version: str) -> dict[str, Any]:
+    """The object as it is at some resourceVersion, which is another one after it was made again."""
+    return body | {"metadata": body["metadata"] | {"uid": f"since {version}", "resourceVersion": version}}
+
+
+async def test_a_pipeline_that_was_made_again_meanwhile_gets_a_round_of_its_own() -> None:
+    """What was found is not true of it; no status is written, and it is looked at at once."""
+
+    class Changing(Answers):
+        async def get(self, kind: Resource, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+            found = await super().get(kind, name, namespace)
+            if kind is PIPELINES and found:
+                self.objects["auditpipelines", name] = stored(found, "8")
+            return found
+
+    kube = Changing({("auditpipelines", "security"): stored(bodies.pipeline(), "7")})
+    made = await world(kube)
+    kube.written.clear()
+    assert await reconcile(made, Recorder(kube, now, "test"), "security") == 0.0
+    assert not [body for body in kube.written if "conditions" in body]
+    assert await reconcile(made, Recorder(kube, now, "test"), "security") != 0.0
+    assert [body for body in kube.written if "conditions" in body]
+
+
+async def test_a_sink_that_was_made_again_meanwhile_is_rendered_first() -> None:
+    """Its status is that of another one until then."""
+    sink = bodies.sink("siem", url="https://siem.example/")
+    kube = Answers({(SINKS.plural, "siem"): stored(sink, "7")})
+    made = await world(kube)
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    kube.objects[SINKS.plural, "siem"] = stored(sink, "8")
+    kube.written.clear()
+    await reconcile_sinks(made)
+    assert kube.written == []
+    assert made.gateway.dirty
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    await reconcile_sinks(made)
+    assert [body["conditions"][0]["reason"] for body in kube.written if "conditions" in body] == ["GatewayNotRunning"]
+
+
+def test_a_status_that_was_written_while_all_sinks_were_listed_is_known() -> None:
+    """Or the next one would be refused, as of a version that is past, and rendered for."""
+    state = GatewayState(standing={"a": Standing(("u1", "x"), 1, {"lagSeconds": 7}, 5.0, "9")})
+    state.stand({"a": Standing(("u1", "x"), 1, {"lagSeconds": 6}, version="8")})
+    assert (state.standing["a"].status, state.standing["a"].version) == ({"lagSeconds": 7}, "9")
+    state.stand({"a": Standing(("u1", "x"), 1, {"lagSeconds": 8}, version="10")})
+    assert state.standing["a"].status == {"lagSeconds": 8}
+    state.stand({"a": Standing(("u2", "x"), 1, {}, version="11")})
+    assert (state.standing["a"].status, state.standing["a"].version) == ({}, "11")

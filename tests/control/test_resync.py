@@ -1,0 +1,93 @@
+"""What a list of the world brings in, while watches tell of the same world."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from auditpipeline.control import names
+from auditpipeline.control.resources import SECRETS, SERVICES, SINKS, Resource
+from auditpipeline.control.resync import observed, relist
+from auditpipeline.control.seen import entry_of, key_of
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, World
+from tests.control.fakes import Answers, world
+from tests.control.test_seen import KEY, SERVICE
+
+OWN = "auditpipeline-system"
+
+
+class Listing(Answers):
+    """Lists of one kind: bodies, and what happens between two pages."""
+
+    pages: list[dict[str, Any] | Callable[[], None]]
+
+    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Any]:
+        for page in self.pages if kind is SERVICES else ():
+            if callable(page):
+                page()
+            else:
+                yield page
+
+
+def body(version: str, uid: str = "u1") -> dict[str, Any]:
+    """The Service at some resourceVersion."""
+    meta = SERVICE["metadata"] | {"uid": uid, "resourceVersion": version, "namespace": OWN}
+    return SERVICE | {"metadata": meta}
+
+
+KEY_HERE = (KEY[0], OWN, KEY[2])
+
+
+def tell(made: World, kind: str | None, version: str, uid: str = "u1") -> None:
+    """A watch tells of the Service."""
+    observed(made, KEY_HERE, kind, entry_of("services", body(version, uid)))
+
+
+@pytest.mark.parametrize("deleted", ["8", "not a number"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_what_was_deleted_during_a_list_does_not_come_back(deleted: str, known: bool) -> None:
+    """DELETED is told between the list's snapshot and the page that holds the object."""
+    kube = Listing()
+    made = await world(kube)
+    if known:
+        tell(made, None, "5")
+    kube.pages = [lambda: tell(made, "DELETED", deleted), body("5")]
+    await relist(made)
+    assert KEY_HERE not in made.seen.entries
+
+
+async def test_what_was_made_again_during_a_list_stays() -> None:
+    """Nothing of the page, which is older, takes its place."""
+    kube = Listing()
+    made = await world(kube)
+
+    def again() -> None:
+        tell(made, "DELETED", "8")
+        tell(made, "ADDED", "9", "u2")
+
+    kube.pages = [again, body("5")]
+    await relist(made)
+    assert made.seen.entries[KEY_HERE].uid == "u2"
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "name", "woken"),
+    [
+        (SECRETS, OWN, names.CA_SECRET, AUTHORITY_KEY),
+        (SECRETS, OWN, names.GATEWAY_CONFIG_SECRET, GATEWAY_KEY),
+        (SINKS, "", "foreign", GATEWAY_KEY),
+    ],
+)
+async def test_what_went_unseen_wakes_whom_it_concerns(kind: Resource, namespace: str, name: str, woken: str) -> None:
+    """No watch tells of it: the list does, of what is no pipeline's too."""
+    kube, keys = Listing(), set[str]()
+    made = await world(kube, wake=lambda key, _: keys.add(key))
+    kube.pages = []
+    gone = {"metadata": {"name": name, "namespace": namespace}, "spec": {}}
+    made.seen.put(key_of(kind.plural, gone), entry_of(kind.plural, gone))
+    made.gateway.dirty = False
+    await relist(made)
+    assert woken in keys
+    assert made.gateway.dirty is (kind is SINKS)

@@ -1,0 +1,93 @@
+"""Having the cluster hold a manifest."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from auditpipeline.control import desired, names
+from auditpipeline.control.resources import Resource
+from auditpipeline.control.seen import key_of
+from auditpipeline.control.settings import Settings
+from auditpipeline.control.world import ensure
+from auditpipeline.core.errors import Invalid
+from tests.control import bodies
+from tests.control.fakes import Answers, now, world
+
+ACCOUNT = desired.account(bodies.parsed(), "audit")
+KEY = ("serviceaccounts", "audit", "audit-security")
+
+
+async def test_what_is_deleted_before_the_answer_to_its_creation_is_read_is_no_error() -> None:
+    """A watch may be faster than the answer; the next round makes it again."""
+
+    class Deleting(Answers):
+        async def apply(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+            made.seen.drop(KEY, "u1", "8")
+            return body | {"metadata": body["metadata"] | {"uid": "u1", "resourceVersion": "7"}}
+
+    made = await world(Deleting())
+    assert (await ensure(made, ACCOUNT)).uid == "u1"
+    assert KEY not in made.seen.entries
+
+
+class Fought(Answers):
+    """Whatever is applied comes back with a field of somebody else's; what takes it away is kept."""
+
+    async def apply(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+        owned = [
+            {"manager": names.MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {"f:type": {}}}},
+            {"manager": "somebody", "operation": "Update", "fieldsV1": {"f:spec": {"f:externalIPs": {}}}},
+        ]
+        meta = body["metadata"] | {"managedFields": owned, "resourceVersion": "7"}
+        return body | {"metadata": meta, "spec": body["spec"] | {"externalIPs": ["192.0.2.7"]}}
+
+    async def patch(
+        self, kind: Resource, name: str, body: dict[str, Any], namespace: str | None = None
+    ) -> dict[str, Any] | None:
+        await self.create(kind, body)
+        return SERVICE | {"metadata": SERVICE["metadata"] | {"resourceVersion": "8"}}
+
+
+SERVICE = desired.service(bodies.parsed(), "audit", Settings())
+
+
+async def test_additions_are_removed_from_what_was_looked_at_and_nothing_else() -> None:
+    """By its version: who wrote meanwhile is looked at first."""
+    kube = Fought()
+    made = await world(kube)
+    kube.written.clear()
+    entry = await ensure(made, SERVICE)
+    assert kube.written == [{"metadata": {"resourceVersion": "7"}, "spec": {"externalIPs": None}}]
+    assert entry.version == "8"
+    assert await ensure(made, SERVICE) is entry
+    assert len(kube.written) == 1
+
+
+async def test_who_adds_again_and_again_is_given_way_for_longer_each_time() -> None:
+    """Three times at once, then after one second, two, four; what is left alone is looked at again in each round."""
+    kube, start = Fought(), now()
+    made = await world(kube)
+    kube.written.clear()
+    removed = []
+    for second in range(16):
+        made.clock = lambda second=second: start + timedelta(seconds=second)  # type: ignore[misc]
+        for _ in range(5):
+            made.seen.entries.clear()  # drifted
+            await ensure(made, SERVICE)
+        removed.append(len(kube.written))
+    assert removed == [3, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 6, 6, 6, 6, 7]
+    made.clock = lambda: start + timedelta(hours=1)
+    for _ in range(2):
+        await ensure(made, SERVICE)
+    assert len(kube.written) == 8  # and then nothing is left to do
+    assert made.fights[key_of("services", SERVICE)][0] == 1
+
+
+async def test_what_cannot_be_removed_stays_and_is_no_reason_to_stop() -> None:
+    """The API server refuses it; the object holds what it should."""
+    kube = Fought()
+    made = await world(kube)
+    kube.refusal = Invalid("", "immutable")
+    entry = await ensure(made, SERVICE)
+    assert await ensure(made, SERVICE) is entry
