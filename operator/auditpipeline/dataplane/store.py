@@ -51,7 +51,7 @@ NO_OUTPUT = ""
 _ONLY = "only "
 _LEVELS = (-7, 1)
 """zstd's levels while outputs keep up, and while rows pile up: _PILE bytes, or an eighth of the limit. Of audit events
-the first makes a third in a third of the time, the second a seventh."""
+the first makes a third in less than half of the time, the second a seventh."""
 _PILE = 16 * 2**20
 _JOURNAL, _COMMIT = 6 * 2**20, 2**16
 """Bytes of rows, and of what a commit writes besides: when there are about so many in the journal, `settle` moves them
