@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from auditpipeline.cli import main as command_line
+from auditpipeline.cli.operator import operator
 
 
 def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -57,7 +58,7 @@ def test_version_and_help_succeed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_operator_is_told_of_its_gateway_by_flags_and_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """The spool takes 80 % of its volume."""
     monkeypatch.setenv("AUDITPIPELINE_GATEWAY_KIND", "StatefulSet")
-    found = command_line.cli.commands["operator"].make_context("operator", ["--gateway-storage-size", "10Gi"]).params
+    found = operator.make_context("operator", ["--gateway-storage-size", "10Gi"]).params
     assert (found["gateway_kind"], found["gateway_storage_size"]) == ("StatefulSet", 8 * 2**30)
 
 
@@ -65,7 +66,8 @@ def test_the_data_plane_starts_without_kopf_and_kubernetes() -> None:
     """A receiver's installation has neither, so nothing on its way may import them."""
     code = (
         "import sys; sys.modules['kopf'] = sys.modules['kubernetes'] = None\n"
-        "import auditpipeline.cli.main, auditpipeline.dataplane.run, auditpipeline.control.bootstrap"
+        "import auditpipeline.cli.main, auditpipeline.cli.serve, auditpipeline.cli.run, auditpipeline.cli.spool\n"
+        "import auditpipeline.cli.bootstrap, auditpipeline.cli.preflight, auditpipeline.cli.policy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
