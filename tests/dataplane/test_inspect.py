@@ -18,7 +18,7 @@ import pytest
 
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.errors import AuditPipelineError
-from auditpipeline.dataplane import inspect, store
+from auditpipeline.dataplane import inspect, layout, store
 from auditpipeline.dataplane.inspect import Chosen
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead, Store
 from tests.dataplane.setting import EVERYTHING, QUICK, Setting, event, event_list, ids, lines_in, until
@@ -33,7 +33,7 @@ def lines(*audit_ids: str) -> list[bytes]:
 
 def made(path: Path) -> Store:
     """A spool with five events, of which siem got two, and three dead letters."""
-    writer = Store(store.open_checked(path), 2**30)
+    writer = Store(layout.open_checked(path), 2**30)
     with writer.transaction():
         writer.use(["archive", "siem"])
         writer.append(lines("a", "b", "c"), "filter")
@@ -230,8 +230,8 @@ async def test_looking_does_not_disturb_a_process_that_writes(tmp_path: Path) ->
     """Summaries in a loop beside commits: each is of one state, and the writer meets no error."""
     path = tmp_path / "spool.sqlite"
     code = (
-        "import sys, json; from pathlib import Path; from auditpipeline.dataplane import store\n"
-        "writer = store.Store(store.open_checked(Path(sys.argv[1])), 2**30)\n"
+        "import sys, json; from pathlib import Path; from auditpipeline.dataplane import layout, store\n"
+        "writer = store.Store(layout.open_checked(Path(sys.argv[1])), 2**30)\n"
         "print('up', flush=True)\n"
         "for number in range(300):\n"
         "    with writer.transaction():\n"

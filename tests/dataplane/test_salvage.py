@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.dataplane import layout, salvage
 from auditpipeline.dataplane import log as logs
-from auditpipeline.dataplane import salvage, store
 from auditpipeline.dataplane.run import run
 from auditpipeline.dataplane.store import Store
 from tests.dataplane.setting import Setting, event, lines_in, until
@@ -28,7 +28,7 @@ ROWS, EVENTS = 60, 10
 
 def damaged(path: Path, rows: int = ROWS) -> None:
     """Makes a spool with that many rows, a page of which is noise."""
-    made = Store(store.open_checked(path), 2**30)
+    made = Store(layout.open_checked(path), 2**30)
     with made.transaction():
         made.use(["out"])
     for _ in range(rows):
@@ -169,7 +169,7 @@ async def fill(folder: Path) -> None:
 async def test_a_process_waits_for_room_and_says_so(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     """No crash loop: it is healthy and not ready, its log says what to do, and it goes on when there is room."""
     damaged(setting.spool)
-    make, full = store.make, True
+    make, full = layout.make, True
 
     def tight(path: Path) -> sqlite3.Connection:
         connection = make(path)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
-from auditpipeline.dataplane import inspect, store
+from auditpipeline.dataplane import inspect, layout, store
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.spool import Spool, open_spool
 from auditpipeline.dataplane.store import Dead, Store
@@ -43,8 +43,8 @@ class SpoolAgainstAList(RuleBasedStateMachine):
         self.delivered: dict[str, int] = {}
         self.floors: dict[str, int] = {}
         self.lost = 0
-        self.store = Store(store.open_checked(self.path), 2**20)
-        self.store_reader = store.connect(self.path)
+        self.store = Store(layout.open_checked(self.path), 2**20)
+        self.store_reader = layout.connect(self.path)
 
     def teardown(self) -> None:
         self.store_reader.close()
@@ -125,8 +125,8 @@ class SpoolAgainstAList(RuleBasedStateMachine):
         self.store_reader.close()
         self.store.close(clean)
         self.floors.clear()
-        self.store = Store(store.open_checked(self.path), 2**20)
-        self.store_reader = store.connect(self.path)
+        self.store = Store(layout.open_checked(self.path), 2**20)
+        self.store_reader = layout.connect(self.path)
 
     @precondition(lambda self: self.positions)
     @rule(data=st.data(), most=st.integers(1, 200))
@@ -364,7 +364,7 @@ async def test_a_clock_that_is_set_makes_no_event_old(tmp_path: Path, monkeypatc
 
 async def test_a_number_that_was_rolled_back_makes_no_event_old(tmp_path: Path) -> None:
     """It is given to an event that comes later."""
-    made = Store(store.open_checked(tmp_path / "spool.sqlite"), 2**30, max_age=60.0)
+    made = Store(layout.open_checked(tmp_path / "spool.sqlite"), 2**30, max_age=60.0)
     now = 0.0
     made.clock = lambda: now
     with made.transaction():

@@ -25,7 +25,7 @@ import zstandard
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent
 from auditpipeline.core.event import decode_body, decode_event, encode_line, head
-from auditpipeline.dataplane import store
+from auditpipeline.dataplane import layout, store
 from auditpipeline.dataplane.store import NO_OUTPUT, Store, only
 
 _ROWS = 400
@@ -141,8 +141,8 @@ def _begun(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("BEGIN")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != store.LAYOUT:
-            raise AuditPipelineError(f"{path} has layout {version}, this release reads {store.LAYOUT}")
+        if version != layout.LAYOUT:
+            raise AuditPipelineError(f"{path} has layout {version}, this release reads {layout.LAYOUT}")
     except BaseException:
         connection.close()
         raise
@@ -238,7 +238,7 @@ def requeue(path: Path, chosen: Chosen) -> Requeued:
         raise AuditPipelineError(f"{path}: no spool is there")
     with _locked(path):
         try:
-            connection = store.open_checked(path)
+            connection = layout.open_checked(path)
         except sqlite3.DatabaseError as error:
             raise AuditPipelineError(f"{path} cannot be used: {error}; a start of its process mends it") from error
         # Letters take a sixteenth of a spool at most, so that no limit is needed for what they become.

@@ -156,7 +156,7 @@ class Route:
         since = figures.waiting_since.get(self.config.name) if pending else None
         dropped = {reason: events for output, reason, events in figures.lost if output == self.config.name}
         overtaken = stored.next > self._cursor.next and bool(dropped.keys() & {"overflow", "expired"})
-        errors = [self._error[:400], OVERTAKEN if overtaken else ""]
+        errors = [OVERTAKEN if overtaken else "", self._error]
         return OutputReport(
             name=self.config.name,
             state=state,
@@ -164,7 +164,7 @@ class Route:
             pending=pending,
             delivered=stored.delivered,
             dropped=sum(dropped.values()),
-            last_error="; ".join(filter(None, errors)),
+            last_error="; ".join(filter(None, errors))[:512],
             last_error_at=self._error_at or (time.time() if overtaken else 0.0),
             last_delivered_at=stored.at,
         )

@@ -32,8 +32,9 @@ from typing import Any
 
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane.disk import sync_folder
+from auditpipeline.dataplane.layout import make, open_checked
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.store import NO_OUTPUT, count_loss, inflate, make, open_checked
+from auditpipeline.dataplane.store import NO_OUTPUT, count_loss, inflate
 
 _Row = tuple[Any, ...]
 _FILES = ("", "-wal", "-shm")

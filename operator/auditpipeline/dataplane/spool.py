@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
-from auditpipeline.dataplane import store
+from auditpipeline.dataplane import layout, store
 from auditpipeline.dataplane.disk import Reserve, sync_folder
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.recent import Recent
@@ -361,7 +361,7 @@ def _open(
         connection = open_or_salvage(path, outputs, log)
         writer = Store(connection, config.max_bytes, config.backpressure, config.max_age, config.isolate)
         sync_folder(path.parent)
-        reader = store.connect(path)
+        reader = layout.connect(path)
         reader.execute("PRAGMA cache_size = -256")  # rows are read once
         return writer, reader, lock
     except BaseException as error:

@@ -25,27 +25,25 @@ Invariants, each held by the transactions below:
 `events.filter` is the digest of the filter that decided, or `only NAME`: that output alone gets the row (a dead letter
 that was put back).
 
-`PRAGMA user_version` is the layout's version. `counters.clean` is 1 only between a clean close and the next open.
+`layout` has the tables. `counters.clean` is 1 only between a clean close and the next open.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import zstandard
 
 from auditpipeline.core.config import Backpressure
-from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.core.errors import Retryable
+from auditpipeline.dataplane.layout import counters
 from auditpipeline.dataplane.lines import Lines, as_lines
 
-LAYOUT = 1
 # What has no output (an unreadable body), and what belonged to outputs that are gone, is counted under this name.
 NO_OUTPUT = ""
 _ONLY = "only "
@@ -58,17 +56,6 @@ _JOURNAL, _COMMIT = 6 * 2**20, 2**16
 into the file. SQLite by itself does so at 1000 pages, within a commit."""
 _AGES = 64
 """Into so many parts of `max_age` the time is divided: for each part is known which number came next at its end."""
-_SCHEMA = """
-CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
-                     size INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE TABLE cursors (output TEXT PRIMARY KEY, next INTEGER NOT NULL, delivered INTEGER NOT NULL, at REAL NOT NULL);
-CREATE TABLE dead (id INTEGER PRIMARY KEY, at REAL NOT NULL, output TEXT NOT NULL, reason TEXT NOT NULL,
-                   key TEXT NOT NULL, size INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE TABLE lost (output TEXT, reason TEXT, events INTEGER NOT NULL, PRIMARY KEY (output, reason));
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-INSERT INTO counters VALUES ('received', 0), ('delivered', 0), ('dead_removed', 0), ('clean', 0);
-PRAGMA user_version = 1;
-"""
 _PRUNE = """DELETE FROM events WHERE first IN (
     SELECT first FROM events WHERE first < :floor AND first + count <= :floor ORDER BY first LIMIT :most
 ) RETURNING size"""
@@ -114,74 +101,6 @@ class Chunk(NamedTuple):
     received: float
     digest: str
     lines: Sequence[bytes] | None
-
-
-def connect(path: Path, scratch: bool = False) -> sqlite3.Connection:
-    """A connection in WAL mode that syncs each commit; the file is made with mode 0600 where it is not there. A
-    `scratch` file is one that is thrown away unless it is finished: no journal on disk, nothing synced."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    # Of no effect on a file that is there. A row of 400 events is some 200 kB, so that larger pages are fewer.
-    connection.execute("PRAGMA page_size = 8192")
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute(f"PRAGMA journal_mode = {'MEMORY' if scratch else 'WAL'}")
-    connection.execute(f"PRAGMA synchronous = {'OFF' if scratch else 'FULL'}")
-    # Some builds overwrite with zeros whatever is deleted: every event would be written twice.
-    connection.execute("PRAGMA secure_delete = OFF")
-    connection.execute(f"PRAGMA journal_size_limit = {64 * 2**20}")
-    return connection
-
-
-def make(path: Path) -> sqlite3.Connection:
-    """A connection to an empty spool in a new `scratch` file."""
-    connection = connect(path, scratch=True)
-    connection.executescript(_SCHEMA)
-    return connection
-
-
-def open_checked(path: Path) -> sqlite3.Connection:
-    """A connection to a spool that is whole, made where there is none; sqlite3.DatabaseError where it is damaged."""
-    connection = connect(path)
-    try:
-        if not _is_laid_out(connection, path):
-            connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-        elif not _counters(connection).get("clean"):
-            # As quick as `quick_check`, since there is next to no index: 1 s for 0.5 GiB, that the disk bounds.
-            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(str(found))
-        # After a clean stop nothing is checked, but the disk may have changed since: what `Store` reads at its start.
-        connection.execute("SELECT sum(size) FROM events").fetchone()
-        connection.execute("SELECT * FROM cursors").fetchall()
-        connection.execute("SELECT sum(size) FROM dead").fetchone()
-        connection.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _is_laid_out(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file has our tables; False where it is new. sqlite3.DatabaseError where a version is said that the
-    tables belie: a bit of it may have flipped, and no other release would help. AuditPipelineError where one would."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = _tables(connection)
-    if version == 0 and not tables:
-        return False
-    with closing(sqlite3.connect(":memory:")) as blank:
-        blank.executescript(_SCHEMA)
-        ours = _tables(blank)
-    if version == LAYOUT and ours.keys() <= tables.keys():
-        return True
-    if version not in (0, LAYOUT) and tables != ours:
-        damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if damage == "ok":
-            raise AuditPipelineError(f"{path} has layout {version}, this release reads {LAYOUT}: run the other release")
-    raise sqlite3.DatabaseError(f"layout {version} with the tables {', '.join(sorted(tables)) or 'of none'}")
-
-
-def _tables(connection: sqlite3.Connection) -> dict[str, str]:
-    return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'"))
 
 
 class Store:
@@ -402,7 +321,7 @@ class Store:
 
     def _load(self) -> None:
         self.cursors = {name: Cursor(*rest) for name, *rest in self._db.execute("SELECT * FROM cursors")}
-        self.end = _counters(self._db).get("received", 0)
+        self.end = counters(self._db).get("received", 0)
         self.size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM events").fetchone()[0]
         self.dead_size: int = self._db.execute("SELECT coalesce(sum(size), 0) FROM dead").fetchone()[0]
         self._pruned = -1
@@ -496,22 +415,18 @@ class Figures(NamedTuple):
 
 def figures(connection: sqlite3.Connection) -> Figures:
     """The figures as of the last commit."""
-    counters = _counters(connection)
+    found = counters(connection)
     since = connection.execute(
         "SELECT output, (SELECT received FROM events WHERE first + count > next AND first >= "
         "coalesce((SELECT max(first) FROM events WHERE first <= next), 0) ORDER BY first LIMIT 1) "
         "FROM cursors WHERE next < ?",
-        (counters["received"],),
+        (found["received"],),
     ).fetchall()
     return Figures(
-        received=counters["received"],
-        delivered=counters["delivered"],
+        received=found["received"],
+        delivered=found["delivered"],
         lost=connection.execute("SELECT output, reason, events FROM lost").fetchall(),
         dead=connection.execute("SELECT count(*) FROM dead").fetchone()[0],
-        dead_removed=counters["dead_removed"],
+        dead_removed=found["dead_removed"],
         waiting_since={output: at for output, at in since if at is not None},
     )
-
-
-def _counters(connection: sqlite3.Connection) -> dict[str, int]:
-    return dict(connection.execute("SELECT name, value FROM counters"))
