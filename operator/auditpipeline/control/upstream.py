@@ -33,6 +33,11 @@ TODO = (
     "node, and restart kube-apiserver"
 )
 
+ALONE = (
+    "its static policy is not known, and what it emits not taken: does DaemonSet auditpipeline-gateway run on every "
+    "control-plane node?"
+)
+
 
 class PolicyFile(NamedTuple):
     """The policy file beside one gateway Pod, as it was reported; `address` is the node's."""
@@ -120,6 +125,7 @@ class UpstreamState:
     def judge(self) -> None:
         """Say of each file whether it is in force."""
         self.ran = [ran for file in self.files or () for ran in self._beside(file)]
+        self.ran += self._alone()
         loaded = [policy for ran in self.ran if (policy := self._policy(ran.loaded))]
         if loaded:
             self.emits_canary = all(emitted(policy) for policy in loaded)
@@ -189,6 +195,16 @@ class UpstreamState:
             yield self._ran(file, reading, 0.0 if own or single else CLOCKS)
         if not self.readings:
             yield Ran("kube-apiserver", file.digest, "", why="no API server was asked yet since when it runs")
+
+    def _alone(self) -> Iterable[Ran]:
+        """The API servers that no file is beside, as far as addresses tell: one of another address may be beside any
+        of them, but not beside two."""
+        addresses = {file.address for file in self.files or ()}
+        alone = [reading.server for reading in self.readings if reading.server.address not in addresses]
+        strangers = addresses - {reading.server.address for reading in self.readings}
+        if self.files and len(alone) > len(strangers):
+            for server in alone:
+                yield Ran(server.name, "", "", error=f"no gateway Pod runs beside {server.name}, so that {ALONE}")
 
     def _ran(self, file: PolicyFile, reading: Reading, clocks: float) -> Ran:
         key = (file.pod, reading.server.name)
