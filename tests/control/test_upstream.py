@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from auditpipeline.control.apiservers import Reading, Server, of_slice, parse
-from auditpipeline.control.upstream import PolicyFile, UpstreamState
+from auditpipeline.control.upstream import PolicyFile, UpstreamState, text_digest
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump
 from auditpipeline.core.upstream import coverage
@@ -111,6 +111,24 @@ def test_one_node_that_records_less_is_enough() -> None:
     files = [file(MUCH, 100), file(LITTLE, 100, "10.0.0.2")]
     readings = [Reading(HERE, 200, 150), Reading(THERE, 200, 150)]
     assert look(asking(MUCH), files, readings) == ("False", "RulesNotMet")
+
+
+def test_canaries_are_awaited_of_each_api_server_whose_policy_is_known_to_emit_them() -> None:
+    """Of one that started before its file changed nothing is known; of one that is away for a moment all that was."""
+    state = asking(MUCH)
+    files = [file(MUCH, 100), file(LITTLE, 300, "10.0.0.2")]
+    look(state, files, [Reading(HERE, 500, 200), Reading(THERE, 500, 200)])
+    assert state.emitting == {HERE.name}
+    look(state, files, [Reading(HERE, 500, error="no"), Reading(THERE, 500, 400)])
+    assert state.emitting == {HERE.name, THERE.name}
+    look(state, [], [Reading(HERE, 500, 200), Reading(THERE, 500, 400)])
+    assert state.emitting == {HERE.name, THERE.name}
+    silent = Policy((Rule("None"),), DONE)
+    state.parsed[text_digest(dump(silent))] = silent
+    state.take_files([file(silent, 600), file(LITTLE, 300, "10.0.0.2")])
+    state.readings = [Reading(HERE, 800, 700), Reading(THERE, 800, 400)]
+    state.judge()
+    assert state.emitting == {THERE.name}
 
 
 def test_what_cannot_be_known_is_not_claimed() -> None:

@@ -4,15 +4,15 @@
     seen    pipeline -> API server -> the newest of them that one of its Pods reports
 
 A canary counts for a pipeline when it was sent after the pipeline's sink was registered. It is *missing* when three in
-a row did not come, and the first of these was sent three periods (at least LEAST seconds) ago. Nothing is missing where
-the static policy is not known to emit canaries.
+a row did not come, and the first of these was sent three periods (at least LEAST seconds) ago. Nothing is missing of an
+API server whose static policy is not known to emit canaries.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -74,21 +74,24 @@ class CanaryState:
             if source not in known or known[source].at < found.at:
                 known[source] = found
 
-    def look(self, pipeline: str, *, registered: bool, emitted: bool, now: float, period: float) -> CanaryFacts:
-        """What is so now. `registered`: the pipeline's sink is; `emitted`: the static policy emits canaries."""
+    def look(
+        self, pipeline: str, *, registered: bool, emitting: Collection[str], now: float, period: float
+    ) -> CanaryFacts:
+        """What is so now. `registered`: the pipeline's sink is; `emitting`: the API servers that emit canaries."""
         if not registered:
             self.since.pop(pipeline, None)
         elif pipeline not in self.since:
             self.since[pipeline] = now
         known = {source: seen for source, seen in self.seen.get(pipeline, {}).items() if source in self.sent}
         seen = Seen(min(s.at for s in known.values()), max(s.latency for s in known.values())) if known else None
-        if not registered or not emitted:
+        if not registered:
             return CanaryFacts(seen=seen)
         limit = now - max(IN_A_ROW * period, LEAST)
         missing = [
             self.names[source]
             for source, sent in self.sent.items()
-            if _missing(sent, max(self.since[pipeline], known[source].at if source in known else 0.0), limit)
+            if self.names[source] in emitting
+            and _missing(sent, max(self.since[pipeline], known[source].at if source in known else 0.0), limit)
         ]
         return CanaryFacts(tuple(sorted(missing)), seen)
 

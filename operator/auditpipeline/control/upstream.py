@@ -76,8 +76,9 @@ class _Memory(NamedTuple):
 @dataclass
 class UpstreamState:
     """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
-    others. `parsed` holds the policies of files by digest of their text, or why they are none. `published` is the
-    digest of the ConfigMap as last written, `patience` how long changes are gathered before the next union."""
+    others. `parsed` holds the policies of files by digest of their text, or why they are none. `emitting` names the API
+    servers whose policies are known to emit canaries. `published` is the digest of the ConfigMap as last written,
+    `patience` how long changes are gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] | None = None
@@ -87,7 +88,7 @@ class UpstreamState:
     parsed: dict[str, Policy | str] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     covered: dict[tuple[str, str], Coverage] = field(default_factory=dict)
-    emits_canary: bool = False
+    emitting: frozenset[str] = frozenset()
     published: str = ""
     union_of: frozenset[str] | None = None
     union_text: str = ""
@@ -126,9 +127,9 @@ class UpstreamState:
         """Say of each file whether it is in force."""
         self.ran = [ran for file in self.files or () for ran in self._beside(file)]
         self.ran += self._alone()
-        loaded = [policy for ran in self.ran if (policy := self._policy(ran.loaded))]
-        if loaded:
-            self.emits_canary = all(emitted(policy) for policy in loaded)
+        self.emitting = frozenset(
+            reading.server.name for reading in self.readings if self._emits_canary(reading.server.name)
+        )
         known = {(file.pod, reading.server.name) for file in self.files or () for reading in self.readings}
         # What a Pod or API server that is away for a moment ran, is still needed when it is back.
         self.memory = {key: kept for key, kept in self.memory.items() if key in known or len(self.memory) < 64}
@@ -219,6 +220,14 @@ class UpstreamState:
             loaded = before.loaded
         self.memory[key] = _Memory(reading.start, here, loaded)
         return Ran(reading.server.name, file.digest, loaded)
+
+    def _emits_canary(self, server: str) -> bool:
+        """Whether all that the API server may run with emits canaries; as before, while it cannot be asked."""
+        said = [ran for ran in self.ran if ran.server == server and not ran.error and (ran.loaded or not ran.why)]
+        if not said:
+            return server in self.emitting
+        policies = [self._policy(ran.loaded) for ran in said]
+        return all(policy is not None and emitted(policy) for policy in policies)
 
     def _used(self, text: str) -> bool:
         """Whether a file that is there, or an API server that is away for a moment, may still need it."""

@@ -87,12 +87,13 @@ def _hear(known: dict[str, Heard], facts: Facts) -> None:
 
 
 def _canary(this: Round) -> CanaryFacts:
-    """Nothing is claimed where nobody posts events, or where the static policy may not emit canaries."""
+    """Nothing is claimed where nobody posts events."""
     world = this.world
+    asked = world.features.sinks == "crd" and world.settings.gateway
     return world.canary.look(
         this.name,
         registered=this.facts.sink is not None and this.facts.sink.status == "True",
-        emitted=world.features.sinks == "crd" and world.settings.gateway and world.upstream.emits_canary,
+        emitting=world.upstream.emitting if asked else (),
         now=this.facts.now.timestamp(),
         period=world.settings.canary_interval,
     )
