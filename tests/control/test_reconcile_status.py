@@ -264,7 +264,7 @@ async def test_what_the_api_server_refuses_is_an_invalid_spec(
 async def test_a_claim_that_does_not_bind_says_what_to_set(served: ControlPlane, kube: Client, namespace: str) -> None:
     """There is no default StorageClass on this cluster."""
     async with operator(served.kubeconfig, namespace):
-        await create(kube, webhook={"replicas": 1, "storage": {"size": "1Gi"}})
+        await create(kube, webhook={"replicas": 1, "storage": {"size": "2Gi"}})
         found = await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
         assert "data-audit-a-0" in found["message"]
         assert "storageClassName" in found["message"]
