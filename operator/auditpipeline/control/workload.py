@@ -9,6 +9,7 @@ from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.facts import Facts, Heard, Workload
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.resources import CLAIMS, STATEFULSETS
 from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
@@ -60,15 +61,21 @@ async def observe(this: Round) -> None:
     facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
     _hear(known, facts)
-    # A Pod that is gone for good no longer counts; one that is away for a moment does.
-    for pod in set(known) - {
-        f"{names.child(this.name)}-{index}" for index in range(this.pipeline.spec.webhook.replicas)
-    }:
-        del known[pod]
+    await _forget_unwanted(this, known)
     facts.last_reports = {pod: heard.report for pod, heard in known.items()}
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
+
+
+async def _forget_unwanted(this: Round, known: dict[str, Heard]) -> None:
+    """A Pod that is gone for good no longer counts, but for what it left; one that is away for a moment does."""
+    spec = this.pipeline.spec
+    left = this.world.left.setdefault(this.name, LeftState())
+    guaranteed = frozenset(output.name for output in spec.outputs if output.delivery == "Guaranteed")
+    for pod in set(known) - {f"{names.child(this.name)}-{index}" for index in range(spec.webhook.replicas)}:
+        left.gone(pod, known.pop(pod).report, guaranteed)
+    await find_left(this, left)
 
 
 def _hear(known: dict[str, Heard], facts: Facts) -> None:
