@@ -46,7 +46,7 @@ def pipeline(name: str, level: str = "Metadata") -> dict[str, Any]:
         "spec": {
             "policy": {"rules": [{**CHOSEN, "level": level}]},
             "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
-            "webhook": {"replicas": 1, "storage": {"ephemeral": True, "size": "1Gi"}},
+            "webhook": {"replicas": 1, "storage": {"ephemeral": True, "size": "2Gi"}},
         },
     }
 

@@ -21,6 +21,7 @@ from auditpipeline.control.certificates import Pair, authority
 from auditpipeline.control.resources import BUDGETS, Features
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import config
+from auditpipeline.core.quantity import parse_bytes
 from auditpipeline.core.spec import parse_sink
 from tests.control import bodies
 
@@ -206,3 +207,15 @@ def readable(manifests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else item
         for item in manifests
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "spool"),
+    [("10Gi", 8 * 2**30), ("2Gi", 943_300_608), ("1132Mi", 32 * 2**20)],
+)
+def test_the_spool_takes_what_the_files_leave(size: str, spool: int) -> None:
+    """1100Mi here; four fifths at most, and never so much that both together do not fit."""
+    value = bodies.parsed(bodies.pipeline(webhook={"storage": {"size": size}}))
+    found = desired.receiver_config(value).spool.max_bytes
+    assert abs(found - spool) <= 2**20
+    assert found + 1100 * 2**20 <= parse_bytes(size, "")

@@ -264,7 +264,7 @@ async def test_another_storage_makes_the_statefulset_again_around_its_pods(
 ) -> None:
     """Claim templates cannot be changed: the Pods are orphaned and adopted, not deleted."""
     async with operator(served.kubeconfig, namespace):
-        await create(kube, webhook={"replicas": 1, "storage": {"size": "1Gi"}})
+        await create(kube, webhook={"replicas": 1, "storage": {"size": "2Gi"}})
 
         async def one_pod() -> bool:
             return len(await receivers(kube, namespace, "a")) == 1
@@ -272,7 +272,7 @@ async def test_another_storage_makes_the_statefulset_again_around_its_pods(
         await eventually("a Pod", one_pod)
         old = (await statefulset(kube, namespace, "a") or {})["metadata"]["uid"]
         (pod,) = await receivers(kube, namespace, "a")
-        await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "2Gi"}}}})
+        await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "3Gi"}}}})
 
         async def adopted() -> bool:
             new = await statefulset(kube, namespace, "a")

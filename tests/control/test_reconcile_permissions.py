@@ -79,7 +79,7 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(manifests))
     settings: dict[str, Any] = {"watch_namespaces": (other,), "leader_elect": True, "resync": 1.0}
     async with operator(served.user_kubeconfig(user), namespace, **settings) as running:
-        body = bodies.pipeline("a", targetNamespace=other, webhook={"replicas": 1, "storage": {"size": "1Gi"}})
+        body = bodies.pipeline("a", targetNamespace=other, webhook={"replicas": 1, "storage": {"size": "2Gi"}})
         await kube.create(PIPELINES, body | {"metadata": {"name": "a"}})
         await gateway_pod(kube, namespace)
         await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
@@ -102,7 +102,7 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
 
 async def _remake(kube: Client, namespace: str) -> None:
     old = (await statefulset(kube, namespace, "a") or {})["metadata"]["uid"]
-    await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "2Gi"}}}})
+    await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "3Gi"}}}})
 
     async def remade() -> bool:
         new = await statefulset(kube, namespace, "a")

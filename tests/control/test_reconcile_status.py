@@ -11,7 +11,7 @@ import pytest
 from auditpipeline.control import names
 from auditpipeline.control.gateway import unpacked
 from auditpipeline.control.kube import Client, Conflict
-from auditpipeline.control.resources import EVENTS, NAMESPACES, PIPELINES, PODS, SECRETS, SERVICES, SINKS
+from auditpipeline.control.resources import CLAIMS, EVENTS, NAMESPACES, PIPELINES, PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.core import config
 from auditpipeline.core.report import Events, OutputReport, Report
 from tests.cluster.controlplane import ControlPlane
@@ -184,6 +184,37 @@ async def test_a_status_is_not_written_to_another_pipeline_of_the_name(
     assert (await kube.get(PIPELINES, "a") or {})["status"]["observedGeneration"] == -1
 
 
+async def test_events_of_a_pod_that_is_no_longer_wanted_are_told(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """They were answered with 200; the claim keeps them, and nobody delivers them until the Pod is wanted again."""
+    async with operator(served.kubeconfig, namespace, resync=1.0):
+        await create(kube, webhook={"replicas": 2, "storage": {"size": "2Gi"}})
+
+        async def both() -> bool:
+            return len(await receivers(kube, namespace, "a")) == 2
+
+        await eventually("two Pods", both)
+        mine = said(await digest(kube, namespace, "audit-a-config"))
+        behind = said(mine.config, pending=7)
+        async with pod(kube, namespace, "audit-a-0", "audit-a-tls", names.OPS_PORT, mine):
+            async with pod(kube, namespace, "audit-a-1", "audit-a-tls", names.OPS_PORT, behind):
+
+                async def counted() -> bool:
+                    return bool(
+                        (await kube.get(PIPELINES, "a") or {})["status"].get("events", {}).get("received") == 10
+                    )
+
+                await eventually("both heard", counted)
+                await kube.patch(PIPELINES, "a", {"spec": {"webhook": {"replicas": 1}}})
+                found = await until(kube, "a", "Delivering", "False", "EventsLeft")
+                assert "claim data-audit-a-1 is left" in found["message"]
+                assert "7 events waited there: set it to 2" in found["message"]
+            await until(kube, "a", "WebhookAvailable", "True", "ClaimsLeft")
+            await kube.delete(CLAIMS, "data-audit-a-1", namespace)
+            await until(kube, "a", "Delivering", "True")
+
+
 async def test_a_missing_secret_is_named_and_mended_when_it_comes(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:
@@ -274,7 +305,7 @@ async def test_what_the_api_server_refuses_is_an_invalid_spec(
 async def test_a_claim_that_does_not_bind_says_what_to_set(served: ControlPlane, kube: Client, namespace: str) -> None:
     """There is no default StorageClass on this cluster."""
     async with operator(served.kubeconfig, namespace):
-        await create(kube, webhook={"replicas": 1, "storage": {"size": "1Gi"}})
+        await create(kube, webhook={"replicas": 1, "storage": {"size": "2Gi"}})
         found = await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
         assert "data-audit-a-0" in found["message"]
         assert "storageClassName" in found["message"]

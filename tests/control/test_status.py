@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from auditpipeline.control.canary import CanaryFacts, Seen
-from auditpipeline.control.facts import Facts, PodFacts, PodReport, Problem, Truth, Verdict, Workload
+from auditpipeline.control.facts import Facts, Left, PodFacts, PodReport, Problem, Truth, Verdict, Workload
 from auditpipeline.control.recorder import transitions
 from auditpipeline.control.status import conditions, counters_only, status
 from auditpipeline.core.report import Events, OutputReport, Report
@@ -65,6 +65,10 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("a missing Secret", {"missing_secrets": ["a"]}, "Ready", "False", "SecretMissing"),
     ("Pods not started", {"workload": Workload(2, 0, 0, True)}, "WebhookAvailable", "False", "PodsPending"),
     ("one of two Pods", {"workload": Workload(2, 1, 1, True)}, "WebhookAvailable", "True", "SomePodsReady"),
+    ("a claim is left", {"left": [Left("data-audit-a-2")]}, "WebhookAvailable", "True", "ClaimsLeft"),
+    ("a claim is left", {"left": [Left("data-audit-a-2")]}, "Ready", "True", "Ready"),
+    ("events are left", {"left": [Left("data-audit-a-2", 7)]}, "Delivering", "False", "EventsLeft"),
+    ("events are left", {"left": [Left("data-audit-a-2", 7)]}, "Ready", "False", "EventsLeft"),
     ("an old view", {"workload": Workload(1, 1, 1, False)}, "WebhookAvailable", "False", "PodsPending"),
     ("no image", unstarted(Problem("ImagePullBackOff", "x")), "WebhookAvailable", "False", "ImagePullBackOff"),
     ("no volume", unstarted(Problem("X", "x")) | {"claims": ["c"]}, "WebhookAvailable", "False", "ClaimPending"),
@@ -119,6 +123,14 @@ def test_who_does_not_say_which_configuration_it_runs_is_named() -> None:
     message = conditions(good(reports=reports))["Ready"].message
     assert "audit-security-0 does not answer: no answer within 3 s" in message
     assert "audit-security-1" not in message
+
+
+def test_what_is_left_says_how_to_get_it() -> None:
+    """As many Pods as the highest claim needs."""
+    left = [Left("data-audit-a-1", 7), Left("data-audit-a-2", 5)]
+    message = conditions(good(left=left))["Delivering"].message
+    assert "claim data-audit-a-1, data-audit-a-2" in message
+    assert "12 events waited there: set it to 3" in message
 
 
 def test_the_same_findings_leave_the_status_alone() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from auditpipeline.control.apiservers import Reading, Server, of_slice, parse
-from auditpipeline.control.upstream import PolicyFile, UpstreamState
+from auditpipeline.control.upstream import PolicyFile, UpstreamState, text_digest
 from auditpipeline.core.floor import with_floor
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump
@@ -70,12 +70,41 @@ def test_what_was_in_force_stays_so_until_the_next_start() -> None:
 
 
 def test_another_nodes_clock_is_trusted_less() -> None:
-    """Two API servers, and gateways on the nodes of neither: all have to be surely newer than each file."""
-    state = asking(MUCH)
+    """Two API servers, and gateways of other addresses: all have to be surely newer than each file."""
+    state, files = asking(MUCH), [file(MUCH, 100, "10.9.9.8"), file(MUCH, 100, "10.9.9.9")]
     readings = [Reading(HERE, 200, 105), Reading(THERE, 200, 150)]
-    assert look(state, [file(MUCH, 100, "10.9.9.9")], readings) == ("False", "RestartNeeded")
+    assert look(state, files, readings) == ("False", "RestartNeeded")
     newer = [Reading(HERE, 200, 111), Reading(THERE, 200, 150)]
-    assert look(asking(MUCH), [file(MUCH, 100, "10.9.9.9")], newer) == ("True", "Covered")
+    assert look(asking(MUCH), files, newer) == ("True", "Covered")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "named"),
+    [
+        (["10.0.0.1"], ["10.0.0.2"]),
+        (["10.9.9.9"], ["10.0.0.1", "10.0.0.2"]),
+        (["10.0.0.1", "10.0.0.1"], ["10.0.0.2"]),
+    ],
+)
+def test_an_api_server_without_a_gateway_beside_it_is_not_known_about(addresses: list[str], named: list[str]) -> None:
+    """It may run with any policy; and with a gateway of an unknown address, it may be either of two."""
+    state = asking(MUCH)
+    readings = [Reading(HERE, 500, 200), Reading(THERE, 500, 200)]
+    assert look(state, [file(MUCH, 100, address) for address in addresses], readings) == (
+        "Unknown",
+        "StaticPolicyUnknown",
+    )
+    said = [ran.error for ran in state.ran if ran.error]
+    wanted = [f"no gateway Pod runs beside kube-apiserver {address}," in " ".join(said) for address in named]
+    assert (len(said), all(wanted)) == (len(named), True)
+    assert state.verdict("a").message in said
+    both = [file(MUCH, 100), file(MUCH, 100, "10.9.9.9")]
+    assert look(state, both, readings) == ("True", "Covered")
+
+
+def test_a_single_api_server_may_have_another_address_than_its_node() -> None:
+    """There is but one that the file can be beside."""
+    assert look(asking(MUCH), [file(MUCH, 100, "127.0.0.1")], [Reading(HERE, 200, 101)]) == ("True", "Covered")
 
 
 def test_one_node_that_records_less_is_enough() -> None:
@@ -83,6 +112,24 @@ def test_one_node_that_records_less_is_enough() -> None:
     files = [file(MUCH, 100), file(LITTLE, 100, "10.0.0.2")]
     readings = [Reading(HERE, 200, 150), Reading(THERE, 200, 150)]
     assert look(asking(MUCH), files, readings) == ("False", "RulesNotMet")
+
+
+def test_canaries_are_awaited_of_each_api_server_whose_policy_is_known_to_emit_them() -> None:
+    """Of one that started before its file changed nothing is known; of one that is away for a moment all that was."""
+    state = asking(MUCH)
+    files = [file(MUCH, 100), file(LITTLE, 300, "10.0.0.2")]
+    look(state, files, [Reading(HERE, 500, 200), Reading(THERE, 500, 200)])
+    assert state.emitting == {HERE.name}
+    look(state, files, [Reading(HERE, 500, error="no"), Reading(THERE, 500, 400)])
+    assert state.emitting == {HERE.name, THERE.name}
+    look(state, [], [Reading(HERE, 500, 200), Reading(THERE, 500, 400)])
+    assert state.emitting == {HERE.name, THERE.name}
+    silent = Policy((Rule("None"),), DONE)
+    state.parsed[text_digest(dump(silent))] = silent
+    state.take_files([file(silent, 600), file(LITTLE, 300, "10.0.0.2")])
+    state.readings = [Reading(HERE, 800, 700), Reading(THERE, 800, 400)]
+    state.judge()
+    assert state.emitting == {THERE.name}
 
 
 def test_what_cannot_be_known_is_not_claimed() -> None:

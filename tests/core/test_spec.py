@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,37 @@ def test_a_bad_pipeline_names_the_field(changes: dict[str, Any], path: str) -> N
 def test_a_url_whose_host_can_be_looked_up_is_taken(url: str) -> None:
     """Names of every script, underscores (which resolvers take), a dot at the end, addresses."""
     assert parse_pipeline(pipeline(outputs=[output(http={"url": url})]))
+
+
+@pytest.mark.parametrize(
+    ("size", "file", "fits"),
+    [
+        ("10Gi", {}, True),
+        ("1Gi", {}, False),  # 100Mi, and ten more
+        ("1132Mi", {}, True),
+        ("1131Mi", {}, False),
+        ("1Gi", {"keep": 5}, True),
+        ("1Gi", {"compression": "zstd"}, True),
+        ("1Gi", {"compression": "zstd", "keep": 20}, False),
+        ("64Mi", {"maxSize": "1Mi"}, True),
+    ],
+)
+@pytest.mark.parametrize("ephemeral", [True, False])
+def test_the_files_of_the_outputs_leave_room_for_the_spool(
+    size: str, file: dict[str, Any], fits: bool, ephemeral: bool
+) -> None:
+    """A claim would be full for good, and of an emptyDir that is too large the Pod is evicted."""
+    outputs = [output(file={"path": "/var/log/a/b", **file})]
+    body = pipeline(outputs=outputs, webhook={"storage": {"size": size, "ephemeral": ephemeral}})
+    if fits:
+        assert parse_pipeline(body)
+        return
+    with pytest.raises(Invalid, match=r"write \d+Mi or more, or lower maxSize or keep") as caught:
+        parse_pipeline(body)
+    assert caught.value.path == "spec.webhook.storage.size"
+    needed = re.search(r"write (\d+Mi) or more", str(caught.value))
+    assert needed
+    assert parse_pipeline(pipeline(outputs=outputs, webhook={"storage": {"size": needed[1]}}))
 
 
 def test_a_credential_in_a_url_is_refused_and_not_repeated() -> None:

@@ -18,7 +18,7 @@ def pipeline(name: str, *rules: dict[str, Any], **changes: Any) -> dict[str, Any
     spec = {
         "policy": {"omitStages": ["RequestReceived"], "rules": list(rules) or [MINE]},
         "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
-        "webhook": {"replicas": 1, "storage": {"ephemeral": False, "size": "1Gi"}},
+        "webhook": {"replicas": 1, "storage": {"ephemeral": False, "size": "2Gi"}},
         **changes,
     }
     return {

@@ -220,7 +220,7 @@ PATH = RULES[0]["properties"]["nonResourceURLs"]["items"]
         (
             SIZE,
             "spec.webhook.storage.size",
-            ["67108864", "1.5Gi", "10G", "99999k", "", "-1", "1Pi", "1.", ".5Gi", "1e3", " 1"],
+            ["67108864000", "50.5Gi", "50G", "99999999k", "", "-1", "1Pi", "1.", ".5Gi", "1e3", " 1"],
         ),
         (EXPIRE, "spec.expireAfter", ["2h", "1h30m", "0.5h", "100ms", "5", "h", "-1h", "1d", "1h ", "1us"]),
         (

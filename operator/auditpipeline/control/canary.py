@@ -4,16 +4,16 @@
     seen    pipeline -> API server -> the newest of them that one of its Pods reports
 
 A canary counts for a pipeline when it was sent after the pipeline's sink was registered. It is *missing* when three in
-a row did not come, and the first of these was sent three periods (at least LEAST seconds) ago. Nothing is missing where
-the static policy is not known to emit canaries: from its file, or because one of each API server has come since that
-one started, when it read its policy.
+a row did not come, and the first of these was sent three periods (at least LEAST seconds) ago. Nothing is missing of an
+API server whose static policy is not known to emit canaries: from its file, or because one has come since it started,
+when it read its policy.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,21 +77,24 @@ class CanaryState:
             if source not in known or known[source].at < found.at:
                 known[source] = found
 
-    def look(self, pipeline: str, *, registered: bool, emitted: bool, now: float, period: float) -> CanaryFacts:
-        """What is so now. `registered`: the pipeline's sink is; `emitted`: the static policy emits canaries."""
+    def look(
+        self, pipeline: str, *, registered: bool, emitting: Collection[str], now: float, period: float
+    ) -> CanaryFacts:
+        """What is so now. `registered`: the pipeline's sink is; `emitting`: the API servers that emit canaries."""
         if not registered:
             self.since.pop(pipeline, None)
         elif pipeline not in self.since:
             self.since[pipeline] = now
         known = {source: seen for source, seen in self.seen.get(pipeline, {}).items() if source in self.sent}
         seen = Seen(min(s.at for s in known.values()), max(s.latency for s in known.values())) if known else None
-        if not registered or not emitted:
+        if not registered:
             return CanaryFacts(seen=seen)
         limit = now - max(IN_A_ROW * period, LEAST)
         missing = [
             self.names[source]
             for source, sent in self.sent.items()
-            if _missing(sent, max(self.since[pipeline], known[source].at if source in known else 0.0), limit)
+            if self.names[source] in emitting
+            and _missing(sent, max(self.since[pipeline], known[source].at if source in known else 0.0), limit)
         ]
         return CanaryFacts(tuple(sorted(missing)), seen)
 
@@ -99,10 +102,10 @@ class CanaryState:
         """When the newest canary that reached a gateway was sent, by API server."""
         return {self.names[source]: seen.at for source, seen in self.seen.get("", {}).items() if source in self.sent}
 
-    def proven(self, starts: Mapping[str, float]) -> bool:
-        """Whether a canary of each of these API servers has surely come to a gateway since that one's start."""
+    def proven(self, starts: Mapping[str, float]) -> frozenset[str]:
+        """Those of these API servers of which a canary has surely come to a gateway since their start."""
         arrived = self.arrived()
-        return bool(starts) and all(arrived.get(name, 0.0) > start + CLOCKS for name, start in starts.items())
+        return frozenset(name for name, start in starts.items() if arrived.get(name, 0.0) > start + CLOCKS)
 
     def latencies(self) -> list[tuple[str, float]]:
         """The longest latency of the newest canaries, by pipeline."""

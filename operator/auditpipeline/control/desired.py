@@ -27,10 +27,10 @@ from auditpipeline.core.destination import File, Http, basic_keys, ca_text, cert
 from auditpipeline.core.floor import level_without_rules
 from auditpipeline.core.policy import Policy, Rule, wanted_stages
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
-from auditpipeline.core.spec import Output, Pipeline
+from auditpipeline.core.spec import LEAST_SPOOL, Output, Pipeline, file_bytes
 
 Manifest = dict[str, Any]
-SPOOL_SHARE = 0.8
+SPOOL_SHARE, LEFT_SHARE = 0.8, 0.95
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ def receiver_config(pipeline: Pipeline, *, token: bool = False, canary_user: str
 
 def _spool(pipeline: Pipeline) -> config.Spool:
     webhook = pipeline.spec.webhook
+    size = parse_bytes(webhook.storage.size, "spec.webhook.storage.size")
     age = webhook.spool.max_age
     return config.Spool(
         path=f"{names.DATA_FOLDER}/spool.sqlite",
-        max_bytes=spool_share(webhook.storage.size, "spec.webhook.storage.size"),
+        max_bytes=_spool_bytes(size, file_bytes(pipeline.spec)),
         backpressure=webhook.spool.backpressure,
         max_age=None if age is None else parse_seconds(age, "spec.webhook.spool.maxAge"),
     )
@@ -94,6 +95,11 @@ def _spool(pipeline: Pipeline) -> config.Spool:
 def spool_share(size: str, path: str) -> int:
     """The bytes that a spool may take of a volume of this size; Invalid, naming `path`, where that is none."""
     return max(2**20, int(parse_bytes(size, path) * SPOOL_SHARE))
+
+
+def _spool_bytes(size: int, files: int) -> int:
+    """Four fifths of the volume, or nearly all that the files of the outputs leave: they fill up, and stay."""
+    return int(min(size * SPOOL_SHARE, max(LEAST_SPOOL, (size - files) * LEFT_SHARE)))
 
 
 def _route(policy: Policy, output: Output) -> config.Route:

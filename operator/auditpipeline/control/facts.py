@@ -67,6 +67,14 @@ class Heard(NamedTuple):
     missed: int = 0
 
 
+class Left(NamedTuple):
+    """A claim of a Pod that is no longer wanted, and how many events of Guaranteed outputs waited there when it last
+    said so."""
+
+    claim: str
+    events: int = 0
+
+
 class Losses(NamedTuple):
     """A pipeline's gaps, which of them nobody has acknowledged, and whether every API server could be read."""
 
@@ -97,6 +105,7 @@ class Facts:
     workload: Workload | None = None
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
     sink: Verdict | None = None
     given_up: int = 0
     upstream: Verdict | None = None

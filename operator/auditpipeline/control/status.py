@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from auditpipeline.control.facts import Facts, Losses, PodReport, Problem, Verdict
+from auditpipeline.control.facts import Facts, Left, Losses, PodReport, Problem, Verdict
 from auditpipeline.core.report import OutputReport, Report
 
 Status = dict[str, Any]
@@ -94,8 +94,12 @@ def webhook_available(facts: Facts) -> Verdict:
         return _not_reached(facts)
     wanted, count = facts.workload.wanted, facts.workload.ready
     if facts.workload.observed and count > 0:
-        reason = "AllPodsReady" if count >= wanted else "SomePodsReady"
-        return Verdict("True", reason, f"{count} of {wanted} Pods are ready")
+        said = f"{count} of {wanted} Pods are ready"
+        if count < wanted:
+            return Verdict("True", "SomePodsReady", said)
+        if facts.left:
+            return Verdict("True", "ClaimsLeft", f"{said}; {_left(facts.left)}")
+        return Verdict("True", "AllPodsReady", said)
     return Verdict("False", *_obstacle(facts, wanted, count))
 
 
@@ -122,6 +126,9 @@ def delivering(facts: Facts) -> Verdict:
         if failing:
             newest = max(failing, key=lambda output: output.last_error_at)
             return Verdict("False", "OutputFailing", f"output {name}: {newest.last_error or 'the last attempt failed'}")
+    stranded = [entry for entry in facts.left if entry.events]
+    if stranded:
+        return Verdict("False", "EventsLeft", _left(stranded))
     silent = [entry for entry in facts.reports if entry.report is None]
     if silent:
         return Verdict("Unknown", "PodUnreachable", _silent(silent))
@@ -200,6 +207,16 @@ def _not_reached(facts: Facts) -> Verdict:
     if problem:
         return Verdict("Unknown", problem.reason, f"not looked at: {problem.message}")
     return Verdict("Unknown", "Reconciling", "not looked at yet")
+
+
+def _left(entries: list[Left]) -> str:
+    """What claims are there, what is known to be in them, and what to do."""
+    claims = ", ".join(entry.claim for entry in entries)
+    events = sum(entry.events for entry in entries)
+    known = f"{events} events waited there" if events else "events may wait there"
+    wanted = 1 + max(int(entry.claim.rpartition("-")[2]) for entry in entries)
+    what = f"claim {claims} is left of a Pod that spec.webhook.replicas no longer asks for, and {known}"
+    return f"{what}: set it to {wanted} until they are delivered, or delete the claim"
 
 
 def _silent(entries: list[PodReport]) -> str:

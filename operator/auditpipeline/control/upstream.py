@@ -33,6 +33,11 @@ TODO = (
     "node, and restart kube-apiserver"
 )
 
+ALONE = (
+    "its static policy is not known, and what it emits not taken: does DaemonSet auditpipeline-gateway run on every "
+    "control-plane node?"
+)
+
 
 class PolicyFile(NamedTuple):
     """The policy file beside one gateway Pod, as it was reported; `address` is the node's."""
@@ -71,8 +76,9 @@ class _Memory(NamedTuple):
 @dataclass
 class UpstreamState:
     """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
-    others. `parsed` holds the policies of files by digest of their text, or why they are none. `published` is the
-    digest of the ConfigMap as last written, `patience` how long changes are gathered before the next union."""
+    others. `parsed` holds the policies of files by digest of their text, or why they are none. `emitting` names the API
+    servers whose policies are known to emit canaries. `published` is the digest of the ConfigMap as last written,
+    `patience` how long changes are gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
     floored: set[str] = field(default_factory=set)
@@ -83,7 +89,7 @@ class UpstreamState:
     parsed: dict[str, Policy | str] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     covered: dict[tuple[str, str], Coverage] = field(default_factory=dict)
-    emits_canary: bool = False
+    emitting: frozenset[str] = frozenset()
     published: str = ""
     union_of: frozenset[str] | None = None
     union_text: str = ""
@@ -124,9 +130,10 @@ class UpstreamState:
     def judge(self) -> None:
         """Say of each file whether it is in force."""
         self.ran = [ran for file in self.files or () for ran in self._beside(file)]
-        loaded = [policy for ran in self.ran if (policy := self._policy(ran.loaded))]
-        if loaded:
-            self.emits_canary = all(emitted(policy) for policy in loaded)
+        self.ran += self._alone()
+        self.emitting = frozenset(
+            reading.server.name for reading in self.readings if self._emits_canary(reading.server.name)
+        )
         known = {(file.pod, reading.server.name) for file in self.files or () for reading in self.readings}
         # What a Pod or API server that is away for a moment ran, is still needed when it is back.
         self.memory = {key: kept for key, kept in self.memory.items() if key in known or len(self.memory) < 64}
@@ -195,6 +202,16 @@ class UpstreamState:
         if not self.readings:
             yield Ran("kube-apiserver", file.digest, "", why="no API server was asked yet since when it runs")
 
+    def _alone(self) -> Iterable[Ran]:
+        """The API servers that no file is beside, as far as addresses tell: one of another address may be beside any
+        of them, but not beside two."""
+        addresses = {file.address for file in self.files or ()}
+        alone = [reading.server for reading in self.readings if reading.server.address not in addresses]
+        strangers = addresses - {reading.server.address for reading in self.readings}
+        if self.files and len(alone) > len(strangers):
+            for server in alone:
+                yield Ran(server.name, "", "", error=f"no gateway Pod runs beside {server.name}, so that {ALONE}")
+
     def _ran(self, file: PolicyFile, reading: Reading, clocks: float) -> Ran:
         key = (file.pod, reading.server.name)
         before, here = self.memory.get(key), (file.digest, file.changed)
@@ -208,6 +225,14 @@ class UpstreamState:
             loaded = before.loaded
         self.memory[key] = _Memory(reading.start, here, loaded)
         return Ran(reading.server.name, file.digest, loaded)
+
+    def _emits_canary(self, server: str) -> bool:
+        """Whether all that the API server may run with emits canaries; as before, while it cannot be asked."""
+        said = [ran for ran in self.ran if ran.server == server and not ran.error and (ran.loaded or not ran.why)]
+        if not said:
+            return server in self.emitting
+        policies = [self._policy(ran.loaded) for ran in said]
+        return all(policy is not None and emitted(policy) for policy in policies)
 
     def _used(self, text: str) -> bool:
         """Whether a file that is there, or an API server that is away for a moment, may still need it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import inf
-
 import structlog
 
 from auditpipeline.control import certificates, desired, names
@@ -11,6 +9,7 @@ from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.facts import Facts, Heard, Workload
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.resources import CLAIMS, STATEFULSETS
 from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
@@ -62,15 +61,21 @@ async def observe(this: Round) -> None:
     facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
     _hear(known, facts)
-    # A Pod that is gone for good no longer counts; one that is away for a moment does.
-    for pod in set(known) - {
-        f"{names.child(this.name)}-{index}" for index in range(this.pipeline.spec.webhook.replicas)
-    }:
-        del known[pod]
+    await _forget_unwanted(this, known)
     facts.last_reports = {pod: heard.report for pod, heard in known.items()}
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
+
+
+async def _forget_unwanted(this: Round, known: dict[str, Heard]) -> None:
+    """A Pod that is gone for good no longer counts, but for what it left; one that is away for a moment does."""
+    spec = this.pipeline.spec
+    left = this.world.left.setdefault(this.name, LeftState())
+    guaranteed = frozenset(output.name for output in spec.outputs if output.delivery == "Guaranteed")
+    for pod in set(known) - {f"{names.child(this.name)}-{index}" for index in range(spec.webhook.replicas)}:
+        left.gone(pod, known.pop(pod).report, guaranteed)
+    await find_left(this, left)
 
 
 def _hear(known: dict[str, Heard], facts: Facts) -> None:
@@ -89,16 +94,14 @@ def _hear(known: dict[str, Heard], facts: Facts) -> None:
 
 
 def _canary(this: Round) -> CanaryFacts:
-    """Nothing is claimed where nobody posts events, or where the static policy may not emit canaries."""
+    """Nothing is claimed where nobody posts events."""
     world = this.world
-    readings = world.upstream.readings
-    starts = {reading.server.name: inf if reading.error else reading.start for reading in readings}
+    starts = {reading.server.name: reading.start for reading in world.upstream.readings if not reading.error}
+    asked = world.features.sinks == "crd" and world.settings.gateway
     return world.canary.look(
         this.name,
         registered=this.facts.sink is not None and this.facts.sink.status == "True",
-        emitted=world.features.sinks == "crd"
-        and world.settings.gateway
-        and (world.upstream.emits_canary or world.canary.proven(starts)),
+        emitting=world.upstream.emitting | world.canary.proven(starts) if asked else (),
         now=this.facts.now.timestamp(),
         period=world.settings.canary_interval,
     )

@@ -20,6 +20,7 @@ from auditpipeline.control.canary import CanaryState
 from auditpipeline.control.facts import Heard
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.kube import Kube
+from auditpipeline.control.left import LeftState
 from auditpipeline.control.loss import LossState
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Features, Resource
@@ -74,12 +75,13 @@ class World:
     upstream: UpstreamState = field(default_factory=UpstreamState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Heard]] = field(default_factory=dict)
+    left: dict[str, LeftState] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
-        for memory in (self.reports, self.written, self.ready):
+        for memory in (self.reports, self.left, self.written, self.ready):
             memory.pop(name, None)
         self.canary.forget(name)
         if self.upstream.drop(name):

@@ -31,6 +31,8 @@ LEAST_WAIT = 60.0
 """Seconds that an event may wait at least: less would lose events whenever an output is started anew."""
 LEAST_STORAGE = 64 * 2**20
 """Below this a spool could not keep its reserve."""
+LEAST_SPOOL = 32 * 2**20
+"""What the files of the outputs have to leave to the spool."""
 UNSYNCED = "a power cut could take what a Guaranteed output has written: leave fsync out, or say delivery: BestEffort"
 
 
@@ -236,13 +238,38 @@ def _pipeline_problems(spec: PipelineSpec) -> list[Invalid]:
             if output.file.path in paths:
                 problems.append(Invalid(f"{where}.file.path", "another output writes this file: give each its own"))
             paths.add(output.file.path)
-    parse_bytes(spec.webhook.storage.size, "spec.webhook.storage.size", LEAST_STORAGE)
+    size = parse_bytes(spec.webhook.storage.size, "spec.webhook.storage.size", LEAST_STORAGE)
+    problems += _storage_problems(spec.webhook.storage.size, size, file_bytes(spec))
     age = spec.webhook.spool.max_age
     if age is not None and parse_seconds(age, "spec.webhook.spool.maxAge") < LEAST_WAIT:
         problems.append(Invalid("spec.webhook.spool.maxAge", f"{age!r} is too short: at least 1m is needed"))
     if spec.expire_after is not None:
         parse_seconds(spec.expire_after, "spec.expireAfter")
     return problems
+
+
+def file_bytes(spec: PipelineSpec) -> int:
+    """What the files of the outputs may take together; compressed ones count half, as they are surely smaller."""
+    total = 0
+    for file in (output.file for output in spec.outputs if output.file):
+        rotated = file.keep if file.compression == "none" else file.keep / 2
+        total += int(parse_bytes(file.max_size, "maxSize") * (1 + rotated))
+    return total
+
+
+def _storage_problems(said: str, size: int, files: int) -> list[Invalid]:
+    """A volume that files alone can fill stays full: nothing would be taken in for good, or the Pod be evicted."""
+    if files == 0 or size >= files + LEAST_SPOOL:
+        return []
+    need = -(-(files + LEAST_SPOOL) // 2**20)
+    what = f"the files of the outputs may take {files // 2**20}Mi of it (maxSize times keep + 1; compressed ones half)"
+    return [
+        Invalid(
+            "spec.webhook.storage.size",
+            f"{said!r} is too small: {what}, and {LEAST_SPOOL // 2**20}Mi are needed for the spool: "
+            f"write {need}Mi or more, or lower maxSize or keep",
+        )
+    ]
 
 
 def _policy_problems(policy: PipelinePolicy, path: str) -> list[Invalid]:
