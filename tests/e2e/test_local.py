@@ -308,11 +308,11 @@ def test_canaries_prove_the_way_of_a_quiet_pipeline(local: LocalDeployment, name
         local.wait_for("CanarySeen", lambda: local.condition(name, "Delivering").get("reason") == "CanarySeen")
         local.wait_ready(name)
         assert local.get("auditpipeline", name)["status"]["canary"]["latencySeconds"] >= 0
-        local.wait_for("a canary in a file", lambda: any(local.events(wanting)))
-        (event, *_) = local.events(wanting)
+        local.wait_for("a canary in a file", lambda: any(asked_for(local, wanting)))
+        (event, *_) = asked_for(local, wanting)
         assert event["responseStatus"]["code"] == 404
         assert event["user"]["username"] == f"system:serviceaccount:{NAMESPACE}:auditpipeline-operator"
-        assert local.events(name) == []
+        assert asked_for(local, name) == []
     finally:
         local.kubectl("delete", "auditpipeline", wanting, "--wait=false")
 
