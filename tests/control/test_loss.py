@@ -62,7 +62,7 @@ def test_a_restart_is_a_gap_that_nobody_counted() -> None:
     state = LossState()
     take(state, reading(5000, 900, 7), canary=4999)
     take(state, reading(5060, 10, 2, start=5040), canary=4999)
-    assert state.gaps[1:] == [Gap(NAME, "Restarted", 4999, 5040), Gap(NAME, "Dropped", 5040, 5060, 2)]
+    assert state.gaps[1:] == [Gap(NAME, "Restarted", 4999, 5041), Gap(NAME, "Dropped", 5040, 5060, 2)]
     assert state.totals["Dropped"] == 9
 
 

@@ -27,6 +27,8 @@ from auditpipeline.core.report import Taken
 RETRIES = 240.0
 """Seconds for which kube-apiserver may hold a batch: it tries five times in 92 s, and each may hang for 30 s."""
 SETTLED = 300.0
+EARLY = 1.0
+"""Seconds by which the start of a process may be told too early: the kernel's own start is known to the second."""
 JOINED = 30.0
 WRITTEN = 600.0
 MOST = 10
@@ -110,7 +112,7 @@ class LossState:
         else:
             if before is not None:
                 begins = before.canary or (before.at - RETRIES if before.at else before.start)
-                self._add(Gap(name, "Restarted", min(begins, reading.start), reading.start))
+                self._add(Gap(name, "Restarted", min(begins, reading.start), reading.start + EARLY))
             grown, begins = reading.failed, reading.start
         if grown > 0:
             self._add(Gap(name, "Dropped", begins, reading.at, grown), going_on)

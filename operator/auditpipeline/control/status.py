@@ -155,7 +155,8 @@ def audit_loss(losses: Losses) -> Verdict:
     if losses.open:
         events = sum(gap.events for gap in losses.open)
         times = [
-            f"from {_time(gap.begins)} to {_time(gap.ends)} ({gap.server}: {gap.events})" for gap in losses.open[-3:]
+            f"from {_time(gap.begins)} to {_time(math.ceil(gap.ends))} ({gap.server}: {gap.events})"
+            for gap in losses.open[-3:]
         ]
         message = f"{events} audit events did not arrive; evidence may be missing {', '.join(times)}"
         return Verdict("True", "EventsLost", message)
