@@ -37,14 +37,14 @@ CHOSEN = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", 
 numbers = itertools.count()
 
 
-def pipeline(name: str, level: str = "Metadata") -> dict[str, Any]:
-    """A pipeline with one file output."""
+def pipeline(name: str, verb: str = "create") -> dict[str, Any]:
+    """A pipeline with one file output, which asks for what the default static policy emits."""
     return {
         "apiVersion": "auditpipeline.dev/v1alpha1",
         "kind": "AuditPipeline",
         "metadata": {"name": name},
         "spec": {
-            "policy": {"rules": [{**CHOSEN, "level": level}]},
+            "policy": {"rules": [{**CHOSEN, "level": "Metadata", "verbs": [verb]}]},
             "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
             "webhook": {"replicas": 1, "storage": {"ephemeral": True, "size": "2Gi"}},
         },
@@ -136,7 +136,7 @@ def request_counts(deployment: LocalDeployment) -> dict[str, Counter[str]]:
         return settled(deployment) - before
 
     def change() -> None:
-        deployment.apply(pipeline(name, "Request"))
+        deployment.apply(pipeline(name, "delete"))
         deployment.wait_ready(name)
 
     def create() -> None:
