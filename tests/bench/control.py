@@ -44,7 +44,7 @@ def pipeline(name: str, verb: str = "create") -> dict[str, Any]:
         "kind": "AuditPipeline",
         "metadata": {"name": name},
         "spec": {
-            "policy": {"rules": [{**CHOSEN, "level": "Metadata", "verbs": [verb]}]},
+            "policy": {"rules": [{**CHOSEN, "verbs": [verb]}]},
             "outputs": [{"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}],
             "webhook": {"replicas": 1, "storage": {"ephemeral": True, "size": "2Gi"}},
         },
