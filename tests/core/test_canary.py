@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from auditpipeline.core.canary import Sighting, path_of, sightings, with_canary
+from auditpipeline.core.canary import Sighting, path_of, sighting, with_canary
+from auditpipeline.core.event import decode_event
 from auditpipeline.core.policy import Attributes, Level, Policy, Rule, decide
 
 OPERATOR = "system:serviceaccount:auditpipeline-system:auditpipeline-operator"
@@ -28,15 +30,14 @@ def event(**changed: Any) -> dict[str, Any]:
     return made | changed
 
 
-def body(*events: dict[str, Any]) -> bytes:
-    return json.dumps({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": events}).encode()
+def seen(found: dict[str, Any], user: str) -> Sighting | None:
+    return sighting(decode_event(json.dumps(found).encode()), user)
 
 
-def test_a_canary_is_seen_among_other_events() -> None:
-    """With the time at which the API server received it."""
-    other = event(requestURI="/api/v1/pods", requestObject={"data": "/auditpipeline-canary/abc/18"})
-    assert list(sightings(body(other, event()), OPERATOR)) == [Sighting("abc", "17", 1767225601.5)]
-    assert list(sightings(body(event()), "")) == [Sighting("abc", "17", 1767225601.5)]
+@pytest.mark.parametrize("user", [OPERATOR, ""])
+def test_a_canary_tells_when_its_api_server_received_it(user: str) -> None:
+    """The operator's, or anybody's."""
+    assert seen(event(), user) == Sighting("abc", "17", 1767225601.5)
 
 
 @pytest.mark.parametrize(
@@ -57,15 +58,14 @@ def test_a_canary_is_seen_among_other_events() -> None:
 )
 def test_what_only_looks_like_one_is_none(changed: dict[str, Any]) -> None:
     """Another user's, another stage's, or one that cannot be read."""
-    assert list(sightings(body(event(**changed)), OPERATOR)) == []
-    assert list(sightings(body(event(**changed)) + b"}", OPERATOR)) == []
+    assert seen(event(**changed), OPERATOR) is None
 
 
-@pytest.mark.parametrize("name", [b'"\xff"', b"[" * 100_000], ids=["utf8", "depth"])
-def test_a_body_that_is_no_json_throughout_has_none(name: bytes) -> None:
+@pytest.mark.parametrize("name", [b'"\xff"', b"[" * 1000 + b"]" * 1000], ids=["utf8", "depth"])
+def test_what_cannot_be_read_throughout_is_none(name: bytes) -> None:
     """An error here would be answered with 500, and the body come again and again."""
-    sent = body(event(user={"username": "x"})).replace(b'"x"', name)
-    assert list(sightings(sent, "")) == []
+    raw = decode_event(json.dumps(event(user={"username": "x"})).encode())
+    assert sighting(raw | {"user": msgspec.Raw(b'{"username":%b}' % name)}, "") is None
 
 
 @pytest.mark.parametrize("omitted", [(), ("RequestReceived", "ResponseStarted", "ResponseComplete")])

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,3 +113,15 @@ def test_what_cannot_be_read_is_put_aside_in_every_form() -> None:
         taken = Filter([(Policy(rules=(Rule(level="Metadata"),)),)]).take(body)
         assert [json.loads(dead.data) for dead in taken.dead] == [json.loads(json.dumps(bad))]
         assert len(taken.lines) == 2
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy((Rule("Metadata"),))])
+@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (",\n", ":")])
+def test_canaries_are_found_in_every_form_wanted_or_not(policy: Policy, separators: tuple[str, str]) -> None:
+    """As they came; a body that only speaks of one has none."""
+    asked = Attributes("operator", ("system:authenticated",), "get", "/auditpipeline-canary/here/1")
+    canary = event(asked, "Metadata", "ResponseComplete", {})
+    other = event(asked._replace(path="/version?/auditpipeline-canary/here/2"), "Metadata", "ResponseComplete", {})
+    whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": [other, canary, other]}
+    found = Filter([(policy,)]).take(json.dumps(whole, separators=separators).encode()).canaries
+    assert [json.loads(msgspec.json.encode(each)) for each in found] == [json.loads(json.dumps(canary))]

@@ -20,6 +20,7 @@ def canary(number: int, received: str = "2026-01-01T00:00:01.000000Z", **changed
         requestURI=f"/auditpipeline-canary/here/{number}",
         stage="ResponseComplete",
         user={"username": USER},
+        objectRef=None,
         requestReceivedTimestamp=received,
     )
     return found | changed

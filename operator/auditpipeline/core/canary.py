@@ -8,14 +8,12 @@ other request. CANARY is the rule that the static policy has for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, NamedTuple
 
 import msgspec
 
-from auditpipeline.core.errors import Permanent
-from auditpipeline.core.event import decode_body
+from auditpipeline.core.event import Raw
 from auditpipeline.core.floor import with_first
 from auditpipeline.core.policy import Attributes, Level, Policy, Rule, decide
 
@@ -60,23 +58,15 @@ def with_canary(policy: Policy, user: str) -> Policy:
     return with_first(own, policy)
 
 
-def sightings(body: bytes, user: str) -> Iterator[Sighting]:
-    """The canaries of `user` (empty: of anybody) in a request body. Bodies without one cost a search for a word."""
-    if PATH.encode() not in body:
-        return
+def sighting(raw: Raw, user: str) -> Sighting | None:
+    """What an event tells, if it is a canary of `user` (empty: of anybody)."""
     try:
-        events = decode_body(body)
-    except Permanent:
-        return
-    for raw in events:
-        if PATH.encode() not in bytes(raw.get("requestURI", b"")):
-            continue
-        try:
-            event = msgspec.json.decode(msgspec.json.encode(raw), type=_Event)
-            name = msgspec.json.decode(event.user.get("username", b'""'), type=str)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        parts = event.request_uri.removeprefix(PATH).split("/")
-        ours = event.request_uri.startswith(PATH) and len(parts) == 2 and user in ("", name)
-        if ours and event.stage == "ResponseComplete" and event.received and max(map(len, parts)) <= LONGEST:
-            yield Sighting(parts[0], parts[1], event.received.timestamp())
+        event = msgspec.json.decode(msgspec.json.encode(raw), type=_Event)
+        name = msgspec.json.decode(event.user.get("username", b'""'), type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    parts = event.request_uri.removeprefix(PATH).split("/")
+    ours = event.request_uri.startswith(PATH) and len(parts) == 2 and user in ("", name)
+    if ours and event.stage == "ResponseComplete" and event.received and max(map(len, parts)) <= LONGEST:
+        return Sighting(parts[0], parts[1], event.received.timestamp())
+    return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from auditpipeline.core.canary import Sighting, sightings
+from auditpipeline.core.canary import Sighting, sighting
+from auditpipeline.core.event import Raw
 from auditpipeline.core.report import Canary
 
 MOST = 32
@@ -20,9 +21,9 @@ class Canaries:
         self._clock = clock
         self._newest: dict[str, tuple[float, Canary]] = {}
 
-    def find(self, body: bytes) -> list[Sighting]:
-        """The canaries in a body that is not taken yet."""
-        return list(sightings(body, self.user))
+    def find(self, suspects: Iterable[Raw]) -> list[Sighting]:
+        """The canaries among events of a body that is not taken yet."""
+        return [found for event in suspects if (found := sighting(event, self.user))]
 
     def note(self, found: Iterable[Sighting]) -> None:
         """Take in canaries whose body was taken. One that comes late, or again, is not the newest."""

@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from auditpipeline.core.canary import PATH as CANARIES
 from auditpipeline.core.compile import Compiled
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import (
@@ -46,11 +47,13 @@ Policies = tuple[Policy, ...]
 
 
 class Taken(NamedTuple):
-    """What became of a body: lines to store, the number of events that no route wants, and what cannot be read."""
+    """What became of a body: lines to store, the number of events that no route wants, and what cannot be read; and the
+    events that may be canaries, wanted or not."""
 
     lines: Lines
     filtered: int
     dead: list[Dead]
+    canaries: list[Raw]
 
 
 class _Fate(NamedTuple):
@@ -117,17 +120,19 @@ class Filter:
             try:
                 events = list(_readable(split_body(body), dead))
             except Permanent:
-                return Taken(Lines.joined(b"", 0), 0, [Dead(NO_OUTPUT, str(error), body)])
+                return Taken(Lines.joined(b"", 0), 0, [Dead(NO_OUTPUT, str(error), body)], [])
         return self._take(events, _PLAIN if is_plain(body) else _ANY, dead)
 
     def _take(self, events: Iterable[E], form: _Form[E], dead: list[Dead]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
-        kept, filtered = list[E | msgspec.Raw](), 0
+        kept, filtered, canaries = list[E | msgspec.Raw](), 0, list[Raw]()
         facts, tidy, find_fate, by_code = form.facts, form.tidy, self._fates.get, self._by_code
         (find, learn), *others = self._judges
         for event in events:
             try:
                 level, stage, kind, (user, groups, path, namespace, name) = facts(event)
+                if path and path.startswith(CANARIES):
+                    canaries.append(form.raw(event))
                 rules: object = (find(kind) or learn(kind))(user, groups, path, namespace, name).rule
                 if others:
                     rules = (rules, *self._others(kind, (user, groups, path, namespace, name)))
@@ -140,7 +145,7 @@ class Filter:
                     kept.append(tidy(left) if tidy else left)
             except Permanent as error:
                 dead.append(_dead(error, msgspec.json.encode(event)))
-        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead)
+        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead, canaries)
 
     def _others(self, kind: Kind, rest: Rest) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""

@@ -45,7 +45,7 @@ class Intake:
         """
         deciding = self.filter
         taken = deciding.take(body)
-        found = self.canaries.find(body)
+        found = self.canaries.find(taken.canaries)
         self.metrics.bytes_received.inc(len(body))
         del body
         await self.spool.append(taken.lines, deciding.digest, taken.dead)
