@@ -164,8 +164,8 @@ def request_of(verb: str, user: msgspec.Raw, ref: msgspec.Raw, uri: msgspec.Raw)
         name = who.username if groups else who.username or None
     if what is None:
         return (verb, "", None, ""), (name, groups or (), path, "", "")
-    where = addressed(path, what.namespace, what.name) if path else (what.namespace, what.name)
-    return (verb, what.api_group, what.resource, what.subresource), (name, groups or (), "", *where)
+    namespace, called = addressed(path, what.namespace, what.name) if path else (what.namespace, what.name)
+    return (verb, what.api_group, what.resource, what.subresource), (name, groups or (), "", namespace, called)
 
 
 def addressed(path: str, namespace: str, name: str) -> tuple[str, str]:
