@@ -144,6 +144,7 @@ def request_counts(deployment: LocalDeployment) -> dict[str, Counter[str]]:
         deployment.wait_ready(name)
 
     counts = {"create": during(create), "change": during(change)}
+    deployment.wait_for("a first canary", lambda: "canary" in deployment.get("auditpipeline", name)["status"])
     before = settled(deployment)
     time.sleep(2.5 * RESYNC)
     counts["two resyncs, unchanged"] = requests(deployment) - before

@@ -76,6 +76,22 @@ class Operator:
                     found[labels] = int(float(value))
         return found
 
+    async def writes_during(self, looks: int) -> dict[str, int]:
+        """What is written until the sinks' statuses have been looked at so many times more."""
+        before, looked = await self.requests(*WRITES), await self._looks()
+
+        async def done() -> bool:
+            return await self._looks() >= looked + looks
+
+        await eventually(f"{looks} more looks", done)
+        after = await self.requests(*WRITES)
+        return {what: count for what, count in after.items() if count != before.get(what)}
+
+    async def _looks(self) -> float:
+        lines = (await self.get("/metrics")).splitlines()
+        found = [line for line in lines if line.startswith('auditpipeline_reconciles_total{kind="sinks"}')]
+        return float(found[0].rpartition(" ")[2]) if found else 0.0
+
     async def leading(self) -> bool:
         """Whether it holds the Lease."""
         return await self.get("/readyz") == "leading"

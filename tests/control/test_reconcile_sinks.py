@@ -15,7 +15,7 @@ from auditpipeline.core import config
 from auditpipeline.core.report import Events, OutputReport, Report
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
-from tests.control.running import WRITES, eventually, gateway_pod, operator, pod
+from tests.control.running import eventually, gateway_pod, operator, pod
 
 pytestmark = pytest.mark.controlplane
 
@@ -80,22 +80,9 @@ async def test_a_foreign_sink_says_how_it_fares(served: ControlPlane, kube: Clie
             await until(kube, "siem", "True", "Registered")
 
             async def quiet() -> bool:
-                before = await running.requests(*WRITES)
-                looked = await looks(await running.get("/metrics"))
-
-                async def looked_again() -> bool:
-                    return await looks(await running.get("/metrics")) >= looked + 3
-
-                await eventually("three more looks", looked_again)
-                return await running.requests(*WRITES) == before
+                return await running.writes_during(3) == {}
 
             await eventually("nothing written", quiet)
-
-
-async def looks(metrics: str) -> float:
-    """How often the sinks' statuses were looked at."""
-    lines = [line for line in metrics.splitlines() if line.startswith('auditpipeline_reconciles_total{kind="sinks"}')]
-    return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
 
 async def test_a_sink_that_cannot_be_used_is_told_as_in_1_18(

@@ -11,9 +11,10 @@ import pytest
 from auditpipeline.control import names
 from auditpipeline.control.gateway import unpacked
 from auditpipeline.control.kube import Client, Conflict
+from auditpipeline.control.pace import SLOWLY
 from auditpipeline.control.resources import CLAIMS, EVENTS, NAMESPACES, PIPELINES, PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.core import config
-from auditpipeline.core.report import Events, OutputReport, Report
+from auditpipeline.core.report import Canary, Events, OutputReport, Report
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.running import (
@@ -101,6 +102,35 @@ async def test_a_pipeline_whose_parts_all_say_so_is_ready(served: ControlPlane, 
         assert "Ready" in [event["reason"] for event in await events(kube, body["metadata"]["uid"])]
         for each in (await receivers(kube, namespace, "a"), [await kube.get(PODS, "gateway", namespace) or {}]):
             assert names.CONFIG in each[0]["metadata"]["annotations"]
+
+
+async def test_canaries_alone_are_not_written(served: ControlPlane, kube: Client, namespace: str) -> None:
+    """They are delivered to the pipeline's sink all the time; one event more than canaries came is told."""
+    async with operator(served.kubeconfig, namespace) as running, ready(kube, namespace) as (_, gateway):
+        digest_ = gateway.report.config
+        came = 0
+
+        def delivered(count: int) -> Report:
+            outputs, canaries = (OutputReport("audit-a", delivered=count),), (Canary("one", str(came), came),)
+            return Report("gateway", "gateway", digest_, Events(), outputs, canaries=canaries)
+
+        async def told() -> int:
+            return int((await kube.get(SINKS, "audit-a") or {})["status"].get("delivered", -1))
+
+        async def quiet() -> bool:
+            nonlocal came
+            came += 1
+            gateway.report = delivered(came)
+            return await running.writes_during(2 * SLOWLY) == {} and await told() < came
+
+        await until(kube, "a", "Ready", "True")
+        await eventually("nothing written", quiet)
+        gateway.report = delivered(came + 1)
+
+        async def all_told() -> bool:
+            return await told() == came + 1
+
+        await eventually("the event is told", all_told)
 
 
 async def test_behind_a_service_the_static_policy_is_unknown_and_ready_all_the_same(

@@ -10,7 +10,7 @@ import pytest
 from auditpipeline.control.canary import CanaryFacts, Seen
 from auditpipeline.control.facts import Facts, Left, PodFacts, PodReport, Problem, Truth, Verdict, Workload
 from auditpipeline.control.recorder import transitions
-from auditpipeline.control.status import conditions, counters_only, status
+from auditpipeline.control.status import conditions, status
 from auditpipeline.core.report import Events, OutputReport, Report
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -177,16 +177,6 @@ def test_counts_are_kept_while_nobody_can_be_asked() -> None:
     assert made["outputsReady"] == "0/1"
 
 
-def test_what_only_counts_is_told_from_what_changed() -> None:
-    """The first is written now and then, the second at once."""
-    old = status(good(), {})
-    more = status(good(reports=[PodReport("audit-security-0", report(6))]), old)
-    failing = status(good(reports=[PodReport("audit-security-0", report(state="Failing"))]), old)
-    assert more != old
-    assert counters_only(more, old)
-    assert not counters_only(failing, old)
-
-
 def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:
     """A merge patch takes a field away by null."""
     first = status(good(expires=LATER), {})
@@ -194,17 +184,15 @@ def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:
     assert status(good(), first)["expiresAt"] is None
     assert "expiresAt" not in status(good(), {})
     assert status(good(expires=None, stalled=Problem("InvalidSpec", "x")), first)["expiresAt"] == first["expiresAt"]
-    assert not counters_only(status(good(), first), first)
 
 
-def test_a_canary_is_written_now_and_then() -> None:
-    """Each one would be a write of every status."""
+def test_the_newest_canary_is_told_and_stays() -> None:
+    """Even while nobody can be asked."""
     first = status(good(canary=SEEN), {})
     assert first["canary"] == {"lastSeen": "2026-01-01T00:00:00Z", "latencySeconds": 0.4}
-    soon, later = (CanaryFacts((), Seen(1767225600.0 + after, 1.0)) for after in (30, 300))
-    assert status(good(canary=soon), first) == first
     assert status(good(), first) == first
-    assert status(good(canary=later), first)["canary"] == {"lastSeen": "2026-01-01T00:05:00Z", "latencySeconds": 1.0}
+    newer = status(good(canary=CanaryFacts((), Seen(1767225630.0, 1.04))), first)
+    assert newer["canary"] == {"lastSeen": "2026-01-01T00:00:30Z", "latencySeconds": 1.0}
 
 
 def test_events_are_told_for_transitions_and_only_for_them() -> None:

@@ -187,7 +187,8 @@ async def _render(world: World, recorder: Recorder) -> None:
 def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
     entry = entry_of(SINKS.plural, body)
-    return Standing(entry.identity, meta.get("generation", 0), body.get("status") or {}, version=entry.version)
+    generation, status = meta.get("generation", 0), body.get("status") or {}
+    return Standing(entry.identity, generation, status, version=entry.version, own=bool(entry.owner))
 
 
 def _said(error: Exception) -> str:

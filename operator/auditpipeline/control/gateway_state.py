@@ -30,13 +30,16 @@ REMEMBERED = 8
 @dataclass
 class Standing:
     """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
-    in seconds since the epoch, `version` the resourceVersion that it has."""
+    in seconds since the epoch, `canaries` how many had come by then (None: not known), `version` the resourceVersion
+    that it has. `own`: a pipeline's, which gets the canaries."""
 
     identity: Identity
     generation: int
     status: Mapping[str, Any]
     written: float = 0.0
     version: str = ""
+    own: bool = False
+    canaries: int | None = None
 
 
 @dataclass
@@ -45,7 +48,8 @@ class GatewayState:
     `problems` says why a sink has no route. `dirty` means that something changed since. `addresses` are the last known
     ones of the sinks' Services: a route outlives a Service that is gone for a moment, because with the route its place
     in the gateway's spool would go. `reports` has one entry for each running gateway Pod, `heard` the last report of
-    each Pod that is there. `standing` has every AuditSink. `patience` is how long changes are gathered before the next
+    each Pod that is there. `canaries` counts those that were seen to come to any of them. `standing` has every
+    AuditSink. `patience` is how long changes are gathered before the next
     rendering. `kind` is what makes the Pods."""
 
     digest: str = ""
@@ -57,6 +61,7 @@ class GatewayState:
     addresses: dict[str, str] = field(default_factory=dict)
     reports: list[PodReport] = field(default_factory=list)
     heard: dict[str, Report] = field(default_factory=dict)
+    canaries: int = 0
     standing: dict[str, Standing] = field(default_factory=dict)
     patience: float = 0.05
     kind: GatewayKind = "DaemonSet"
@@ -78,6 +83,7 @@ class GatewayState:
     def listen(self, reports: list[PodReport], there: Iterable[str]) -> None:
         """Take in what the running Pods said just now; `there` are the names of all gateway Pods, running or not."""
         fresh = {entry.pod: entry.report for entry in reports if entry.report}
+        self.canaries += sum(_came(report, self.heard.get(pod)) for pod, report in fresh.items())
         known = self.heard | fresh
         self.reports, self.heard, self.looked = reports, {pod: known[pod] for pod in there if pod in known}, True
 
@@ -95,7 +101,7 @@ class GatewayState:
         for name, standing in found.items():
             former = self.standing.get(name)
             if former and former.identity[0] == standing.identity[0]:
-                standing.written = former.written
+                standing.written, standing.canaries = former.written, former.canaries
                 if older(standing.version, former.version):
                     standing.status, standing.version = former.status, former.version
         self.standing = dict(found)
@@ -136,6 +142,13 @@ class GatewayState:
 
     def _holds(self, digest: str, sink: str) -> bool:
         return self.history.get(digest, {}).get(sink) == self.routes[sink]
+
+
+def _came(report: Report, before: Report | None) -> int:
+    """How many canaries came to a Pod since it reported `before`; a process that starts again counts anew."""
+    known = {canary.source: canary.seen for canary in before.canaries} if before else {}
+    counts = [(canary.seen, known.get(canary.source, 0)) for canary in report.canaries]
+    return sum(seen - then if seen >= then else seen for seen, then in counts)
 
 
 def disabled() -> Verdict:

@@ -15,10 +15,11 @@ import structlog
 
 from auditpipeline.control.facts import Facts, Problem
 from auditpipeline.control.kube import Conflict
+from auditpipeline.control.pace import patience, pipeline_figures
 from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import SETTLING, Halt, Round
-from auditpipeline.control.status import conditions, counters_only, status
+from auditpipeline.control.status import conditions, status
 from auditpipeline.control.steps import expire, losses, parse, place, prune, refresh, register, secrets, upstream
 from auditpipeline.control.workload import children, observe
 from auditpipeline.control.world import BeingDeleted, World
@@ -71,15 +72,18 @@ async def _take_steps(this: Round) -> None:
 
 
 async def _write_status(this: Round, recorder: Recorder) -> None:
-    """The one place that writes a status; what only counts is written every `status_interval`."""
+    """The one place that writes a status; how soon says `pace`."""
     world, old = this.world, this.body.get("status") or {}
     new = status(this.facts, old)
     world.ready[this.name] = conditions(this.facts)["Ready"].status == "True"
     if new == {key: old[key] for key in new if key in old}:
         return
     now = this.facts.now.timestamp()
-    left = world.written.get(this.name, 0.0) + world.settings.status_interval - now
-    if counters_only(new, old) and left > 0:
+    wait = patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
+    if wait is None:
+        return
+    left = world.written.get(this.name, 0.0) + wait - now
+    if left > 0:
         this.look_again(left)
         return
     try:

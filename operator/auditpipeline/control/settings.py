@@ -13,10 +13,10 @@ GatewayKind = Literal["DaemonSet", "StatefulSet"]
 class Settings:
     """Settings of one operator process.
 
-    `resync` and `status_interval` are seconds: the longest time between two looks at an unchanged pipeline, and the
-    shortest between two writes of a status of which only counters changed. `canary_interval` is that between canaries,
-    and between readings of the API servers' metrics. `listen` is `host:port`; port 0 takes a free one. `identity` names
-    this process in the Lease and has to be unique among the replicas.
+    `resync` and `status_interval` are seconds: the longest time between two looks at an unchanged pipeline, and that
+    between two looks at settled Pods, by which `pace` counts how soon a status is written. `canary_interval` is that
+    between canaries, and between readings of the API servers' metrics. `listen` is `host:port`; port 0 takes a free
+    one. `identity` names this process in the Lease and has to be unique among the replicas.
     """
 
     namespace: str = "auditpipeline-system"

@@ -57,11 +57,6 @@ def sink_ready(registration: Verdict, outputs: Sequence[OutputReport]) -> Verdic
     return Verdict("True", "Registered", "every gateway Pod posts events to this sink")
 
 
-def figures_only(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Whether two different statuses differ in nothing but counters and the lag."""
-    return all(new.get(key) == old.get(key) for key in new.keys() | old.keys() if key not in COUNTED)
-
-
 def _figures(outputs: Sequence[OutputReport]) -> Status:
     newest = max(outputs, key=lambda output: output.last_error_at)
     return {

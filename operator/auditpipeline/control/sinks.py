@@ -2,8 +2,8 @@
 built-in AuditSink has none.
 
 It has a key of its own in the work queue, so that neither a Pod that does not answer nor writing the status of many
-sinks delays a change of the gateway's configuration. A status is written only where it differs, and where only counters
-do at most every `status_interval`.
+sinks delays a change of the gateway's configuration. A status is written only where it differs, and how soon says
+`pace`: what the gateway delivers to a sink of ours are, if nothing else, canaries.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import structlog
 from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.kube import Conflict
+from auditpipeline.control.pace import patience, sink_figures
 from auditpipeline.control.resources import SINKS
-from auditpipeline.control.sink_status import figures_only, sink_status
+from auditpipeline.control.sink_status import sink_status
 from auditpipeline.control.world import GATEWAY_KEY, World
 
 log = structlog.get_logger()
@@ -35,8 +36,13 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)
     if new == {key: standing.status[key] for key in new if key in standing.status}:
         return None
-    left = standing.written + world.settings.status_interval - clock.timestamp()
-    if left > 0 and figures_only(new, standing.status):
+    came = state.canaries
+    canaries = came - standing.canaries if standing.own and standing.canaries is not None else 0
+    wait = patience(sink_figures(new), sink_figures(standing.status), world.settings.status_interval, canaries)
+    if wait is None:
+        return None
+    left = standing.written + wait - clock.timestamp()
+    if left > 0:
         return left
     try:
         written = await world.kube.patch_status(SINKS, name, new, version=standing.version)
@@ -49,6 +55,6 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     current = state.standing.get(name)
     for entry in (standing, current):  # a rendering may have come between
         if entry and entry.identity[0] == standing.identity[0]:
-            entry.status, entry.written = written.get("status", new), clock.timestamp()
+            entry.status, entry.written, entry.canaries = written.get("status", new), clock.timestamp(), came
             entry.version = written["metadata"].get("resourceVersion", "")
     return None

@@ -22,7 +22,6 @@ from auditpipeline.core.report import OutputReport, Report
 Status = dict[str, Any]
 PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
 MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
-CANARY_KEPT = 300.0
 _STATES = ("Idle", "Delivering", "Failing")
 
 
@@ -171,19 +170,6 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def counters_only(new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
-    """Whether two different statuses differ in nothing but counters and lags."""
-    return _steady(new) == _steady(old)
-
-
-def _steady(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    outputs = [
-        (entry["name"], entry.get("state") == "Failing", entry.get("lastError")) for entry in value.get("outputs", [])
-    ]
-    said = [value.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt", "gaps")]
-    return *said, outputs
-
-
 def _configured(facts: Facts) -> Verdict | None:
     """Why a receiver does not run the newest configuration, if one does not, or cannot be known to."""
     if not facts.reports:
@@ -290,12 +276,10 @@ def _expires(facts: Facts, previous: Mapping[str, Any]) -> Status:
 
 
 def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
-    """The newest canary, renewed every CANARY_KEPT seconds: a status is not written for each of them."""
+    """The newest canary."""
     seen = facts.canary.seen
     if seen is None:
         return {"canary": before} if before else {}
-    if before and seen.at - datetime.fromisoformat(before["lastSeen"]).timestamp() < CANARY_KEPT:
-        return {"canary": before}
     return {"canary": {"lastSeen": _time(seen.at), "latencySeconds": round(seen.latency, 1)}}
 
 
