@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from auditpipeline.control.gateway import reconcile_gateway
+from auditpipeline.control import names
+from auditpipeline.control.gateway import look, reconcile_gateway
+from auditpipeline.control.probe import Prober
 from auditpipeline.control.recorder import Recorder
+from auditpipeline.control.resources import PODS
+from auditpipeline.control.seen import entry_of, key_of
+from auditpipeline.control.upstream import PolicyFile
 from auditpipeline.core.errors import Retryable
+from auditpipeline.core.report import Events, Report, StaticPolicy
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
+LABELS = {names.APP: names.GATEWAY}
 GOOD = bodies.sink("good", url="https://siem.example/")
 
 
@@ -70,3 +78,30 @@ async def test_an_api_server_that_does_not_answer_is_no_fault_of_a_sink() -> Non
         await reconcile_gateway(made, Recorder(kube, now, "test"))
     assert made.gateway.dirty
     assert made.gateway.problems == {}
+
+
+async def test_a_gateway_that_misses_one_look_is_no_news() -> None:
+    """Neither of the sinks nor of the policy file beside it; the second in a row is."""
+    answers: list[bool] = [True, False, True, False, False]
+
+    class Forgetful(Prober):
+        async def report(self, address: str, port: int, host: str) -> Report:
+            if not answers.pop(0):
+                raise Retryable("no answer within 3 s")
+            said = Report("gateway", "gateway", made.gateway.digest, Events(), ())
+            return msgspec.structs.replace(said, static_policy=StaticPolicy("rules: []", 1.0))
+
+    kube = cluster(GOOD)
+    made = await world(kube, prober=Forgetful())
+    pod = {"metadata": {"name": "gateway", "namespace": "auditpipeline-system", "uid": "u", "labels": LABELS}}
+    body = pod | {"status": {"phase": "Running", "podIP": "10.0.0.1"}}
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    made.seen.put(key_of(PODS.plural, body), entry_of(PODS.plural, body))
+    told = []
+    while answers:
+        await look(made)
+        (file,) = made.upstream.files or [PolicyFile("", "", "", 0.0)]
+        reason = made.gateway.registration("good", made.gateway.sources["good"]).reason
+        told.append((reason, file.text, file.error))
+    well = ("Registered", "rules: []", "")
+    assert told == [well] * 4 + [("GatewayUnreachable", "", "no answer: no answer within 3 s")]

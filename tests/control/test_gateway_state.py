@@ -71,9 +71,44 @@ def test_a_pod_counts_by_its_last_report_until_it_is_gone() -> None:
     said = PodReport("one", Report("gateway", "gateway", "c", Events(), (OutputReport("a", "Failing"),)))
     state = GatewayState()
     assert not state.failing()
-    state.listen([said], ["one"])
+    state.listen([said], {"one": "u1"})
     assert state.failing()
-    state.listen([PodReport("one", None, "no answer")], ["one"])
+    state.listen([PodReport("one", None, "no answer")], {"one": "u1"})
     assert state.failing()
-    state.listen([], [])
+    state.listen([], {})
     assert not state.failing()
+
+
+@pytest.mark.parametrize(
+    ("before", "looks", "reasons"),
+    [
+        ("c1", ["-", "c1"], ["Registered", "Registered"]),
+        ("c1", ["-", "-", "c1"], ["Registered", "GatewayUnreachable", "Registered"]),
+        ("c1", ["-", "c1", "-"], ["Registered", "Registered", "Registered"]),
+        ("c0", ["-", "-"], ["GatewayPending", "GatewayUnreachable"]),
+        (None, ["-"], ["GatewayUnreachable"]),
+    ],
+)
+def test_a_pod_may_miss_one_look(before: str | None, looks: list[str], reasons: list[str]) -> None:
+    """Counting by what it said last; meanwhile it is looked at again soon. What never answered is not known about."""
+    state, found = GatewayState(), []
+    state.rendered("c1", b"", {"a": "route"}, {"a": NOW})
+    if before:
+        state.listen([running(before)], {"gateway": "u1"})
+    for config in looks:
+        silent = PodReport("gateway", None, "no answer")
+        state.listen([silent if config == "-" else running(config)], {"gateway": "u1"})
+        found.append(state.registration("a", NOW).reason)
+        assert state.behind() == (config != "c1")
+    assert found == reasons
+
+
+def test_another_pod_of_the_name_is_not_forgiven() -> None:
+    """It never said what it runs. Its counters are those of the one before, on the same volume."""
+    state = GatewayState()
+    state.rendered("c1", b"", {"a": "route"}, {"a": NOW})
+    said = Report("gateway", "gateway", "c1", Events(), (OutputReport("a", delivered=7),))
+    state.listen([PodReport("gateway", said)], {"gateway": "u1"})
+    state.listen([PodReport("gateway", None, "no answer")], {"gateway": "u2"})
+    assert state.registration("a", NOW).reason == "GatewayUnreachable"
+    assert [output.delivered for output in state.outputs("a")] == [7]

@@ -125,7 +125,7 @@ def test_canaries_are_counted_over_pods_and_starts() -> None:
 
     state, counts = GatewayState(), []
     for one, two in (((4,), (1,)), ((6,), (1, 1)), ((6,), (1, 1)), ((2,), (2, 2))):
-        state.listen([said("one", *one), said("two", *two)], ["one", "two"])
+        state.listen([said("one", *one), said("two", *two)], {"one": "u1", "two": "u2"})
         counts.append(state.canaries)
     assert counts == [5, 8, 8, 12]
 

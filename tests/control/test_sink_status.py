@@ -95,10 +95,10 @@ def test_a_pod_that_falls_silent_still_counts_until_it_is_gone() -> None:
     """A counter that goes down and up again would tell of nothing but of the network."""
     state = GatewayState()
     report = Report("gateway", "gateway", "c", Events(), (output(delivered=5),))
-    state.listen([PodReport("one", report), PodReport("two", report)], ["one", "two"])
-    state.listen([PodReport("one", report), PodReport("two", None, "no answer")], ["one", "two"])
+    state.listen([PodReport("one", report), PodReport("two", report)], {"one": "u1", "two": "u2"})
+    state.listen([PodReport("one", report), PodReport("two", None, "no answer")], {"one": "u1", "two": "u2"})
     assert [found.delivered for found in state.outputs("a")] == [5, 5]
-    state.listen([PodReport("one", report)], ["one"])
+    state.listen([PodReport("one", report)], {"one": "u1"})
     assert [found.delivered for found in state.outputs("a")] == [5]
     assert state.outputs("b") == []
 

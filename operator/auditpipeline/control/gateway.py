@@ -75,13 +75,14 @@ async def look(world: World) -> float:
     """Ask the gateway's Pods what they run and deliver; seconds until they want to be asked again.
 
     A Pod that does not answer takes its time, which delays no rendering: that is another key's work."""
-    state, pods = world.gateway, gateway_pods(world)
+    state, there = world.gateway, _pods(world)
+    pods = [pod for pod in there if pod.running]
     reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     before = _verdicts(world)
-    state.listen(reports, (pod.name for pod in _pods(world)))
+    state.listen(reports, {pod.name: pod.uid for pod in there})
     world.canary.take("", [entry.report for entry in reports if entry.report])
     on_nodes = world.settings.gateway_kind == "DaemonSet"
-    if on_nodes and world.upstream.take_files(_files(pods, reports)):
+    if on_nodes and world.upstream.take_files(_files(pods, state.counting())):
         world.wake(STATIC_KEY, 0.0)
     _tell(world, before)
     wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval

@@ -4,6 +4,9 @@ A sink is registered when the last configuration was rendered from the sink as i
 has a configuration in force that holds its route of then. Pods that still run an older configuration count too, where
 that one holds the same route: another pipeline's change must not make this one look unregistered. For this the routes
 of the last configurations are remembered.
+
+A Pod that misses one look counts by what it said last: an answer that takes too long once is no news. The next look
+comes half a second later.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from auditpipeline.control.facts import PodReport, Verdict
+from auditpipeline.control.facts import Heard, PodReport, Verdict
 from auditpipeline.control.seen import older
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.config import Config, HttpOutput, Route, decode
@@ -48,8 +51,8 @@ class GatewayState:
     `problems` says why a sink has no route. `dirty` means that something changed since. `addresses` are the last known
     ones of the sinks' Services: a route outlives a Service that is gone for a moment, because with the route its place
     in the gateway's spool would go. `reports` has one entry for each running gateway Pod, `heard` the last report of
-    each Pod that is there. `canaries` counts those that were seen to come to any of them. `standing` has every
-    AuditSink. `patience` is how long changes are gathered before the next
+    each Pod that is there, `forgiven` those that missed this look alone. `canaries` counts those that were seen to come
+    to any of them. `standing` has every AuditSink. `patience` is how long changes are gathered before the next
     rendering. `kind` is what makes the Pods."""
 
     digest: str = ""
@@ -60,7 +63,8 @@ class GatewayState:
     problems: dict[str, str] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     reports: list[PodReport] = field(default_factory=list)
-    heard: dict[str, Report] = field(default_factory=dict)
+    heard: dict[str, Heard] = field(default_factory=dict)
+    forgiven: frozenset[str] = frozenset()
     canaries: int = 0
     standing: dict[str, Standing] = field(default_factory=dict)
     patience: float = 0.05
@@ -80,16 +84,30 @@ class GatewayState:
         while len(self.history) > REMEMBERED:
             del self.history[next(iter(self.history))]
 
-    def listen(self, reports: list[PodReport], there: Iterable[str]) -> None:
-        """Take in what the running Pods said just now; `there` are the names of all gateway Pods, running or not."""
-        fresh = {entry.pod: entry.report for entry in reports if entry.report}
-        self.canaries += sum(_came(report, self.heard.get(pod)) for pod, report in fresh.items())
-        known = self.heard | fresh
+    def listen(self, reports: list[PodReport], there: Mapping[str, str]) -> None:
+        """Take in what the running Pods said just now; `there` has the UIDs of all gateway Pods, running or not."""
+        known = dict(self.heard)
+        for pod, report, _ in reports:
+            former = known.get(pod)
+            if report:
+                self.canaries += _came(report, former.report if former else None)
+                known[pod] = Heard(there[pod], report)
+            elif former:
+                known[pod] = former._replace(missed=former.missed + 1)
         self.reports, self.heard, self.looked = reports, {pod: known[pod] for pod in there if pod in known}, True
+        silent = {pod: known[pod] for pod, report, _ in reports if report is None and pod in known}
+        self.forgiven = frozenset(pod for pod, last in silent.items() if (last.uid, last.missed) == (there[pod], 1))
+
+    def counting(self) -> list[PodReport]:
+        """The reports that count: of Pods that are forgiven, the last ones."""
+        return [
+            entry._replace(report=self.heard[entry.pod].report) if entry.pod in self.forgiven else entry
+            for entry in self.reports
+        ]
 
     def outputs(self, sink: str) -> list[OutputReport]:
         """What each gateway Pod last said of the route to `sink`."""
-        return [output for report in self.heard.values() for output in report.outputs if output.name == sink]
+        return [output for heard in self.heard.values() for output in heard.report.outputs if output.name == sink]
 
     def former(self, sink: str, uid: str) -> Route | None:
         """The route of a sink in the last configuration; None where it had none, or was another object then."""
@@ -112,7 +130,7 @@ class GatewayState:
 
     def failing(self) -> bool:
         """Whether a sink took nothing when its Pod was last heard of: what is said of it may be over soon."""
-        return any(output.state == "Failing" for report in self.heard.values() for output in report.outputs)
+        return any(output.state == "Failing" for heard in self.heard.values() for output in heard.report.outputs)
 
     def registration(self, sink: str, now: Identity) -> Verdict:
         """Whether every gateway Pod posts to `sink` as it is `now`."""
@@ -127,10 +145,11 @@ class GatewayState:
         return self._by_pods(sink)
 
     def _by_pods(self, sink: str) -> Verdict:
-        silent = [f"{entry.pod} does not answer: {entry.error}" for entry in self.reports if entry.report is None]
+        reports = self.counting()
+        silent = [f"{entry.pod} does not answer: {entry.error}" for entry in reports if entry.report is None]
         if silent:
             return Verdict("Unknown", "GatewayUnreachable", f"gateway Pod {'; '.join(silent)}")
-        behind = [entry for entry in self.reports if entry.report and not self._holds(entry.report.config, sink)]
+        behind = [entry for entry in reports if entry.report and not self._holds(entry.report.config, sink)]
         refused = [entry for entry in behind if entry.report and entry.report.config_error]
         if refused and refused[0].report:
             message = f"gateway Pod {refused[0].pod} refuses its configuration: {refused[0].report.config_error}"
