@@ -45,6 +45,12 @@ def silent() -> list[PodReport]:
     return [PodReport("audit-security-0", None, "no answer within 3 s")]
 
 
+def missed(**output: Any) -> dict[str, Any]:
+    """A Pod that is forgiven to have missed a look; what it said before."""
+    pod = "audit-security-0"
+    return {"reports": silent(), "forgiven": frozenset({pod}), "last_reports": {pod: report(**output)}}
+
+
 def unstarted(problem: Problem) -> dict[str, Any]:
     """No Pod is ready, and one says why."""
     pod = PodFacts("audit-security-0", "audit", "u", problem=problem)
@@ -85,7 +91,9 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("an old configuration", {"config": "c2"}, "Ready", "False", "ConfigurationPending"),
     ("nobody says which", {"reports": silent()}, "Ready", "False", "ConfigurationPending"),
     ("nobody is there to say", {"reports": []}, "Ready", "False", "ConfigurationPending"),
-    ("one look missed", {"reports": silent(), "forgiven": {"audit-security-0"}}, "Ready", "True", "Ready"),
+    ("one look missed", missed(), "Ready", "True", "Ready"),
+    ("one look missed", missed(), "Delivering", "True", "Delivering"),
+    ("one look missed, failing", missed(state="Failing"), "Delivering", "False", "OutputFailing"),
     ("a refused one", {"reports": [PodReport("p", REFUSED)]}, "Ready", "False", "ConfigurationRefused"),
     ("suspended", {"suspended": True}, "Ready", "False", "Suspended"),
     ("suspended", {"suspended": True}, "SinkRegistered", "False", "Suspended"),
@@ -175,6 +183,12 @@ def test_counts_are_kept_while_nobody_can_be_asked() -> None:
     made = status(good(reports=[]), former)
     assert (made["events"], made["outputs"]) == (former["events"], former["outputs"])
     assert made["outputsReady"] == "0/1"
+
+
+def test_one_look_missed_changes_nothing() -> None:
+    """No condition, and no output that would not be known to be good."""
+    before = status(good(), {})
+    assert status(good(**missed()), before) == before
 
 
 def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:

@@ -119,7 +119,8 @@ def sink_registered(facts: Facts) -> Verdict:
 
 def delivering(facts: Facts) -> Verdict:
     """Whether events reach every output; Unknown until the first one came."""
-    reports = [entry.report for entry in facts.reports if entry.report]
+    counting = _counting(facts)
+    reports = [entry.report for entry in counting if entry.report]
     for name in facts.outputs:
         failing = [output for output in _of(name, reports) if output.state == "Failing"]
         if failing:
@@ -128,7 +129,7 @@ def delivering(facts: Facts) -> Verdict:
     stranded = [entry for entry in facts.left if entry.events]
     if stranded:
         return Verdict("False", "EventsLeft", _left(stranded))
-    silent = [entry for entry in facts.reports if entry.report is None]
+    silent = [entry for entry in counting if entry.report is None]
     if silent:
         return Verdict("Unknown", "PodUnreachable", _silent(silent))
     if not reports:
@@ -181,7 +182,7 @@ def _configured(facts: Facts) -> Verdict | None:
     behind = [entry.pod for entry in facts.reports if entry.report and facts.config != entry.report.config]
     if behind:
         return Verdict("False", "ConfigurationPending", f"{', '.join(behind)}: not yet on the newest configuration")
-    silent = [entry for entry in facts.reports if entry.report is None and entry.pod not in facts.forgiven]
+    silent = [entry for entry in _counting(facts) if entry.report is None]
     if silent:
         return Verdict(
             "False", "ConfigurationPending", f"{_silent(silent)}; whether it runs what is wanted is not known"
@@ -208,6 +209,14 @@ def _left(entries: list[Left]) -> str:
 
 def _silent(entries: list[PodReport]) -> str:
     return "; ".join(f"Pod {entry.pod} does not answer: {entry.error}" for entry in entries)
+
+
+def _counting(facts: Facts) -> list[PodReport]:
+    """The reports; of Pods that are forgiven a look, the last ones."""
+    return [
+        entry._replace(report=facts.last_reports.get(entry.pod)) if entry.pod in facts.forgiven else entry
+        for entry in facts.reports
+    ]
 
 
 def _known(facts: Facts) -> list[Report]:
@@ -285,7 +294,7 @@ def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
 
 def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:
     """Of what cannot be asked, nothing is claimed to be good."""
-    asked = any(entry.report for entry in facts.reports)
+    asked = any(entry.report for entry in _counting(facts))
     good = sum(entry.get("state") in ("Idle", "Delivering") for entry in outputs) if asked else 0
     return f"{good}/{len(facts.outputs)}"
 
