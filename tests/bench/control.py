@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from tests.cluster.rest import Rest
 
 REQUESTS = re.compile(r"^auditpipeline_api_requests_total\{(.*)\} (\S+)$", re.MULTILINE)
 RESYNC = 20.0
+PARTS = ("latencies", "sinks", "requests", "crowd")
 CHOSEN = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
 numbers = itertools.count()
 
@@ -163,9 +164,9 @@ def settled(deployment: LocalDeployment) -> Counter[str]:
     return requests(deployment)
 
 
-def crowd(deployment: LocalDeployment, sizes: list[int]) -> list[tuple[int, float, float, float]]:
+def crowd(deployment: LocalDeployment, sizes: list[int]) -> Iterator[tuple[int, float, float, float]]:
     """For each number of pipelines: seconds until all are Ready, RSS in MB, idle CPU in percent of one core."""
-    rows, made = [], 0
+    made = 0
     for size in sizes:
         began = time.monotonic()
         deployment.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(pipeline(f"c{i}") for i in range(made, size)))
@@ -176,8 +177,7 @@ def crowd(deployment: LocalDeployment, sizes: list[int]) -> list[tuple[int, floa
         before, at = _cpu(deployment.operator.pid), time.monotonic()
         time.sleep(2 * RESYNC)
         busy = (_cpu(deployment.operator.pid) - before) / (time.monotonic() - at)
-        rows.append((size, took, resident(deployment.operator.pid) / 1e6, 100 * busy))
-    return rows
+        yield size, took, resident(deployment.operator.pid) / 1e6, 100 * busy
 
 
 def _ready_count(deployment: LocalDeployment) -> int:
@@ -200,31 +200,41 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=20, help="pipelines for the latencies")
-    parser.add_argument("--only-sinks", action="store_true", help="measure the changes of an AuditSink alone")
     parser.add_argument("--sizes", type=int, nargs="*", default=[1, 100, 500], help="numbers of pipelines for memory")
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone")
     options = parser.parse_args()
+    parts = (options.only,) if options.only else PARTS
     with tempfile.TemporaryDirectory() as folder:
-        with LocalDeployment(Path(folder) / "a", operator_args=("--resync", str(RESYNC))) as deployment:
-            if options.only_sinks:
-                print(spread("AuditSink -> gateway", sink_changes(deployment, options.count)))
-                return
-            for title, values in zip(
-                ("apply -> Ready", "apply -> first event"), latencies(deployment, options.count), strict=True
-            ):
-                print(spread(title, values))
-            print(spread("AuditSink -> gateway", sink_changes(deployment, options.count)))
-            for title, counts in request_counts(deployment).items():
-                print(f"requests: {title:<22} {dict(sorted(counts.items()))}")
-        with LocalDeployment(Path(folder) / "b", operator_args=("--resync", str(RESYNC))) as deployment:
-            authority = deployment.cluster.authority
-            rest = Rest(deployment.cluster.url, authority, authority.client("crowd", "crowd", ["system:masters"]))
-            everybody = Crowd(rest, "127.99.0.1")
-            everybody.start()
-            deployment.kubelet.pretend = everybody.address
-            print(f"{'pipelines':>10} {'all Ready':>12} {'RSS':>10} {'idle CPU':>10}")
-            for size, took, memory, busy in crowd(deployment, options.sizes):
-                print(f"{size:>10} {took:>10.1f} s {memory:>7.0f} MB {busy:>8.1f} %")
-            everybody.stop()
+        if parts != ("crowd",):
+            with LocalDeployment(Path(folder) / "a", operator_args=("--resync", str(RESYNC))) as deployment:
+                _small(deployment, parts, options.count)
+        if "crowd" in parts:
+            with LocalDeployment(Path(folder) / "b", operator_args=("--resync", str(RESYNC))) as deployment:
+                _large(deployment, options.sizes)
+
+
+def _small(deployment: LocalDeployment, parts: Sequence[str], count: int) -> None:
+    if "latencies" in parts:
+        titles = ("apply -> Ready", "apply -> first event")
+        for title, values in zip(titles, latencies(deployment, count), strict=True):
+            print(spread(title, values), flush=True)
+    if "sinks" in parts:
+        print(spread("AuditSink -> gateway", sink_changes(deployment, count)), flush=True)
+    if "requests" in parts:
+        for title, counts in request_counts(deployment).items():
+            print(f"requests: {title:<22} {dict(sorted(counts.items()))}", flush=True)
+
+
+def _large(deployment: LocalDeployment, sizes: list[int]) -> None:
+    authority = deployment.cluster.authority
+    rest = Rest(deployment.cluster.url, authority, authority.client("crowd", "crowd", ["system:masters"]))
+    everybody = Crowd(rest, "127.99.0.1")
+    everybody.start()
+    deployment.kubelet.pretend = everybody.address
+    print(f"{'pipelines':>10} {'all Ready':>12} {'RSS':>10} {'idle CPU':>10}", flush=True)
+    for size, took, memory, busy in crowd(deployment, sizes):
+        print(f"{size:>10} {took:>10.1f} s {memory:>7.0f} MB {busy:>8.1f} %", flush=True)
+    everybody.stop()
 
 
 if __name__ == "__main__":
