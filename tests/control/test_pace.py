@@ -64,8 +64,8 @@ def part(field: str, **changed: Any) -> Callable[[Status], None]:
         (output(state="Delivering"), SLOWLY),
         (output(lagSeconds=0), SLOWLY),
         (output(lagSeconds=9), NEVER),
-        (part("canary", lastSeen="2026-01-01T12:59:30Z", latencySeconds=9.0), NEVER),
-        (part("canary", lastSeen="2026-01-01T13:00:00Z"), SLOWLY),
+        (part("canary", lastSeen="2026-01-01T12:04:30Z", latencySeconds=9.0), NEVER),
+        (part("canary", lastSeen="2026-01-01T12:05:00Z"), SLOWLY),
         (part("canary", latencySeconds=10.5), SLOWLY),
     ],
 )

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 LATE = 10
 """Seconds: a lag that matters, and by how much one, or the latency of canaries, has to differ to be worth a write."""
 SLOWLY = 6
-CANARY_KEPT = 3600.0
+CANARY_KEPT = 300.0
 """Seconds after which a canary that was written is too old to be called the last one."""
 
 
