@@ -369,6 +369,13 @@ GOOD = bootstrap.APISERVER_FLAGS | PATHS
         ({"audit-webhook-config-file": "/other"}, "--audit-webhook-config-file is /other"),
         ({"audit-webhook-mode": "blocking"}, "--audit-webhook-mode is blocking"),
         ({"audit-webhook-mode": "blocking-strict"}, "--audit-webhook-mode is blocking-strict"),
+        ({"audit-webhook-initial-backoff": None}, ""),
+        ({"audit-webhook-initial-backoff": "1m"}, ""),
+        (
+            {"audit-webhook-initial-backoff": "1s"},
+            "--audit-webhook-initial-backoff is 1s: a batch is lost where the gateway is away for 8 s",
+        ),
+        ({"audit-webhook-initial-backoff": "5us"}, ""),
         ({"audit-webhook-truncate-enabled": None}, "--audit-webhook-truncate-enabled is not set"),
         ({"audit-webhook-truncate-enabled": "false"}, "--audit-webhook-truncate-enabled is not set"),
         ({"audit-webhook-truncate-max-batch-size": str(MAX_BODY + 1)}, "--audit-webhook-truncate-max-batch-size is"),

@@ -26,14 +26,15 @@ DIRECTORY = "/etc/kubernetes/auditpipeline"
 ADDRESS = "127.0.0.1:9443"
 LEAF_LIFETIME = timedelta(days=365)
 
-# The gateway's own limit for a body is 20 MiB; kube-apiserver cuts what is larger than these before it posts.
+# The gateway's own limit for a body is 20 MiB; kube-apiserver cuts what is larger than these before it posts. A batch
+# is lost after 8 times the initial backoff: a gateway's Pod that is replaced may need its image first.
 APISERVER_FLAGS: dict[str, str] = {
     "audit-policy-file": f"{DIRECTORY}/policy.yaml",
     "audit-webhook-config-file": f"{DIRECTORY}/webhook.kubeconfig",
     "audit-webhook-mode": "batch",
     "audit-webhook-batch-max-size": "400",
     "audit-webhook-batch-max-wait": "1s",
-    "audit-webhook-initial-backoff": "1s",
+    "audit-webhook-initial-backoff": "10s",
     "audit-webhook-truncate-enabled": "true",
     "audit-webhook-truncate-max-batch-size": "10485760",
     "audit-webhook-truncate-max-event-size": "1048576",

@@ -18,6 +18,7 @@ from auditpipeline.control import certificates
 from auditpipeline.control.bootstrap import APISERVER_FLAGS
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policyfile import load
+from auditpipeline.core.quantity import parse_seconds
 
 State = Literal["ok", "failed", "skipped"]
 ENDS_SOON = timedelta(days=30)
@@ -25,6 +26,9 @@ CLOCKS_APART = timedelta(seconds=60)
 RENEW = "run `auditpipeline bootstrap files` again, then restart kube-apiserver"
 SERVER_AUTH = ExtendedKeyUsageOID.SERVER_AUTH
 CLIENT_AUTH = ExtendedKeyUsageOID.CLIENT_AUTH
+_RETRIES = 1 + 1.5 + 1.5**2 + 1.5**3
+"""Initial backoffs until kube-apiserver gives a batch up: four waits, each half as long again as the one before
+(DefaultRetryBackoffWithInitialDelay in k8s.io/apiserver/pkg/util/webhook/webhook.go)."""
 
 
 class Check(NamedTuple):
@@ -189,6 +193,13 @@ def _bad_flags(found: Mapping[str, str], paths: Mapping[str, str], max_body: int
             f"--audit-webhook-mode is {mode}: requests wait for the gateway",
             "set --audit-webhook-mode=batch",
         )
+    wait, best = found.get("audit-webhook-initial-backoff", "10s"), APISERVER_FLAGS["audit-webhook-initial-backoff"]
+    if (seconds := _seconds(wait)) is not None and seconds < parse_seconds(best, ""):
+        away = f"{_RETRIES * seconds:.0f} s"
+        yield (
+            f"--audit-webhook-initial-backoff is {wait}: a batch is lost where the gateway is away for {away}",
+            f"set --audit-webhook-initial-backoff={best}, or leave it out",
+        )
     if found.get("audit-webhook-truncate-enabled", "false").lower() not in ("true", "t", "1"):
         yield (
             f"--audit-webhook-truncate-enabled is not set: a batch of over {max_body // 2**20} MiB is refused and lost",
@@ -202,6 +213,14 @@ def _bad_flags(found: Mapping[str, str], paths: Mapping[str, str], max_body: int
                 f"--audit-webhook-truncate-max-batch-size is {size}, the gateway takes {max_body}",
                 f"set --audit-webhook-truncate-max-batch-size={best}",
             )
+
+
+def _seconds(duration: str) -> float | None:
+    """A flag's duration in seconds; None where it is none of the usual units."""
+    try:
+        return parse_seconds(duration, "")
+    except Invalid:
+        return None
 
 
 def readable(process: Process, path: str, stat: Stat) -> Check:

@@ -23,7 +23,7 @@ minikube start \
   --extra-config=apiserver.audit-webhook-mode=batch \
   --extra-config=apiserver.audit-webhook-batch-max-size=400 \
   --extra-config=apiserver.audit-webhook-batch-max-wait=1s \
-  --extra-config=apiserver.audit-webhook-initial-backoff=1s \
+  --extra-config=apiserver.audit-webhook-initial-backoff=10s \
   --extra-config=apiserver.audit-webhook-truncate-enabled=true \
   --extra-config=apiserver.audit-webhook-truncate-max-batch-size=10485760 \
   --extra-config=apiserver.audit-webhook-truncate-max-event-size=1048576
