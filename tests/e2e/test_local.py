@@ -220,8 +220,7 @@ def test_the_api_server_may_go_away(local: LocalDeployment, name: str) -> None:
     """Operator and data plane wait for it, and go on."""
     local.apply(pipeline(name))
     local.wait_ready(name)
-    local.cluster.stop_apiserver()
-    local.cluster.start_apiserver()
+    restart_apiserver(local)
     marker = touch(local)
     wait_recorded(local, name, {marker})
     local.kubectl("delete", "service", f"audit-{name}", "-n", NAMESPACE)
