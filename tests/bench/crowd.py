@@ -1,7 +1,8 @@
 """Many receivers as one process, for measuring the controller alone.
 
 `Crowd` answers `/status` for every pipeline at one address, with the certificate and the configuration digest that the
-pipeline's own Secrets hold, as its receivers would. No event passes: the counters stand still.
+pipeline's own Secrets hold, as its receivers would. It takes what the gateway posts, and reports the canaries in it, or
+no pipeline would stay Ready. Other events are forgotten: the counters stand still.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from auditpipeline.core import config, report
+from auditpipeline.core import canary, config, report
+from auditpipeline.core.event import decode_body
+from auditpipeline.dataplane.canary import Canaries
 from tests.cluster.rest import Refused, Rest
 
-PORT = 8444
+AUDIT_PORT, OPS_PORT = 8443, 8444
 
 
 class Crowd:
@@ -31,7 +35,8 @@ class Crowd:
         self._folder = tempfile.TemporaryDirectory()
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._hosts: dict[ssl.SSLContext, str] = {}
-        self._reports: dict[str, bytes] = {}
+        self._reports: dict[str, report.Report] = {}
+        self._canaries: dict[str, Canaries] = {}
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -49,13 +54,15 @@ class Crowd:
         self._folder.cleanup()
 
     async def _serve(self) -> None:
-        application = web.Application()
+        application = web.Application(client_max_size=2**26)
         application.router.add_get("/status", self._status)
+        application.router.add_post("/{path:.*}", self._take)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.sni_callback = self._choose
-        await web.TCPSite(self._runner, self.address, PORT, ssl_context=context).start()
+        for port in (AUDIT_PORT, OPS_PORT):
+            await web.TCPSite(self._runner, self.address, port, ssl_context=context).start()
 
     def _choose(self, connection: ssl.SSLObject, host: str | None, _: ssl.SSLContext) -> int | None:
         try:
@@ -76,14 +83,25 @@ class Crowd:
         return self._contexts[host]
 
     async def _status(self, request: web.Request) -> web.Response:
-        assert request.transport is not None
-        host = self._hosts[request.transport.get_extra_info("ssl_object").context]
+        host = self._host(request)
         if host not in self._reports:
             body = self._secret(host, "config")["config.json"]
             outputs = tuple(report.OutputReport(name=route.name) for route in config.decode(body).routes)
-            answer = report.Report("receiver", host, config.digest(body), report.Events(), outputs)
-            self._reports[host] = report.encode(answer)
-        return web.Response(body=self._reports[host], content_type="application/json")
+            self._reports[host] = report.Report("receiver", host, config.digest(body), report.Events(), outputs)
+        came = self._canaries[host].report() if host in self._canaries else ()
+        body = report.encode(msgspec.structs.replace(self._reports[host], canaries=came))
+        return web.Response(body=body, content_type="application/json")
+
+    async def _take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if canary.PATH.encode() in body:
+            came = self._canaries.setdefault(self._host(request), Canaries())
+            came.note(came.find(decode_body(body)))
+        return web.Response()
+
+    def _host(self, request: web.Request) -> str:
+        assert request.transport is not None
+        return self._hosts[request.transport.get_extra_info("ssl_object").context]
 
     def _secret(self, host: str, kind: str) -> dict[str, bytes]:
         name, namespace, _ = host.split(".", 2)
