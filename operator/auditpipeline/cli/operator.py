@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from auditpipeline.cli.lean import leave_out_synchronous_client
+from auditpipeline.cli.lean import give_memory_back, leave_out_synchronous_client
 from auditpipeline.core.errors import Invalid
 
 NAMESPACE = "auditpipeline-system"
@@ -75,6 +75,7 @@ def _spool_bytes(_: click.Context, option: click.Parameter, size: str | None) ->
 )
 def operator(kubeconfig: Path | None, gateway_storage_size: int | None, **options: object) -> None:
     """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
+    give_memory_back()
     try:
         leave_out_synchronous_client()
         import kopf  # noqa: F401
