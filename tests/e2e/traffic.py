@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.cluster.deployment import NAMESPACE, Deployment
 from tests.cluster.local import LocalDeployment
+from tests.cluster.processes import Failed
 
 MINE = {"level": "Metadata", "verbs": ["create"], "resources": [{"group": "", "resources": ["configmaps"]}]}
 numbers = itertools.count()
@@ -79,14 +80,19 @@ def restart_apiserver(local: LocalDeployment) -> None:
 
 
 def wait_led(local: LocalDeployment) -> None:
-    """Wait until an operator leads, with a Lease that it renewed just now."""
+    """Wait until an operator leads, with a Lease that it renewed just now, and our kinds are served."""
     begun = datetime.now(UTC)
 
     def leading() -> bool:
         if not local.operator.running:
             local.operator.stop()
             local.operator.start()
-        lease = local.get("lease", "auditpipeline-operator", "-n", NAMESPACE)
+        try:
+            lease = local.get("lease", "auditpipeline-operator", "-n", NAMESPACE)
+            # An API server that has just become ready may lack the kinds of CustomResourceDefinitions for a moment.
+            local.kubectl("get", "auditpipelines,auditsinks")
+        except Failed:
+            return False
         return datetime.fromisoformat(lease["spec"]["renewTime"]) > begun
 
     local.cluster.wait_for("an operator that leads", leading, 60)
