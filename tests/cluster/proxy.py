@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import threading
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 Address = tuple[str, int]
@@ -22,7 +23,8 @@ class Proxy:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="local-proxy", daemon=True)
-        self._servers: dict[Address, asyncio.Server] = {}
+        self._listeners: dict[Address, socket.socket] = {}
+        self._connections: set[asyncio.Task[None]] = set()
         self._backends: dict[Address, list[Address]] = {}
 
     def start(self) -> None:
@@ -48,36 +50,61 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(self._serve(wanted), self._loop).result(10)
 
     async def _serve(self, wanted: dict[Address, list[Address]]) -> None:
+        # Not asyncio's servers: one that is closed while it accepts a connection leaves that open.
         self._backends = wanted
-        for gone in self._servers.keys() - wanted.keys():
-            self._servers.pop(gone).close()
-        for address in wanted.keys() - self._servers.keys():
-            self._servers[address] = await asyncio.start_server(self._forwarder(address), *address)
+        for gone in self._listeners.keys() - wanted.keys():
+            self._unlisten(gone)
+        for address in wanted.keys() - self._listeners.keys():
+            listener = self._listeners[address] = socket.create_server(address, backlog=128)
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener, address)
 
-    def _forwarder(self, address: Address) -> Any:
-        async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with suppress(OSError, IndexError, KeyError):
-                there_reader, there_writer = await asyncio.open_connection(*random.choice(self._backends[address]))
+    def _unlisten(self, address: Address) -> None:
+        listener = self._listeners.pop(address)
+        self._loop.remove_reader(listener)
+        listener.close()
+
+    def _accept(self, listener: socket.socket, address: Address) -> None:
+        with suppress(OSError):
+            connection, _ = listener.accept()
+            task = self._loop.create_task(self._forward(connection, address))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _forward(self, connection: socket.socket, address: Address) -> None:
+        try:
+            reader, writer = await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+        with closing(writer), suppress(OSError, IndexError, KeyError):
+            there_reader, there_writer = await asyncio.open_connection(*random.choice(self._backends[address]))
+            with closing(there_writer):
                 await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
-            writer.close()
-
-        return forward
 
     async def _close(self) -> None:
-        for server in self._servers.values():
-            server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for address in list(self._listeners):
+            self._unlisten(address)
+        # A task that is cancelled before it began would leave its connection open.
+        await asyncio.sleep(0)
+        tasks = list(self._connections)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
+    try:
         while chunk := await reader.read(2**16):
             writer.write(chunk)
             await writer.drain()
-    writer.close()
+    except OSError:
+        pass
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
+    finally:
+        writer.close()
 
 
 def _backends(
