@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -65,6 +66,22 @@ class Heard(NamedTuple):
     uid: str
     report: Report
     missed: int = 0
+
+
+def hear(known: dict[str, Heard], reports: Iterable[PodReport], uids: Mapping[str, str]) -> frozenset[str]:
+    """Take in what each Pod said just now, and who said nothing; which Pods missed this look alone: an answer that
+    takes too long once is no news. `uids` has those of the Pods that are there."""
+    for pod, report, _ in reports:
+        if report:
+            known[pod] = Heard(uids[pod], report)
+        elif pod in known:
+            known[pod] = known[pod]._replace(missed=known[pod].missed + 1)
+    return frozenset(pod for pod, heard in known.items() if (heard.uid, heard.missed) == (uids.get(pod), 1))
+
+
+def counting(reports: Iterable[PodReport], last: Mapping[str, Report], forgiven: frozenset[str]) -> list[PodReport]:
+    """The reports that count: of Pods that are forgiven a look, the last ones."""
+    return [entry._replace(report=last.get(entry.pod)) if entry.pod in forgiven else entry for entry in reports]
 
 
 class Left(NamedTuple):

@@ -5,8 +5,7 @@ has a configuration in force that holds its route of then. Pods that still run a
 that one holds the same route: another pipeline's change must not make this one look unregistered. For this the routes
 of the last configurations are remembered.
 
-A Pod that misses one look counts by what it said last: an answer that takes too long once is no news. The next look
-comes half a second later.
+A Pod that misses one look counts by what it said last (`facts.hear`). The next look comes half a second later.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from auditpipeline.control.facts import Heard, PodReport, Verdict
+from auditpipeline.control.facts import Heard, PodReport, Verdict, counting, hear
 from auditpipeline.control.seen import older
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.config import Config, HttpOutput, Route, decode
@@ -86,24 +85,16 @@ class GatewayState:
 
     def listen(self, reports: list[PodReport], there: Mapping[str, str]) -> None:
         """Take in what the running Pods said just now; `there` has the UIDs of all gateway Pods, running or not."""
-        known = dict(self.heard)
         for pod, report, _ in reports:
-            former = known.get(pod)
-            if report:
-                self.canaries += _came(report, former.report if former else None)
-                known[pod] = Heard(there[pod], report)
-            elif former:
-                known[pod] = former._replace(missed=former.missed + 1)
-        self.reports, self.heard, self.looked = reports, {pod: known[pod] for pod in there if pod in known}, True
-        silent = {pod: known[pod] for pod, report, _ in reports if report is None and pod in known}
-        self.forgiven = frozenset(pod for pod, last in silent.items() if (last.uid, last.missed) == (there[pod], 1))
+            former = self.heard.get(pod)
+            self.canaries += _came(report, former.report if former else None) if report else 0
+        self.forgiven = hear(self.heard, reports, there)
+        self.heard = {pod: self.heard[pod] for pod in there if pod in self.heard}
+        self.reports, self.looked = reports, True
 
     def counting(self) -> list[PodReport]:
         """The reports that count: of Pods that are forgiven, the last ones."""
-        return [
-            entry._replace(report=self.heard[entry.pod].report) if entry.pod in self.forgiven else entry
-            for entry in self.reports
-        ]
+        return counting(self.reports, {pod: heard.report for pod, heard in self.heard.items()}, self.forgiven)
 
     def outputs(self, sink: str) -> list[OutputReport]:
         """What each gateway Pod last said of the route to `sink`."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from auditpipeline.control.facts import Facts, Left, Losses, PodReport, Problem, Verdict
+from auditpipeline.control.facts import Facts, Left, Losses, PodReport, Problem, Verdict, counting
 from auditpipeline.core.report import OutputReport, Report
 
 Status = dict[str, Any]
@@ -213,10 +213,7 @@ def _silent(entries: list[PodReport]) -> str:
 
 def _counting(facts: Facts) -> list[PodReport]:
     """The reports; of Pods that are forgiven a look, the last ones."""
-    return [
-        entry._replace(report=facts.last_reports.get(entry.pod)) if entry.pod in facts.forgiven else entry
-        for entry in facts.reports
-    ]
+    return counting(facts.reports, facts.last_reports, facts.forgiven)
 
 
 def _known(facts: Facts) -> list[Report]:

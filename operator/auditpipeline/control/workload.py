@@ -6,7 +6,7 @@ import structlog
 
 from auditpipeline.control import certificates, desired, names
 from auditpipeline.control.canary import CanaryFacts
-from auditpipeline.control.facts import Facts, Heard, Workload
+from auditpipeline.control.facts import Facts, Heard, Workload, hear
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.left import LeftState, find_left
@@ -79,18 +79,9 @@ async def _forget_unwanted(this: Round, known: dict[str, Heard]) -> None:
 
 
 def _hear(known: dict[str, Heard], facts: Facts) -> None:
-    """Take in what each Pod said just now, and who said nothing. One look may be missed, by the same Pod."""
-    uids = {pod.name: pod.uid for pod in facts.pods}
-    for pod, report, _ in facts.reports:
-        if report:
-            known[pod] = Heard(uids[pod], report)
-        elif pod in known:
-            known[pod] = known[pod]._replace(missed=known[pod].missed + 1)
-    facts.forgiven = frozenset(
-        pod
-        for pod, heard in known.items()
-        if (heard.uid, heard.report.config, heard.missed) == (uids.get(pod), facts.config, 1)
-    )
+    """One look may be missed, by a Pod that ran what is wanted when it was last heard."""
+    silent = hear(known, facts.reports, {pod.name: pod.uid for pod in facts.pods})
+    facts.forgiven = frozenset(pod for pod in silent if known[pod].report.config == facts.config)
 
 
 def _canary(this: Round) -> CanaryFacts:
