@@ -76,12 +76,14 @@ class Full(Retryable):
 
 
 class Dead(NamedTuple):
-    """Something that cannot be delivered: kept as it came, with the reason. `key` as in core.event.delivery_key."""
+    """Something that cannot be delivered: kept as it came, with the reason. `key` as in core.event.delivery_key.
+    `events` is how many events it stands for, as far as they could be counted: so many are counted as lost."""
 
     output: str
     reason: str
     data: bytes
     key: str = ""
+    events: int = 1
 
 
 class Cursor(NamedTuple):
@@ -338,7 +340,7 @@ class Store:
                 reason = f"{reason} (of {len(letter.data)} bytes the first {self._most_dead // 2} are kept)"
             row = (now, letter.output, reason, letter.key, len(data), data)
             self._db.execute("INSERT INTO dead (at, output, reason, key, size, data) VALUES (?, ?, ?, ?, ?, ?)", row)
-            count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", 1)
+            count_loss(self._db, letter.output, "refused" if letter.output else "unreadable", letter.events)
             self.dead_size += len(data)
         if dead:
             self._bound_dead()
