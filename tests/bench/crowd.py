@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from auditpipeline.core import canary, config, report
-from auditpipeline.core.event import decode_body
+from auditpipeline.core.eventlist import decode_body
 from auditpipeline.dataplane.canary import Canaries
 from tests.cluster.rest import Refused, Rest
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.errors import Permanent
-from auditpipeline.core.event import Raw, cut, decode_body, decode_event, encode_line, head, narrow
+from auditpipeline.core.event import Raw, cut, decode_event, encode_line, head, narrow
+from auditpipeline.core.eventlist import decode_body
 from auditpipeline.core.known import decode_known, facts_of_known
 from auditpipeline.core.managed import without_managed_fields
 from auditpipeline.core.policy import Attributes, Level, Policy, Rule, decide
@@ -152,7 +153,7 @@ def test_managed_fields_go_from_objects_and_lists() -> None:
         b'{"kind":"Pod","apiVersion":"v1"}',
         b"\xff\xfe",
         b'{"kind":"EventList",',
-        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1beta1","items":[]}',
+        b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1alpha1","items":[]}',
         b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[1]}',
         b'{"items":' + b"[" * 100_000,
     ],

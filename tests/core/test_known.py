@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from auditpipeline.core.event import encode_plain
+from auditpipeline.core.event import as_item, encode_plain
 from auditpipeline.core.known import Known, decode_known
 
 FIELDS = list(Known.__struct_encode_fields__)
@@ -32,8 +32,9 @@ def body(*events: dict[str, Any] | str, **fields: Any) -> bytes:
 
 
 def test_the_fields_are_those_of_the_api_in_its_order() -> None:
-    """k8s.io/apiserver/pkg/apis/audit/v1/types.go; the kind stands in the list alone."""
+    """k8s.io/apiserver/pkg/apis/audit/v1/types.go; lines have a kind besides."""
     assert [
+        "apiVersion",
         *("level", "auditID", "stage", "requestURI", "verb", "user", "impersonatedUser", "sourceIPs", "userAgent"),
         *("objectRef", "responseStatus", "requestObject", "responseObject"),
         *("requestReceivedTimestamp", "stageTimestamp", "annotations"),
@@ -45,7 +46,7 @@ def test_every_value_keeps_its_bytes() -> None:
     spelt = json.dumps(EVENT, separators=(",", ":")).replace("100", "1e400").replace("1.5}", "1.50}")
     found = decode_known(body(spelt, spelt))
     assert found
-    assert [encode_plain(event) for event in found] == [spelt.encode()] * 2
+    assert [as_item(encode_plain(event)) for event in found] == [spelt.encode()] * 2
     assert b"1e400" in encode_plain(found[0])
     assert decode_known(body(EVENT))
 

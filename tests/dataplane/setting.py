@@ -66,11 +66,16 @@ def ids(events: Iterable[dict[str, Any]]) -> list[str]:
     return [f"{found['auditID']}/{found['stage']}" for found in events]
 
 
+def bare(line: dict[str, Any]) -> dict[str, Any]:
+    """The event of a line as an item of an EventList has it; tests/dataplane/test_line_form.py has the rest."""
+    return {name: value for name, value in line.items() if name not in ("kind", "apiVersion")}
+
+
 def lines_in(path: Path) -> list[dict[str, Any]]:
     """The events of a file and of what was rotated away, oldest first; each line must be whole, but for
     one at the end that is being written."""
     files = sorted(path.parent.glob(f"{path.name}*"), key=lambda found: (found == path, found.name))
-    return [json.loads(line) for found in files for line in found.read_bytes().split(b"\n")[:-1]]
+    return [bare(json.loads(line)) for found in files for line in found.read_bytes().split(b"\n")[:-1]]
 
 
 def keys_in(path: Path) -> list[str]:
@@ -243,8 +248,10 @@ def _events(body: bytes) -> list[dict[str, Any]]:
     try:
         found = msgspec.json.decode(body)
     except msgspec.DecodeError:
-        return [json.loads(line) for line in body.splitlines()]
+        return [bare(json.loads(line)) for line in body.splitlines()]
     if isinstance(found, list):
-        return found
-    items: list[dict[str, Any]] = found.get("items", [found])
+        return [bare(line) for line in found]
+    if "items" not in found:
+        return [bare(found)]
+    items: list[dict[str, Any]] = found["items"]
     return items

@@ -90,7 +90,7 @@ async def test_two_routes_each_get_their_own_level(setting: Setting) -> None:
         (event_list([event(), 17, event()]), 1, 2),
         (event_list([event(), event(level="Everything"), event()]), 1, 2),
         (event_list([event(), event(user="root"), {}]), 2, 1),
-        (event_list([event(), event(note="QQ")]).replace(b"QQ", b"\xff"), 1, 1),
+        (event_list([event(), event(note="QQ")]).replace(b"QQ", b"\xff"), 0, 2),
         (json.dumps({"kind": "Event", "apiVersion": "audit.k8s.io/v1", **event()}).encode(), 0, 1),
         (json.dumps(json.loads(event_list([event()])), indent=2).encode(), 0, 1),
         (b"[" * 100_000, 1, 0),
@@ -152,13 +152,13 @@ async def test_a_gzip_of_two_members_is_one_body(setting: Setting) -> None:
 @pytest.mark.parametrize(
     ("rest", "reason"),
     [
-        (gzip.compress(event_list([event()])), "JSON"),
+        (gzip.compress(b"{}"), "not an audit.k8s.io/v1"),
         (b"no member", "no gzip"),
         (bytes(9) + b"\x1f", "no gzip"),
         (gzip.compress(b" " * 500)[:-9], "torn"),
         (gzip.compress(b"") * 1000, "members"),
     ],
-    ids=["a second list", "no gzip", "behind zeros", "torn", "members without end"],
+    ids=["another object", "no gzip", "behind zeros", "torn", "members without end"],
 )
 async def test_nothing_behind_the_first_member_is_lost(setting: Setting, rest: bytes, reason: str) -> None:
     """What cannot be read with it is a dead letter, as a whole."""

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditpipeline.core.errors import Retryable
-from auditpipeline.core.event import decode_body
+from auditpipeline.core.eventlist import decode_body
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.sources.log import LogSource, sort_lines
 from auditpipeline.dataplane.store import Dead

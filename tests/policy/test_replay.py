@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from auditpipeline.core.event import cut, decode_event, encode_line, head, narrow
+from auditpipeline.core.event import cut, decode_event, encode_event, head, narrow
 from auditpipeline.core.eventlog import Broken, events
 from auditpipeline.core.policyfile import load
 from tests.policy.support import EVENTS, POLICIES, ROOT, call
@@ -49,7 +49,7 @@ def test_the_sums_are_what_the_data_plane_would_keep(capsys: pytest.CaptureFixtu
         kept[decision.level.title if decision else "None"] += 1
         if decision:
             unchanged = decision.level == captured.level and not decision.omit_managed_fields
-            size += len(line.strip() if unchanged else encode_line(cut(event, captured.level, decision)))
+            size += len(line.strip() if unchanged else encode_event(cut(event, captured.level, decision)))
     found = replayed(BASELINE, str(EVENTS), capsys=capsys)
     assert {level: total["events"] for level, total in found["levels"].items() if total["events"]} == dict(kept)
     assert found["recorded"]["bytes"] == size

@@ -16,16 +16,14 @@ import aiohttp
 
 from auditpipeline import __version__
 from auditpipeline.cli.kubeconfig import Target
-from auditpipeline.core.event import encode_line
+from auditpipeline.core.event import encode_item
+from auditpipeline.core.eventlist import encode_body
 from auditpipeline.core.eventlog import Line
 
 TRIES, FACTOR, JITTER = 5, 1.5, 0.2
 RETRIES_WITHIN = 10
 ANSWER_SECONDS = 30.0
 BATCH_BYTES = 10 * 2**20
-_HEAD = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":['
-# Lines of a log have these; items of a list have not.
-_OF_LINES = ("kind", "apiVersion")
 
 
 class Batch(NamedTuple):
@@ -48,7 +46,7 @@ def batches(lines: Iterable[Line], most: int) -> Iterator[Batch]:
     """The events in batches of at most `most`, and of about 10 MiB."""
     items, numbers, size = list[bytes](), list[int](), 0
     for line in lines:
-        item = encode_line({key: value for key, value in line.event.items() if key not in _OF_LINES})
+        item = encode_item(line.event)
         if items and (len(items) >= most or size + len(item) > BATCH_BYTES):
             yield _batch(items, numbers)
             items, numbers, size = [], [], 0
@@ -60,7 +58,7 @@ def batches(lines: Iterable[Line], most: int) -> Iterator[Batch]:
 
 
 def _batch(items: list[bytes], numbers: list[int]) -> Batch:
-    return Batch(_HEAD + b",".join(items) + b"]}\n", len(items), numbers[0], numbers[-1])
+    return Batch(encode_body(items) + b"\n", len(items), numbers[0], numbers[-1])
 
 
 class Sender:

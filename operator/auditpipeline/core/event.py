@@ -1,13 +1,19 @@
 """Audit events as bytes: what the policy needs is decoded, the rest stays as it came.
 
-An event is a dict of field name to raw JSON, so that unknown fields survive and what is not cut is byte for byte.
-Shapes: `audit.k8s.io/v1` Event and EventList (k8s.io/apiserver/pkg/apis/audit/v1/types.go).
+An event is a dict of field name to raw JSON, so that unknown fields survive and what is not cut is byte for byte. What
+a strict parser does not take is mended first (`mend`), so that no limit depends on how deep the caller's stack is.
+
+    line    {"kind":"Event","apiVersion":"audit.k8s.io/v1","level":...}     as in kube-apiserver's own log
+    item    {"level":...}                                                   as in an EventList
+
+Shapes: `audit.k8s.io/v1` Event (k8s.io/apiserver/pkg/apis/audit/v1/types.go). `v1beta1` has two fields more, both
+deprecated and not part of v1. `eventlist` has the bodies.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -15,6 +21,7 @@ import msgspec
 from auditpipeline.core import managed
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.managed import without_managed_fields
+from auditpipeline.core.mend import UNPARSED, mended
 from auditpipeline.core.policy import STAGES, Attributes, Decision, Level, Policy, decide
 
 Raw = managed.Raw
@@ -57,25 +64,11 @@ class Head(NamedTuple):
     code: int = 0
 
 
-class _List(msgspec.Struct):
-    kind: str = ""
-    api_version: str = msgspec.field(default="", name="apiVersion")
-    items: list[Raw] | None = None
-
-
-class _Items(msgspec.Struct):
-    kind: Literal["EventList"]
-    api_version: Literal["audit.k8s.io/v1"] = msgspec.field(name="apiVersion")
-    items: list[msgspec.Raw]
-
-
 class _Identity(msgspec.Struct):
     audit_id: str = msgspec.field(default="", name="auditID")
     stage: str = ""
 
 
-_LISTS = msgspec.json.Decoder(_List)
-_ITEMS = msgspec.json.Decoder(_Items)
 _IDENTITIES = msgspec.json.Decoder(_Identity)
 _OBJECTS = msgspec.json.Decoder(Raw)
 _text = msgspec.json.Decoder(str).decode
@@ -83,36 +76,43 @@ _user = msgspec.json.Decoder(User | None).decode
 _ref = msgspec.json.Decoder(ObjectRef | None).decode
 _STATUSES = msgspec.json.Decoder(Status | None)
 _ENCODER = msgspec.json.Encoder()
+KIND, VERSION, BETA = "Event", "audit.k8s.io/v1", "audit.k8s.io/v1beta1"
+ENVELOPE = f'{{"kind":"{KIND}","apiVersion":"{VERSION}",'.encode()
+"""What every line begins with."""
+_KIND, _VERSION = msgspec.Raw(f'"{KIND}"'.encode()), msgspec.Raw(f'"{VERSION}"'.encode())
+_BETA = f'"{BETA}"'.encode()
+_ENVELOPE = frozenset({"kind", "apiVersion"})
+_BETA_ONLY = _ENVELOPE | {"metadata", "timestamp"}
+_NOT_SO = (ValueError, RecursionError)
+"""Raised if a field has another type than the API says: msgspec's errors are ValueErrors."""
 _NULL = msgspec.Raw(b'""')
 _NONE = msgspec.Raw(b"null")
 _LEVELS = {level: msgspec.Raw(f'"{level.title}"'.encode()) for level in Level}
 
 
-def decode_body(body: bytes) -> list[Raw]:
-    """The events of a request body: an EventList, or a single Event. Permanent where it is neither."""
-    try:
-        found = _LISTS.decode(body)
-        if found.api_version != "audit.k8s.io/v1" or found.kind not in ("EventList", "Event"):
-            raise Permanent(f"not an audit.k8s.io/v1 EventList or Event: {found.api_version[:64]}/{found.kind[:64]}")
-        return (found.items or []) if found.kind == "EventList" else [_OBJECTS.decode(body)]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Permanent(f"the body cannot be read: {str(error)[:200]}") from None
-
-
-def split_body(body: bytes) -> list[bytes]:
-    """The items of an EventList in which one is no object, each by itself; Permanent where it is no EventList."""
-    try:
-        return [bytes(item) for item in _ITEMS.decode(body).items]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Permanent(f"the body cannot be read: {str(error)[:200]}") from None
-
-
 def decode_event(line: bytes) -> Raw:
-    """One event; Permanent where it is no object."""
+    """One event, mended if it has to be; Permanent if it is not an object, or cannot be mended."""
     try:
         return _OBJECTS.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Permanent(f"the event cannot be read: {str(error)[:200]}") from None
+    except UNPARSED as error:
+        refused = error
+    try:
+        return mended(line)
+    except Permanent:
+        raise _unreadable(refused) from None
+
+
+def without_envelope(event: Raw, beta: bool = False) -> Raw:
+    """The event as an item of an EventList: without kind and apiVersion, and with the fields of v1 if it is of v1beta1,
+    which its apiVersion says, or `beta`."""
+    beta = beta or bytes(event.get("apiVersion", b"")).strip() == _BETA
+    gone = _BETA_ONLY if beta else _ENVELOPE
+    return event if gone.isdisjoint(event) else {name: value for name, value in event.items() if name not in gone}
+
+
+def with_envelope(event: Raw) -> Raw:
+    """The event as a line has it: of kind Event and apiVersion audit.k8s.io/v1, which come first."""
+    return {"kind": _KIND, "apiVersion": _VERSION, **without_envelope(event)}
 
 
 def head(event: Raw) -> Head:
@@ -121,7 +121,7 @@ def head(event: Raw) -> Head:
     try:
         level, stage = Level.parse(_text(event.get("level", _NULL))), _text(event.get("stage", _NULL))
         audit_id = _text(event.get("auditID", _NULL))
-    except ValueError as error:
+    except _NOT_SO as error:
         raise _unreadable(error) from None
     if stage not in STAGES:
         raise Permanent(f"unknown stage {stage[:64]!r}")
@@ -133,7 +133,7 @@ def attributes(event: Raw) -> Attributes:
     _, _, (verb, group, resource, subresource), (user, groups, _, namespace, name) = facts_of(event)
     try:
         path = path_of(_text(event.get("requestURI", _NULL)))
-    except ValueError as error:
+    except _NOT_SO as error:
         raise _unreadable(error) from None
     return Attributes(user, groups, verb, path, resource, subresource, group, namespace, name)
 
@@ -144,7 +144,7 @@ def facts_of(event: Raw) -> tuple[str, str, Kind, Rest]:
     get = event.get
     try:
         level, stage, verb = _text(get("level", _NULL)), _text(get("stage", _NULL)), _text(get("verb", _NULL))
-    except ValueError as error:
+    except _NOT_SO as error:
         raise _unreadable(error) from None
     kind, rest = request_of(verb, get("user", _NONE), get("objectRef", _NONE), get("requestURI", _NULL))
     return level, stage, kind, rest
@@ -155,7 +155,7 @@ def request_of(verb: str, user: msgspec.Raw, ref: msgspec.Raw, uri: msgspec.Raw)
     try:
         who, what = _user(user), _ref(ref)
         path = path_of(_text(uri)) if what is None or verb == "create" else ""
-    except ValueError as error:
+    except _NOT_SO as error:
         raise _unreadable(error) from None
     # An event always has a user object; an unauthenticated request's is empty.
     name = groups = None
@@ -193,13 +193,12 @@ def code_of(status: msgspec.Raw) -> int:
     """The code in a `responseStatus`; Permanent as `head`."""
     try:
         found = _STATUSES.decode(status)
-    except ValueError as error:
+    except _NOT_SO as error:
         raise _unreadable(error) from None
     return (found.code or 0) if found else 0
 
 
-def _unreadable(error: ValueError) -> Permanent:
-    # msgspec.DecodeError and UnicodeDecodeError are ValueErrors.
+def _unreadable(error: Exception) -> Permanent:
     return Permanent(f"the event cannot be read: {str(error)[:200]}")
 
 
@@ -230,9 +229,16 @@ def is_whole(captured: Level, decision: Decision) -> bool:
     return decision.level is captured and not (decision.omit_managed_fields and captured >= Level.REQUEST)
 
 
+def has_excess(event: Raw, level: Level) -> bool:
+    """Whether the event has a body that events of that level do not have. kube-apiserver sends none such."""
+    if level >= Level.REQUEST_RESPONSE:
+        return False
+    return "responseObject" in event or (level < Level.REQUEST and "requestObject" in event)
+
+
 def cut(event: Raw, captured: Level, decision: Decision) -> Raw:
     """The event at the decision's level: bodies that it must not have are gone, nothing else is touched."""
-    if is_whole(captured, decision):
+    if is_whole(captured, decision) and not has_excess(event, captured):
         return event
     kept = dict(event)
     kept["level"] = _LEVELS[decision.level]
@@ -257,7 +263,7 @@ def is_plain(body: bytes) -> bool:
 
 
 encode_plain = _ENCODER.encode
-"""An event out of a body that `is_plain`, as one line of JSON, with no line end: there is nothing to look for."""
+"""The fields of an event out of a body that `is_plain`, as one line of JSON: there is nothing to look for."""
 
 
 encode_lines = _ENCODER.encode_lines
@@ -265,11 +271,23 @@ encode_lines = _ENCODER.encode_lines
 
 
 def encode_line(event: Raw) -> bytes:
-    """The event as one line of JSON, with no line end; Permanent where it is not UTF-8, which raw JSON is not checked
-    for.
+    """The event as a line, with no line end; Permanent if it is not UTF-8, which raw JSON is not checked for."""
+    return encode_event(with_envelope(event))
 
-    A line end can only stand between tokens: the decoder refuses one within a string.
-    """
+
+def encode_item(event: Raw) -> bytes:
+    """The event as an item of an EventList, likewise on one line."""
+    return encode_event(without_envelope(event))
+
+
+def as_item(line: bytes) -> bytes:
+    """A line as an item of an EventList; the same if it is one already."""
+    return b"{" + line[len(ENVELOPE) :] if line.startswith(ENVELOPE) else line
+
+
+def encode_event(event: Raw) -> bytes:
+    """The event with the fields that it has, likewise. A line end can only stand between tokens: the decoder refuses
+    one within a string."""
     line = encode_plain(event)
     if not line.isascii():
         try:
@@ -286,6 +304,6 @@ def delivery_key(line: bytes) -> str:
     """
     try:
         identity = _IDENTITIES.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNPARSED:
         identity = _Identity()
     return f"{identity.audit_id}/{identity.stage}/{hashlib.blake2b(line, digest_size=8).hexdigest()}"

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from auditpipeline.core.errors import Permanent
-from auditpipeline.core.event import decode_body, decode_event, encode_line
+from auditpipeline.core.event import decode_event, encode_event
+from auditpipeline.core.eventlist import decode_body
 
 Raw = dict[str, msgspec.Raw]
 
@@ -46,7 +47,7 @@ def events(lines: Iterable[bytes], broken: Callable[[Broken], None]) -> Iterator
         try:
             event = decode_event(text)
             if bytes(event.get("kind", b"")).strip() == _LIST:
-                yield from (Line(item, len(encode_line(item)), number) for item in decode_body(text))
+                yield from (Line(item, len(encode_event(item)), number) for item in decode_body(text))
             else:
                 yield Line(event, len(text), number)
         except Permanent as error:

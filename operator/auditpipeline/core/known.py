@@ -8,7 +8,8 @@ time for those of kube-apiserver. `decode_known` gives Structs only where nothin
 - the first event comes out again byte for byte: the sender has the order of kube-apiserver's Go type. In a list of
   several orders, values stay untouched, and the fields come out in this one.
 
-Everything else goes the general way. Source: k8s.io/apiserver/pkg/apis/audit/v1/types.go, in its order.
+Everything else goes the general way. An event comes out as a line, whether or not it came with kind and apiVersion.
+Source: k8s.io/apiserver/pkg/apis/audit/v1/types.go, in its order.
 """
 
 from __future__ import annotations
@@ -18,17 +19,27 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from auditpipeline.core.event import Kind, Rest, code_of, encode_plain, is_plain, is_whole, request_of
+from auditpipeline.core.event import Kind, Rest, as_item, code_of, encode_plain, is_plain, is_whole, request_of
 from auditpipeline.core.managed import without_managed_fields
+from auditpipeline.core.mend import UNPARSED
 from auditpipeline.core.policy import Decision, Level, Stage, Title
 
 _NONE = Raw(b"null")
 _ITEMS = b'"items":['
 
 
-class Known(msgspec.Struct, forbid_unknown_fields=True, rename="camel", gc=False):
-    """An Event of which only what every decision needs is decoded."""
+class Known(
+    msgspec.Struct,
+    forbid_unknown_fields=True,
+    rename="camel",
+    gc=False,
+    kw_only=True,
+    tag_field="kind",
+    tag="Event",
+):
+    """An Event of which only what every decision needs is decoded. Items of a list have no kind and no apiVersion."""
 
+    api_version: Literal["audit.k8s.io/v1"] = "audit.k8s.io/v1"
     level: Title
     audit_id: Raw = msgspec.field(name="auditID")
     stage: Stage
@@ -60,13 +71,14 @@ def decode_known(body: bytes) -> list[Known] | None:
     """The events of an EventList of kube-apiserver; None where it is something else, which may be an event list too."""
     try:
         events = _LISTS.decode(body).items
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNPARSED:
         return None
     return events if events and is_plain(body) and _comes_out_again(events[0], body) else None
 
 
 def _comes_out_again(first: Known, body: bytes) -> bool:
-    return body.startswith(encode_plain(first), body.find(_ITEMS) + len(_ITEMS))
+    start, line = body.find(_ITEMS) + len(_ITEMS), encode_plain(first)
+    return body.startswith(as_item(line), start) or body.startswith(line, start)
 
 
 def facts_of_known(event: Known) -> tuple[str, str, Kind, Rest]:
@@ -81,10 +93,17 @@ def code_of_known(event: Known) -> int:
     return code_of(_NONE if event.response_status is UNSET else event.response_status)
 
 
+def has_excess_known(event: Known, level: Level) -> bool:
+    """As `has_excess` of an event of any form."""
+    if level >= Level.REQUEST_RESPONSE:
+        return False
+    return event.response_object is not UNSET or (level < Level.REQUEST and event.request_object is not UNSET)
+
+
 def cut_known(event: Known, captured: Level, decision: Decision) -> Known:
     """As `cut` of an event of any form; it is this event itself that is cut. Permanent, and nothing cut, where a body
     cannot be read."""
-    if is_whole(captured, decision):
+    if is_whole(captured, decision) and not has_excess_known(event, captured):
         return event
     request = UNSET if decision.level < Level.REQUEST else event.request_object
     response = UNSET if decision.level < Level.REQUEST_RESPONSE else event.response_object

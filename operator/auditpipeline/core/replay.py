@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from auditpipeline.core.compile import compile_policy
-from auditpipeline.core.event import Head, cut, encode_line, head
+from auditpipeline.core.event import Head, cut, encode_event, head
 from auditpipeline.core.eventlog import Raw
 from auditpipeline.core.explain import full_resource
 from auditpipeline.core.policy import Attributes, Decision, Level, Policy
@@ -52,7 +52,7 @@ class _Judge:
             return decision, Level.NONE, 0
         if level == captured.level and not decision.omit_managed_fields:
             return decision, level, size
-        return decision, level, len(encode_line(cut(event, captured.level, decision._replace(level=level))))
+        return decision, level, len(encode_event(cut(event, captured.level, decision._replace(level=level))))
 
 
 class Replay:

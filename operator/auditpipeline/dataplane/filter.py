@@ -4,13 +4,16 @@ An event is stored as the widest of its routes wants it, and each route narrows 
 serves them all. `digest` names the policies that decided, so that a route whose own policies were the only ones may
 deliver the stored lines as they are.
 
-What cannot be read becomes a dead letter, never an error: kube-apiserver would send it again and again.
+What cannot be read becomes a dead letter, never an error: kube-apiserver would send it again and again. One odd event
+costs none of its neighbours: a body that the quick decoders refuse is read item by item (`core.eventlist`), which is
+slower, so that the intake does it in a thread.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -22,23 +25,34 @@ from auditpipeline.core.event import (
     Head,
     Kind,
     Raw,
-    Rest,
+    as_item,
     cut,
-    decode_body,
     decode_event,
     delivery_key,
     encode_line,
     encode_lines,
     encode_plain,
     facts_of,
+    has_excess,
     head,
     is_plain,
     is_whole,
     narrow,
     response_code,
-    split_body,
+    with_envelope,
+    without_envelope,
 )
-from auditpipeline.core.known import Known, code_of_known, cut_known, decode_known, facts_of_known
+from auditpipeline.core.event import Rest as Where
+from auditpipeline.core.eventlist import MOST_ALONE, Rest, Unreadable, decode_body, is_crowded, read_body
+from auditpipeline.core.known import (
+    Known,
+    code_of_known,
+    cut_known,
+    decode_known,
+    facts_of_known,
+    has_excess_known,
+)
+from auditpipeline.core.mend import mended
 from auditpipeline.core.policy import Decision, Level, Policy
 from auditpipeline.dataplane.lines import Lines
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
@@ -47,13 +61,14 @@ Policies = tuple[Policy, ...]
 
 
 class Taken(NamedTuple):
-    """What became of a body: lines to store, the number of events that no route wants, and what cannot be read; and the
-    events that may be canaries, wanted or not."""
+    """What became of a body: lines to store, the number of events that no route wants, and what cannot be read; the
+    events that may be canaries, wanted or not; and how many events had bodies that their level does not have."""
 
     lines: Lines
     filtered: int
     dead: list[Dead]
     canaries: list[Raw]
+    excess: int = 0
 
 
 class _Fate(NamedTuple):
@@ -70,25 +85,37 @@ E = TypeVar("E")
 
 
 class _Form(NamedTuple, Generic[E]):
-    """What is done to an event in one of the forms that a body is decoded to; `tidy` makes it a line, where it may be
-    none yet."""
+    """What is done to an event in one of the forms that a body is decoded to; `tidy` makes it a line, if it may not be
+    one yet."""
 
-    facts: Callable[[E], tuple[str, str, Kind, Rest]]
+    facts: Callable[[E], tuple[str, str, Kind, Where]]
     code: Callable[[E], int]
+    excess: Callable[[E, Level], bool]
     cut: Callable[[E, Level, Decision], E]
     raw: Callable[[E], Raw]
-    tidy: Callable[[E], msgspec.Raw] | None = None
+    tidy: Callable[[E], msgspec.Raw | Raw] | None = None
 
 
-_KNOWN = _Form[Known](facts_of_known, code_of_known, cut_known, lambda event: decode_event(encode_plain(event)))
-_PLAIN = _Form[Raw](facts_of, response_code, cut, lambda event: event)
-_ANY = _Form[Raw](facts_of, response_code, cut, lambda event: event, lambda event: msgspec.Raw(encode_line(event)))
+_KNOWN = _Form[Known](
+    facts_of_known,
+    code_of_known,
+    has_excess_known,
+    cut_known,
+    lambda event: without_envelope(decode_event(encode_plain(event))),
+)
+_PLAIN = _Form[Raw](facts_of, response_code, has_excess, cut, lambda event: event, with_envelope)
+_ANY = _PLAIN._replace(tidy=lambda event: msgspec.Raw(encode_line(event)))
+_SLICE = 1000
+"""Events that are decided on before others get their turn."""
+_FORM = b"lines with kind and apiVersion"
+"""What the lines of a row look like, besides the policies that decided: rows of a release that made others are made
+anew when they are delivered."""
 
 
 def digest(policies: Iterable[Policies]) -> str:
     """The name of a set of filters: the same policies always have the same name."""
     encoded = sorted({msgspec.json.encode(filter_) for filter_ in policies})
-    return hashlib.sha256(b"\n".join(encoded)).hexdigest()[:16]
+    return hashlib.sha256(b"\n".join([_FORM, *encoded])).hexdigest()[:16]
 
 
 class Filter:
@@ -110,23 +137,41 @@ class Filter:
 
     def take(self, body: bytes) -> Taken:
         """Decides on every event of a body; never raises."""
+        quick = self.take_quick(body)
+        if quick is not None:
+            return quick
+        events, unreadable = read_body(body)
+        return merged([*self.slices(events), self.left_over(unreadable)])
+
+    def take_quick(self, body: bytes) -> Taken | None:
+        """Likewise; None if the body has to be read item by item before."""
         known = decode_known(body)
         if known is not None:
-            return self._take(known, _KNOWN, [])
-        dead: list[Dead] = []
+            return self._take(known, _KNOWN)
+        if is_crowded(body) or not _is_utf8(body):
+            return None
         try:
             events = decode_body(body)
-        except Permanent as error:
-            try:
-                events = list(_readable(split_body(body), dead))
-            except Permanent:
-                return Taken(Lines.joined(b"", 0), 0, [Dead(NO_OUTPUT, str(error), body)], [])
-        return self._take(events, _PLAIN if is_plain(body) else _ANY, dead)
+        except Permanent:
+            return None
+        return self._take(events, _PLAIN if is_plain(body) else _ANY)
 
-    def _take(self, events: Iterable[E], form: _Form[E], dead: list[Dead]) -> Taken:
+    def slices(self, events: Sequence[Raw]) -> Iterable[Taken]:
+        """Decides on events that were read one by one, some at a time."""
+        for start in range(0, len(events), _SLICE):
+            yield self._take(events[start : start + _SLICE], _ANY)
+
+    def left_over(self, unreadable: Iterable[Unreadable]) -> Taken:
+        """What no event could be made of, as dead letters."""
+        dead = [Dead(NO_OUTPUT, reason, data, delivery_key(data), events) for reason, data, events in unreadable]
+        return Taken(Lines.joined(b"", 0), 0, dead, [])
+
+    def _take(self, events: Iterable[E], form: _Form[E]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
-        kept, filtered, canaries = list[E | msgspec.Raw](), 0, list[Raw]()
+        kept, filtered, canaries, excess = list[E | Raw | msgspec.Raw](), 0, list[Raw](), 0
+        refused = list[tuple[E, Permanent]]()
         facts, tidy, find_fate, by_code = form.facts, form.tidy, self._fates.get, self._by_code
+        has_more = form.excess
         (find, learn), *others = self._judges
         for event in events:
             try:
@@ -140,14 +185,30 @@ class Filter:
                 fate = find_fate(combination) or self._remember(combination, form.raw(event))
                 if fate.decision is None:
                     filtered += 1
-                else:
-                    left = event if fate.whole else form.cut(event, fate.captured, fate.decision)
-                    kept.append(tidy(left) if tidy else left)
+                    continue
+                if more := has_more(event, fate.captured):
+                    excess += 1
+                left = event if fate.whole and not more else form.cut(event, fate.captured, fate.decision)
+                kept.append(tidy(left) if tidy else left)
             except Permanent as error:
-                dead.append(_dead(error, msgspec.json.encode(event)))
-        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead, canaries)
+                refused.append((event, error))
+        taken = Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, [], canaries, excess)
+        return merged([taken, *self._mended(refused)]) if refused else taken
 
-    def _others(self, kind: Kind, rest: Rest) -> list[int | None]:
+    def _mended(self, refused: Iterable[tuple[E, Permanent]]) -> Iterable[Taken]:
+        """What becomes of events that cannot be decided on, or not be cut, as they are."""
+        alone, rest = list[Unreadable](), Rest()
+        for event, error in refused:
+            data = as_item(encode_plain(event))
+            if (again := _mended(data)) is not None:
+                yield self._take([again], _ANY)
+            elif len(alone) < MOST_ALONE:
+                alone.append(Unreadable(str(error), data))
+            else:
+                rest.add(data)
+        yield self.left_over([*alone, *rest.unreadable()])
+
+    def _others(self, kind: Kind, rest: Where) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""
         return [(find(kind) or learn(kind))(*rest).rule for find, learn in self._judges[1:]]
 
@@ -169,17 +230,34 @@ class Filter:
         return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for decision in wanted))
 
 
-def _readable(items: Iterable[bytes], dead: list[Dead]) -> Iterator[Raw]:
-    """The items that are events; the others go to `dead`."""
-    for item in items:
-        try:
-            yield decode_event(item)
-        except Permanent as error:
-            dead.append(_dead(error, item))
+def merged(parts: Sequence[Taken]) -> Taken:
+    """What became of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    lines, filtered, dead, canaries, excess = zip(*parts, strict=True)
+    return Taken(
+        Lines.chained([each for each in lines if each]) if any(lines) else Lines.joined(b"", 0),
+        sum(filtered),
+        list(chain.from_iterable(dead)),
+        list(chain.from_iterable(canaries)),
+        sum(excess),
+    )
 
 
-def _dead(error: Permanent, data: bytes) -> Dead:
-    return Dead(NO_OUTPUT, str(error), data, delivery_key(data))
+def _mended(data: bytes) -> Raw | None:
+    """The event without what the decoders refuse; None if there is no such thing."""
+    try:
+        event = mended(data)
+    except Permanent:
+        return None
+    return event if encode_plain(event) != data else None
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        return body.isascii() or bool(body.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def narrow_line(line: bytes, policies: Policies) -> bytes | None:

@@ -24,7 +24,8 @@ from urllib.parse import quote
 import zstandard
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent
-from auditpipeline.core.event import decode_body, decode_event, encode_line, head
+from auditpipeline.core.event import decode_event, encode_line, head
+from auditpipeline.core.eventlist import decode_body
 from auditpipeline.dataplane import layout, store
 from auditpipeline.dataplane.store import NO_OUTPUT, Store, only
 

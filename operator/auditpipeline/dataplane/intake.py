@@ -4,18 +4,26 @@
     bury(dead)          what a source could not read: kept as dead letters, on disk when this returns
 
 Both raise Retryable, and have kept nothing, where spool or disk are full: the source waits, or tells its sender to.
+
+A body that no strict parser takes is read item by item in a thread of its own, one such body after the other: others
+pass it by.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
 
+from auditpipeline.core.eventlist import read_body
 from auditpipeline.dataplane.canary import Canaries
-from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.filter import Filter, Taken, merged
+from auditpipeline.dataplane.log import Seldom
 from auditpipeline.dataplane.metrics import Metrics
 from auditpipeline.dataplane.room import Room
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Dead
+from auditpipeline.dataplane.worker import Worker
 
 ROOM = 64 * 2**20
 
@@ -24,12 +32,16 @@ class Intake:
     """What every source shares; `room` bounds the bodies that are under way. `taken` counts the events that are not to
     be sent again, wanted or not; `canaries` are those among them."""
 
-    def __init__(self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics) -> None:
+    def __init__(
+        self, spool: Spool, filter_: Filter, max_body: int, metrics: Metrics, log: Seldom | None = None
+    ) -> None:
         self.spool = spool
         self.metrics = metrics
         self.room = Room(ROOM)
         self.canaries = Canaries()
         self.taken = 0
+        self._log = log
+        self._reader: Worker | None = None
         self.follow(filter_, max_body)
 
     def follow(self, filter_: Filter, max_body: int) -> None:
@@ -44,15 +56,41 @@ class Intake:
         On disk when it returns. Retryable, and nothing was kept, where there is no room.
         """
         deciding = self.filter
-        taken = deciding.take(body)
+        taken = deciding.take_quick(body)
+        if taken is None:
+            taken = await self._take_slowly(deciding, body)
         found = self.canaries.find(taken.canaries)
         self.metrics.bytes_received.inc(len(body))
         del body
         await self.spool.append(taken.lines, deciding.digest, taken.dead)
         self.metrics.filtered.inc(taken.filtered)
+        self.metrics.excess.inc(taken.excess)
         self.canaries.note(found)
-        self.taken += len(taken.lines) + taken.filtered + len(taken.dead)
+        self.taken += len(taken.lines) + taken.filtered + sum(letter.events for letter in taken.dead)
+        self._tell(taken.dead)
 
     async def bury(self, dead: Sequence[Dead]) -> None:
         """Keeps what a source cannot read; Retryable likewise."""
         await self.spool.append([], "", dead)
+        self._tell(dead)
+
+    def close(self) -> None:
+        """Ends the thread, if there is one. Nothing may be called after that."""
+        if self._reader:
+            self._reader.stop()
+
+    async def _take_slowly(self, deciding: Filter, body: bytes) -> Taken:
+        """As `Filter.take`, while other bodies are taken."""
+        self._reader = self._reader or Worker("body-reader")
+        events, unreadable = await self._reader.run(partial(read_body, body))
+        parts = [deciding.left_over(unreadable)]
+        for part in deciding.slices(events):
+            parts.append(part)
+            await asyncio.sleep(0)
+        return merged(parts)
+
+    def _tell(self, dead: Sequence[Dead]) -> None:
+        """One line for what is buried within a minute."""
+        if dead and self._log:
+            events = sum(letter.events for letter in dead)
+            self._log.warning("events cannot be read: see the dead letters", events=events, reason=dead[0].reason)

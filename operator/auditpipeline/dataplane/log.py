@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import TextIO, cast
 
 import structlog
@@ -41,3 +43,25 @@ def adopt_stdlib() -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class Seldom:
+    """Warnings about events, of which a sender may cause as many as it likes: at most one of a kind in `seconds`, with
+    the number of events since the last one."""
+
+    def __init__(self, log: Log, seconds: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._clock = clock
+        self._told: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+
+    def warning(self, event: str, events: int, **fields: str) -> None:
+        """Logs `event` now, or counts it for the next time. There must be few kinds of it."""
+        total = self._since.pop(event, 0) + events
+        now = self._clock()
+        if event in self._told and now - self._told[event] < self._seconds:
+            self._since[event] = total
+            return
+        self._told[event] = now
+        self._log.warning(event, events=total, **fields)

@@ -40,6 +40,7 @@ class Metrics(Collector):
         self.requests = self._counter("requests", "Audit requests answered, by HTTP status code", ["code"])
         self.bytes_received = self._counter("received_bytes", "Bytes of the bodies of audit requests, inflated", [])
         self.filtered = self._counter("events_filtered", "Events that no output wants", [])
+        self.excess = self._counter("events_excess", "Events with bodies that their level does not have, and lost", [])
         self._metrics: list[Metric] = []
         self.registry.register(self)
         ProcessCollector(registry=self.registry)

@@ -17,7 +17,7 @@ from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.leaving import Leaving
-from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.log import Log, Seldom
 from auditpipeline.dataplane.metrics import Metrics, Process
 from auditpipeline.dataplane.route import Patience, Route
 from auditpipeline.dataplane.server import Listener, audit_app
@@ -51,7 +51,7 @@ class Plane:
         self._static = StaticFile()
         self._epoch = secrets.token_hex(4)
         self._stopping = False
-        self.intake = Intake(spool, _filter(config), config.max_body, self._metrics)
+        self.intake = Intake(spool, _filter(config), config.max_body, self._metrics, Seldom(log))
         self.intake.canaries.user = config.canary_user
         listen = config.listen
         token = Token(listen.audit_token_file) if listen.audit_token_file else None
@@ -126,6 +126,7 @@ class Plane:
         await self._end(list(self._routes))
         await self._leaving.stop(list(self._leaving.routes), HURRY)
         await self._ops.listener.stop()
+        self.intake.close()
         await self._spool.close()
 
     async def status(self) -> bytes:

@@ -26,6 +26,8 @@ from yarl import URL
 from auditpipeline import __version__
 from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.errors import Invalid, Retryable
+from auditpipeline.core.event import as_item
+from auditpipeline.core.eventlist import encode_body
 from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
 from auditpipeline.dataplane.tls import client_context
@@ -36,19 +38,19 @@ MAX_REASON = 400
 GZIP_LEVEL = 1
 """310 MB/s and a tenth of the size for audit events; level 6 makes it a fourteenth, at 90 MB/s."""
 _GZIP = 31
-_LIST = b'{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":['
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 def encode(lines: Sequence[bytes], form: str) -> tuple[bytes, str]:
-    """A body of that format, and its content type."""
+    """A body of that format, and its content type. Items of an EventList have no kind and apiVersion, as kube-apiserver
+    sends them; everywhere else they have."""
     match form:
         case "json-lines":
             return b"".join(as_lines(lines).texts), "application/x-ndjson"
         case "json-array":
             return b"[" + b",".join(lines) + b"]", "application/json"
         case _:
-            return _LIST + b",".join(lines) + b"]}", "application/json"
+            return encode_body([as_item(line) for line in lines]), "application/json"
 
 
 def idempotency_key(body: bytes) -> str:
