@@ -30,8 +30,8 @@ KEPT_BYTES, _KEPT_ITEMS = 2**20, 10_000
 _MOST_LISTS = 100
 """Lists that may follow each other in a body."""
 _CLOSING = re.compile(rb"\s*+\}\s*+")
-_SMALLEST = 64
-"""Bytes of which an event has more: a body has no more events than it has bytes for."""
+_SMALLEST, _FEW = 64, 1000
+"""Bytes of which an event has more: a body has no more events than it has bytes for, but for a few that are none."""
 _MANY = 20_000
 """Objects in a body, from that number on: junk of one byte each would take a hundred bytes of memory each."""
 
@@ -76,6 +76,11 @@ _WORDS = msgspec.json.Decoder(str)
 def encode_body(items: list[bytes]) -> bytes:
     """An EventList of these items, each a JSON object."""
     return HEAD + b",".join(items) + b"]}"
+
+
+def is_event(item: Raw) -> bool:
+    """Whether the object is an event at all: one of these two fields stands in each."""
+    return "auditID" in item or "level" in item
 
 
 def is_crowded(body: bytes) -> bool:
@@ -153,16 +158,15 @@ def _single(data: bytes) -> Body:
 
 
 def _items(body: bytes, text: bytes, top: _Top) -> Body:
-    """The items of an EventList. What stands where only its closing brackets should is unreadable too."""
-    found = Body([], [])
-    inner = top.inner
+    """The items of an EventList. What stands behind them and is not a member is unreadable too."""
     if not top.items and not top.whole:
         raise Permanent("the body cannot be read: it ends before its items")
+    found, behind = Body([], []), body[top.inner : top.end]
     if top.items:
         found = _sorted(body, split.elements(text, top.items.start), top.version == BETA)
-        inner = split.outlined_end(text, top.items.start) or len(text)
-    if text[inner : top.end].translate(None, b"]} \t\r\n"):
-        found.unreadable.append(Unreadable("the body cannot be read behind its items", body[inner : top.end]))
+        behind += body[split.outlined_end(text, top.items.start) or len(text) : top.items.end]
+    if behind.translate(None, b"]} \t\r\n"):
+        found.unreadable.append(Unreadable("the body cannot be read behind its items", behind))
     return found
 
 
@@ -175,19 +179,24 @@ def _word(content: bytes) -> str:
 
 def _sorted(body: bytes, parts: Iterator[Part], beta: bool) -> Body:
     """Tells events from the rest. Only so many items are looked into as the body can have events."""
-    events, alone, rest, left = list[Raw](), list[Unreadable](), Rest(), len(body) // _SMALLEST + 1
+    events, alone, rest, left = list[Raw](), list[Unreadable](), Rest(), _FEW + len(body) // _SMALLEST
     for part in parts:
         item, left = body[part.start : part.end], left - 1
         if part.number > 1 or left < 0 or item[:1] != b"{":
             rest.add(item, part.number)
             continue
         try:
-            events.append(without_envelope(decode_event(item), beta))
+            event = decode_event(item)
         except Permanent as error:
             if len(alone) < MOST_ALONE:
                 alone.append(Unreadable(str(error), item))
             else:
                 rest.add(item)
+            continue
+        if is_event(event):
+            events.append(without_envelope(event, beta))
+        else:
+            rest.add(item)
     return Body(events, [*alone, *rest.unreadable()])
 
 

@@ -82,7 +82,7 @@ def elements(text: bytes, start: int) -> Iterator[Part]:
     end."""
     at = start + 1
     while True:
-        if flat := _FLAT.match(text, at, at + _WINDOW):
+        while flat := _FLAT.match(text, at, at + _WINDOW):
             yield _flat(text, at, flat.end() - 1)
             at = flat.end()
         end = _separator(text, at)

@@ -43,7 +43,7 @@ from auditpipeline.core.event import (
     without_envelope,
 )
 from auditpipeline.core.event import Rest as Where
-from auditpipeline.core.eventlist import MOST_ALONE, Rest, Unreadable, decode_body, is_crowded, read_body
+from auditpipeline.core.eventlist import MOST_ALONE, Rest, Unreadable, decode_body, is_crowded, is_event, read_body
 from auditpipeline.core.known import (
     Known,
     code_of_known,
@@ -163,8 +163,7 @@ class Filter:
 
     def left_over(self, unreadable: Iterable[Unreadable]) -> Taken:
         """What no event could be made of, as dead letters."""
-        dead = [Dead(NO_OUTPUT, reason, data, delivery_key(data), events) for reason, data, events in unreadable]
-        return Taken(Lines.joined(b"", 0), 0, dead, [])
+        return Taken(Lines.joined(b"", 0), 0, [_letter(each) for each in unreadable], [])
 
     def _take(self, events: Iterable[E], form: _Form[E]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
@@ -197,16 +196,16 @@ class Filter:
 
     def _mended(self, refused: Iterable[tuple[E, Permanent]]) -> Iterable[Taken]:
         """What becomes of events that cannot be decided on, or not be cut, as they are."""
-        alone, rest = list[Unreadable](), Rest()
+        left, rest = list[Unreadable](), Rest()
         for event, error in refused:
             data = as_item(encode_plain(event))
-            if (again := _mended(data)) is not None:
-                yield self._take([again], _ANY)
-            elif len(alone) < MOST_ALONE:
-                alone.append(Unreadable(str(error), data))
-            else:
+            if isinstance(event, dict) and not is_event(event):
                 rest.add(data)
-        yield self.left_over([*alone, *rest.unreadable()])
+            elif (again := _mended(data)) is not None:
+                yield self._take([again], _ANY)
+            else:
+                left.append(Unreadable(str(error), data))
+        yield self.left_over([*left, *rest.unreadable()])
 
     def _others(self, kind: Kind, rest: Where) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""
@@ -232,16 +231,28 @@ class Filter:
 
 def merged(parts: Sequence[Taken]) -> Taken:
     """What became of all of them."""
-    if len(parts) == 1:
-        return parts[0]
     lines, filtered, dead, canaries, excess = zip(*parts, strict=True)
     return Taken(
         Lines.chained([each for each in lines if each]) if any(lines) else Lines.joined(b"", 0),
         sum(filtered),
-        list(chain.from_iterable(dead)),
+        _few(list(chain.from_iterable(dead))),
         list(chain.from_iterable(canaries)),
         sum(excess),
     )
+
+
+def _few(dead: list[Dead]) -> list[Dead]:
+    """The dead letters of a body, of which there are not very many: those behind the first become one."""
+    if len(dead) <= MOST_ALONE:
+        return dead
+    rest = Rest()
+    for letter in dead[MOST_ALONE:]:
+        rest.add(letter.data, letter.events)
+    return [*dead[:MOST_ALONE], *(_letter(each) for each in rest.unreadable())]
+
+
+def _letter(each: Unreadable) -> Dead:
+    return Dead(NO_OUTPUT, each.reason, each.data, delivery_key(each.data), each.events)
 
 
 def _mended(data: bytes) -> Raw | None:
