@@ -7,12 +7,15 @@
 //	{"op": "load", "text": "apiVersion: audit.k8s.io/v1..."}       -> {"error": "..."} or {}
 //	{"op": "address", "paths": ["/api/v1/..."]}                    -> {"addresses": [Address...]}, of a POST to each
 //	{"op": "bench", "policy": Policy, "requests": [...], "seconds": 1} -> {"nanoseconds": a decision, on one core}
+//	{"op": "read", "data": base64 of an audit log}                 -> {"ids": [auditID of each line...]} or {"error": "..."}
+//	{"op": "valid", "data": base64 of anything}                    -> {"valid": whether Go takes it for JSON}
 //
 // A line that cannot be read ends the program with code 1 and one line on standard error.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -24,6 +27,7 @@ import (
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/apis/audit/validation"
+	events "k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -37,6 +41,7 @@ type line struct {
 	Text     string          `json:"text"`
 	Paths    []string        `json:"paths"`
 	Seconds  float64         `json:"seconds"`
+	Data     []byte          `json:"data"`
 }
 
 // request has the fields of our Attributes; no resource is a request for a path, no user is an unauthenticated one.
@@ -105,6 +110,28 @@ func validate(asked line) (any, error) {
 	return map[string]any{"errors": errors}, nil
 }
 
+// read takes an audit log as Kubernetes' own tests and the tools built on its types do: each line by its kind.
+func read(asked line) (any, error) {
+	decoder := events.Codecs.UniversalDecoder(auditv1.SchemeGroupVersion)
+	ids := []string{}
+	for _, text := range bytes.Split(bytes.TrimSuffix(asked.Data, []byte("\n")), []byte("\n")) {
+		decoded, _, err := decoder.Decode(text, nil, nil)
+		if err != nil {
+			return map[string]any{"error": err.Error()}, nil
+		}
+		found, ok := decoded.(*auditv1.Event)
+		if !ok {
+			return map[string]any{"error": fmt.Sprintf("a %T, and not an event", decoded)}, nil
+		}
+		ids = append(ids, string(found.AuditID))
+	}
+	return map[string]any{"ids": ids}, nil
+}
+
+func valid(asked line) (any, error) {
+	return map[string]any{"valid": json.Valid(asked.Data)}, nil
+}
+
 func load(asked line) (any, error) {
 	if _, err := policy.LoadPolicyFromBytes([]byte(asked.Text)); err != nil {
 		return map[string]any{"error": err.Error()}, nil
@@ -166,6 +193,7 @@ func answer(text []byte) (any, error) {
 	}
 	ops := map[string]func(line) (any, error){
 		"decide": decide, "validate": validate, "load": load, "address": addresses, "bench": bench,
+		"read": read, "valid": valid,
 	}
 	op, known := ops[asked.Op]
 	if !known {

@@ -48,6 +48,16 @@ class Oracle:
         """`verb`, `resource`, `namespace` and `name` of a POST to each path, as RequestInfoFactory finds them."""
         return list(self._ask("address", paths=list(paths))["addresses"])
 
+    def read(self, log: bytes) -> list[str]:
+        """The auditIDs of a log, as Kubernetes' own decoder reads it; AssertionError if it refuses a line."""
+        answer = self._ask("read", data=log)
+        assert "error" not in answer, answer["error"]
+        return list(answer["ids"])
+
+    def valid(self, data: bytes) -> bool:
+        """Whether Go takes the data for JSON, and kube-apiserver passes it on."""
+        return bool(self._ask("valid", data=data)["valid"])
+
     def bench(self, policy: Policy, requests: Iterable[Attributes], seconds: float) -> float:
         """Nanoseconds that one decision takes the evaluator, on one core."""
         return float(

@@ -22,6 +22,7 @@ from auditpipeline.dataplane.filter import Filter
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import serving
 from tests.dataplane.setting import DATA, Destination, Setting, event, lines_in, until
+from tests.oracle.oracle import Oracle
 from tests.reliability import go_bodies
 
 NEIGHBOURS = 400
@@ -174,6 +175,20 @@ def test_no_body_that_go_passes_on_hides_an_event() -> None:
 def test_no_body_that_go_passes_on_hides_an_event_for_an_hour() -> None:
     """The same for longer."""
     fuzz(seconds=3600.0)
+
+
+def test_go_does_pass_these_bodies_on() -> None:
+    """Otherwise nothing would be proven by them."""
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(go_bodies.bodies())
+    def each(drawn: tuple[list[dict[str, Any]], bytes]) -> None:
+        assert oracle.valid(drawn[1])
+
+    with Oracle.running() as oracle:
+        each()
+        assert all(oracle.valid(path.read_bytes()) for path in CORPUS.glob("*.json"))
+        assert not oracle.valid(b'{"a":' * 10_001 + b"1" + b"}" * 10_001)
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*.json")), ids=lambda path: path.stem)
