@@ -36,7 +36,7 @@ from auditpipeline.core.report import OutputReport, State
 from auditpipeline.core.truncate import truncated
 from auditpipeline.dataplane.feed import FOR_EVER, Batch, Feed, Redact
 from auditpipeline.dataplane.lines import as_lines
-from auditpipeline.dataplane.log import Log
+from auditpipeline.dataplane.log import Log, Seldom
 from auditpipeline.dataplane.outputs import Output
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Cursor, Dead, Figures
@@ -111,6 +111,7 @@ class Route:
         self._spool = spool
         self._output = output
         self._log = log.bind(output=config.name)
+        self._seldom = Seldom(self._log)
         self._patience = patience or Patience()
         self._bucket = Bucket(config.throttle)
         self._cursor = Cursor(0, 0, 0.0)
@@ -307,6 +308,8 @@ class Route:
         passed = [spoilt for end, spoilt in batch.spoilt if end <= position]
         losses = {"undelivered": lost, "damaged": sum(spoilt.damaged for spoilt in passed)}
         dead = [*(spoilt.dead for spoilt in passed if spoilt.dead), *refused]
+        if dead:
+            self._seldom.warning("events became dead letters", len(dead), reason=dead[-1].reason)
         if not dead and not any(losses.values()):
             self._spool.move(name, position, progress.accepted)
         else:

@@ -26,9 +26,9 @@ from yarl import URL
 from auditpipeline import __version__
 from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.errors import Invalid, Retryable
-from auditpipeline.core.event import as_item
-from auditpipeline.core.eventlist import encode_body
-from auditpipeline.dataplane.lines import as_lines
+from auditpipeline.core.event import ENVELOPE, as_item
+from auditpipeline.core.eventlist import HEAD
+from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
 from auditpipeline.dataplane.tls import client_context
 
@@ -50,7 +50,13 @@ def encode(lines: Sequence[bytes], form: str) -> tuple[bytes, str]:
         case "json-array":
             return b"[" + b",".join(lines) + b"]", "application/json"
         case _:
-            return encode_body([as_item(line) for line in lines]), "application/json"
+            return b"".join((HEAD, _items(as_lines(lines)), b"]}")), "application/json"
+
+
+def _items(lines: Lines) -> bytes:
+    """The lines as items with commas between them, in one step for all if each begins as lines do."""
+    text = as_item(lines.text[:-1]).replace(b"\n" + ENVELOPE, b",{")
+    return text if b"\n" not in text else b",".join(map(as_item, lines))
 
 
 def idempotency_key(body: bytes) -> str:
