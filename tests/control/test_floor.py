@@ -9,6 +9,7 @@ import pytest
 
 from auditpipeline.control import desired, desired_gateway
 from auditpipeline.control.resources import Features
+from auditpipeline.core.event import as_item
 from auditpipeline.core.spec import parse_sink
 from auditpipeline.dataplane.filter import Filter, narrow_line
 from tests.control import bodies
@@ -53,7 +54,7 @@ def test_no_policy_and_no_output_removes_the_floor(outer: dict[str, Any], inner:
     config = desired.receiver_config(bodies.parsed(bodies.pipeline(policy=outer, outputs=outputs)))
     (route,) = config.routes
     taken = Filter(route.policies for route in config.routes).take(BODY)
-    assert [json.loads(line) for line in taken.lines] == CHANGES
+    assert [json.loads(as_item(line)) for line in taken.lines] == CHANGES
     assert [narrow_line(line, route.policies) for line in taken.lines] == taken.lines
 
 
@@ -63,7 +64,7 @@ def test_the_gateway_sends_the_floor_to_every_pipeline(policy: dict[str, Any]) -
     value = bodies.parsed(bodies.pipeline(policy=policy))
     sink = parse_sink(desired.audit_sink(value, "", SETTINGS, Features()))
     route = desired_gateway.route(sink, "10.0.0.1")
-    assert [json.loads(line) for line in Filter([route.policies]).take(BODY).lines] == CHANGES
+    assert [json.loads(as_item(line)) for line in Filter([route.policies]).take(BODY).lines] == CHANGES
 
 
 @pytest.mark.parametrize(

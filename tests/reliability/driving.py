@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -33,7 +34,8 @@ _IDENTITIES = msgspec.json.Decoder(_Identity)
 @dataclass
 class Sender:
     """Posts bodies of real-shaped events, each event with an auditID of its own; what is not answered, or refused, is
-    not sent again. `bodies` holds what identifies the events of each body, `auditID/stage`, by what became of it."""
+    not sent again. `bodies` holds what identifies the events of each body, `auditID/stage`, by what became of it;
+    `times` is when each body that was acknowledged was sent, in seconds of the monotonic clock."""
 
     context: ssl.SSLContext
     name: str
@@ -41,6 +43,7 @@ class Sender:
     acknowledged: list[list[str]] = field(default_factory=list)
     unanswered: list[list[str]] = field(default_factory=list)
     refused: Counter[int] = field(default_factory=Counter)
+    times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._following = stamps(self.bodies or some(4, 40, 1500), self.name)
@@ -53,6 +56,7 @@ class Sender:
     async def post(self, session: aiohttp.ClientSession, port: int) -> int:
         """Posts one body; the status, 0 where there was no answer."""
         body, ids = self._following()
+        at = time.monotonic()
         try:
             async with session.post(f"https://127.0.0.1:{port}/audit", data=body, ssl=self.context) as response:
                 status = response.status
@@ -61,6 +65,7 @@ class Sender:
             return 0
         if status == 200:
             self.acknowledged.append(ids)
+            self.times.append(at)
         else:
             self.refused[status] += 1
         return status
