@@ -24,6 +24,31 @@ def sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+def make_folders(folder: Path, mode: int = 0o700) -> None:
+    """Makes a folder and those above it that are missing, each with `mode` less the umask, and syncs each new name in
+    the folder above: a file that was synced in a folder whose own name was not is gone after a power cut.
+
+    OSError if one cannot be made or synced; FileExistsError or NotADirectoryError if a file has the name. A folder
+    whose name could not be synced is removed again, so that the next try syncs it.
+    """
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        try:
+            new.mkdir(mode)
+        except FileExistsError:
+            if not new.is_dir():
+                raise
+        try:
+            sync_folder(new.parent)
+        except OSError:
+            with suppress(OSError):
+                new.rmdir()
+            raise
+
+
 class Reserve:
     """Room on a disk, held by a file of `size` bytes, that is given back when there is no other."""
 

@@ -1,8 +1,8 @@
 """What was rotated away from one file: set aside under a name of its own, bounded in number, compressed meanwhile.
 
-`set_aside` and `clean` are called by the thread that writes the file, `compress` by a second one: a large file takes
-minutes, and deliveries must not wait for it. What cannot be compressed stays as it is, which the log tells once, and is
-tried again after the next rotation and at the next start.
+`set_aside` and `clean` are called by the thread that writes the file and has claimed it, `compress` by a second one: a
+large file takes minutes, and deliveries must not wait for it. What cannot be compressed stays as it is, which the log
+tells once, and is tried again after the next rotation and at the next start.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class Archive:
-    """The rotated files of `live`; `keep` of them stay. `form` is `none`, `gzip` or `zstd`."""
+    """The rotated files of `live`, which its writer sets; `keep` of them stay. `form` is `none`, `gzip` or `zstd`."""
 
     def __init__(self, live: Path, keep: int, form: str) -> None:
-        self._live = live
+        self.live = live
         self._keep = keep
         self._form = form
         self._stopping = threading.Event()
@@ -35,10 +35,9 @@ class Archive:
         return rotated.newest_time(self._files())
 
     def set_aside(self, now: float) -> None:
-        """Renames the live file and removes those that are too many. OSError where that cannot be done."""
+        """Renames the live file; `clean` follows. OSError if that cannot be done."""
         stamp = rotated.next_stamp(now, self._files())
-        self._live.rename(self._at(Rotated(stamp, "", partial=False).name))
-        self.clean()
+        self.live.rename(self._at(Rotated(stamp, "", partial=False).name))
 
     def clean(self) -> None:
         """Removes what is too many, half-written or there twice; `waiting` then says whether `compress` has work."""
@@ -71,9 +70,9 @@ class Archive:
         self._told.add(name)
 
     def _files(self) -> list[Rotated]:
-        with os.scandir(self._live.parent) as found:
+        with os.scandir(self.live.parent) as found:
             names = [entry.name for entry in found if entry.is_file(follow_symlinks=False)]
-        return rotated.rotated(self._live.name, names)
+        return rotated.rotated(self.live.name, names)
 
     def _at(self, name: str) -> Path:
-        return self._live.with_name(self._live.name + name)
+        return self.live.with_name(self.live.name + name)

@@ -19,6 +19,7 @@ from typing import IO, BinaryIO, cast
 import zstandard
 
 from auditpipeline.dataplane.disk import sync_folder
+from auditpipeline.dataplane.outputs.claim import Busy, keep_still
 from auditpipeline.dataplane.outputs.rotated import ENDINGS, PARTIAL
 
 _STEP = 2**20
@@ -37,6 +38,7 @@ def compress(source: Path, form: str, stopped: Callable[[], bool]) -> bool:
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with source.open("rb") as plain:
+            keep_still(plain.fileno())  # another output may still write it, by a hard link
             if not _copied(plain, number, form, stopped):
                 return False
             found = os.fstat(plain.fileno())
@@ -48,7 +50,7 @@ def compress(source: Path, form: str, stopped: Callable[[], bool]) -> bool:
             sync_folder(target.parent)
             source.unlink(missing_ok=True)
             return True
-    except (FileNotFoundError, BlockingIOError):
+    except (FileNotFoundError, BlockingIOError, Busy):
         return False
     finally:
         if _is_at(partial, number):

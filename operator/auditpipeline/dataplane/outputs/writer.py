@@ -17,11 +17,17 @@ T = TypeVar("T")
 
 
 class Writer:
-    """A thread called `name`; `close` ends it."""
+    """A thread called `name`, which starts with the first call; `stop` ends it."""
 
     def __init__(self, name: str) -> None:
-        self._worker = Worker(name)
+        self._name = name
+        self._worker: Worker | None = None
         self._under_way: tuple[Sequence[bytes], asyncio.Task[None]] | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was handed over."""
+        return self._worker is not None
 
     async def write(self, data: Sequence[bytes], call: Callable[[Sequence[bytes]], None]) -> None:
         """Runs `call(data)` to its end, unless the write that is still under way turns out to be of the same data."""
@@ -30,7 +36,7 @@ class Writer:
             if await _went_well(task) and data == before:
                 self._under_way = None
                 return
-        task = asyncio.ensure_future(self._worker.run(lambda: call(data)))
+        task = asyncio.ensure_future(self.run(lambda: call(data)))
         task.add_done_callback(_looked_at)
         self._under_way = data, task
         await asyncio.shield(task)
@@ -38,11 +44,14 @@ class Writer:
 
     async def run(self, call: Callable[[], T]) -> T:
         """What `call` returns or raises, behind every write."""
+        self._worker = self._worker or Worker(self._name)
         return await self._worker.run(call)
 
     def stop(self) -> None:
-        """Ends the thread after what was handed over."""
-        self._worker.stop()
+        """Ends the thread after what was handed over; a later call starts another one."""
+        if self._worker:
+            self._worker.stop()
+            self._worker = None
 
 
 async def _went_well(task: asyncio.Task[None]) -> bool:
