@@ -23,7 +23,7 @@ from auditpipeline.dataplane.outputs.stdout import Stdout
 from tests.dataplane.output_contract import FEW, OutputContract, Subject
 from tests.dataplane.pki import Authority
 from tests.dataplane.proxy import Proxy
-from tests.dataplane.setting import Destination
+from tests.dataplane.setting import Destination, until
 
 _SIZE = 2**20
 
@@ -260,3 +260,57 @@ async def test_a_line_that_failed_half_way_is_ended_before_the_next() -> None:
     assert pipe.arrived() == FEW
     assert pipe.taken.startswith(b"\n")
     pipe.end()
+
+
+async def test_outputs_of_one_descriptor_write_in_turn() -> None:
+    """More than a pipe holds, so that the kernel takes each delivery in many pieces: every line is whole."""
+    pipe = Pipe()
+    outputs = [pipe.make() for _ in range(4)]
+    batches = [[b'{"o":%d,"n":%d,"p":"%s"}' % (of, number, b"x" * 20_000) for number in range(60)] for of in range(4)]
+    tasks = [asyncio.create_task(output.deliver(lines)) for output, lines in zip(outputs, batches, strict=True)]
+    await until(lambda: pipe.arrived() and all(task.done() for task in tasks))
+    await asyncio.gather(*tasks)
+    found = pipe.arrived()
+    assert sorted(found) == sorted(line for lines in batches for line in lines)
+    for output in outputs:
+        await output.close()
+    pipe.end()
+
+
+async def test_a_line_torn_by_one_output_is_ended_by_the_next_one() -> None:
+    """Of the same descriptor, whichever it is, and also when the one before is closed."""
+    pipe = Pipe()
+    first, second = pipe.make(), pipe.make()
+    big = b'{"a":"%s"}' % (b"x" * 4 * _SIZE)
+    task = asyncio.create_task(first.deliver([big]))
+    await asyncio.to_thread(select.select, [pipe.reading], [], [])
+    os.close(pipe.reading)
+    pipe.reading = -1
+    with pytest.raises(Retryable):
+        await task
+    await first.close()
+    pipe.mend()
+    await second.deliver(FEW)
+    await second.close()
+    assert pipe.arrived() == FEW
+    assert pipe.taken.startswith(b"\n")
+    pipe.end()
+
+
+async def test_a_reader_that_sleeps_holds_those_outputs_alone(tmp_path: Path) -> None:
+    """Two that write there wait, another pipe and a file do not; all of it arrives in the end."""
+    sleeping, other = Pipe(), Pipe()
+    sleeping.hang()
+    stuck = [sleeping.make(), sleeping.make()]
+    tasks = [asyncio.create_task(output.deliver(FEW)) for output in stuck]
+    free = [other.make(), make(FileOutput(str(tmp_path / "events.jsonl")))]
+    for output in free:
+        await output.deliver(FEW)
+    assert other.arrived() == FEW
+    assert not any(task.done() for task in tasks)
+    await until(lambda: sleeping.arrived() and all(task.done() for task in tasks))
+    assert sleeping.arrived() == FEW * 2
+    for output in (*stuck, *free):
+        await output.close()
+    sleeping.end()
+    other.end()
