@@ -62,3 +62,18 @@ def _refuse(problem: str) -> None:
     if os.geteuid() == 0 or os.environ.get("CI"):
         pytest.fail(text)
     pytest.skip(text)
+
+
+def in_place_of(path: Path, file: Path) -> list[str]:
+    """A prefix that runs a command for which `file` lies at `path`, as a Pod's resolv.conf does. Skips as `small_disk`
+    does."""
+    root = os.geteuid() == 0
+    unshare = ["unshare", *([] if root else ["--map-root-user"]), "--mount", "--propagation", "private"]
+    prefix = [*unshare, "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(file), str(path)]
+    try:
+        tried = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        _refuse("unshare of util-linux is not installed")
+    if tried.returncode:
+        _refuse(tried.stderr.strip())
+    return prefix

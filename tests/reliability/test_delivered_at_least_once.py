@@ -111,7 +111,7 @@ async def _load(setting: Setting, sender: Sender, url: str) -> AsyncIterator[Any
 
 
 class Halves:
-    """A server that answers every other request properly, and breaks off the rest in the middle of its answer."""
+    """A server that answers every other request properly, and breaks off the rest in the middle of its headers."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -133,7 +133,9 @@ class Halves:
                 lines = (await reader.readexactly(length)).splitlines()
                 if next(self._requests) % 2 == 0:
                     self.found += identities(lines[: len(lines) // 2])
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n"
+                    )  # with the blank line it would be an answer
                     await writer.drain()
                     linger = struct.pack("ii", 1, 0)
                     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)

@@ -1,4 +1,5 @@
-"""HTTP POST of batches. Arrived means: answered with 2xx; `answer.py` says what every other answer means.
+"""HTTP POST of batches. Arrived means: answered with 2xx; `answer.py` says what every other answer means. The status
+line and the headers are the answer: a body that is broken, endless or never comes changes nothing of it.
 
 Certificates, CA, tokens and passwords are files that are read again at each use, so that a changed Secret needs no new
 start. The environment's proxy settings are not trusted, and redirects are not followed: either would carry events and
@@ -11,16 +12,16 @@ A request that is tried again has the same `Idempotency-Key`, as long as it hold
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import io
 import ssl
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import NamedTuple
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from auditpipeline import __version__
@@ -30,15 +31,22 @@ from auditpipeline.core.event import ENVELOPE, as_item
 from auditpipeline.core.eventlist import HEAD
 from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
+from auditpipeline.dataplane.outputs.aside import Aside
+from auditpipeline.dataplane.outputs.connection import connector
+from auditpipeline.dataplane.outputs.credentials import Stamp, credentials, needs_files, stamp
+from auditpipeline.dataplane.outputs.resolver import Resolver, lease
 from auditpipeline.dataplane.tls import client_context
 
 MAX_ANSWER = 2**16
 """Bytes of an answer that are read; a connection on which more comes is not used again."""
+ANSWER_SECONDS = 1.0
+"""Seconds that the body of an answer may take behind its headers. What the headers say holds in any case."""
 MAX_REASON = 400
 GZIP_LEVEL = 1
 """310 MB/s and a tenth of the size for audit events; level 6 makes it a fourteenth, at 90 MB/s."""
+FILES_SECONDS = 10.0
+"""Seconds that reading the files of an output may take."""
 _GZIP = 31
-_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 def encode(lines: Sequence[bytes], form: str) -> tuple[bytes, str]:
@@ -74,13 +82,26 @@ class _Target(NamedTuple):
     proxy: URL | None
 
 
+class _Ready(NamedTuple):
+    """What a delivery needs, and what had to be read or computed for it."""
+
+    stamp: Stamp
+    context: ssl.SSLContext
+    credentials: list[str]
+    data: bytes
+
+
 class Http:
-    """One URL. Keeps a few connections alive; a new set of them when a file has changed."""
+    """One URL. Keeps a few connections alive; a new set of them when a file has changed. Files are read, and bodies
+    compressed, in a thread of its own: a volume that hangs stops no other output."""
 
     def __init__(self, config: HttpOutput) -> None:
         self._config = config
         self._session: aiohttp.ClientSession | None = None
-        self._stamp: _Stamp = ()
+        self._resolver: Resolver | None = None
+        self._aside = Aside("output-http")
+        self._context: ssl.SSLContext | None = None
+        self._stamp: Stamp = ()
         self._target: _Target | None = None
 
     async def deliver(self, lines: Sequence[bytes]) -> None:
@@ -88,12 +109,14 @@ class Http:
         target = self._target = self._target or _target(self._config)
         body, content_type = encode(lines, self._config.format)
         try:
-            credentials = _credentials(self._config)
+            ready = await self._ready(body)
+            secrets = ready.credentials
             headers = [*self._config.headers, ("Content-Type", content_type), ("Host", target.host)]
-            headers += [("Authorization", credentials[0])] if credentials else []
+            headers += [("Authorization", secrets[0])] if secrets else []
+            headers += [("Content-Encoding", "gzip")] if self._config.compression == "gzip" else []
             # An address is a Service that an AuditSink names: our own receivers as a rule, and they do not ask.
             headers += [] if self._config.address else [("Idempotency-Key", idempotency_key(body))]
-            await self._post(target, headers, body, credentials)
+            response = await self._post(target, headers, ready)
         except Invalid as error:
             raise Retryable(str(error)) from error
         except aiohttp.ConnectionTimeoutError as error:
@@ -102,43 +125,57 @@ class Http:
             raise Retryable(f"{target.host}: no answer within {self._config.timeout:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Retryable(f"{target.host}: {_reason(error)}") from error
+        text = await _text(response)
+        words = quotable(text, body, secrets) if response.status >= 300 else ""
+        if refusal := judge(response.status, words, response.headers.get("Retry-After")):
+            raise refusal
 
     async def close(self) -> None:
         """Closes the connections."""
-        if self._session:
-            await self._session.close()
-            self._session = None
+        self._aside.stop()
+        await self._close_session()
+        if self._resolver:
+            resolver, self._resolver = self._resolver, None
+            await resolver.release()
 
-    async def _post(self, target: _Target, headers: list[tuple[str, str]], body: bytes, secrets: Sequence[str]) -> None:
-        session = await self._current_session()
-        data = body
-        if self._config.compression == "gzip":
-            data = await asyncio.to_thread(zlib.compress, body, GZIP_LEVEL, _GZIP)
-            headers = [*headers, ("Content-Encoding", "gzip")]
-        async with session.post(
+    async def _ready(self, body: bytes) -> _Ready:
+        """What is needed for this body, on the event loop only if that cannot take long."""
+        if not needs_files(self._config):
+            compressed = self._config.compression == "gzip"
+            return await self._aside.run(lambda: self._prepare(body)) if compressed else self._prepare(body)
+        try:
+            async with asyncio.timeout(min(FILES_SECONDS, self._config.timeout)):
+                return await self._aside.run(lambda: self._prepare(body))
+        except TimeoutError:
+            raise Retryable("a file of the output's credentials or CA cannot be read: its volume hangs") from None
+
+    def _prepare(self, body: bytes) -> _Ready:
+        """Invalid if a file lacks something. Blocks."""
+        config = self._config
+        found, context = stamp(config), self._context
+        if context is None or found != self._stamp:
+            context = client_context(config.ca, config.ca_file, config.client_tls)
+        data = zlib.compress(body, GZIP_LEVEL, _GZIP) if config.compression == "gzip" else body
+        return _Ready(found, context, credentials(config), data)
+
+    async def _post(self, target: _Target, headers: list[tuple[str, str]], ready: _Ready) -> aiohttp.ClientResponse:
+        session = await self._current_session(ready)
+        return await session.post(
             target.url,
             # Bytes would be written all at once, whatever their number, and the event loop wait for that.
-            data=io.BytesIO(data),
+            data=io.BytesIO(ready.data),
             headers=headers,
             allow_redirects=False,
             proxy=target.proxy,
             server_hostname=target.server_name,
-        ) as response:
-            text = await _text(response)
-            if 200 <= response.status < 300:
-                return
-            words = quotable(text, body, secrets)
-            error = judge(response.status, words, response.headers.get("Retry-After"))
-        if error:
-            raise error
+        )
 
-    async def _current_session(self) -> aiohttp.ClientSession:
-        stamp = tuple(_stamp(path) for path in self._files())
-        if self._session is None or stamp != self._stamp:
-            context = client_context(self._config.ca, self._config.ca_file, self._config.client_tls)
-            await self.close()
+    async def _current_session(self, ready: _Ready) -> aiohttp.ClientSession:
+        if self._session is None or ready.context is not self._context:
+            await self._close_session()
+            self._resolver = self._resolver or lease()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, limit=4),
+                connector=connector(ready.context, self._resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # What is not decompressed cannot grow.
                 auto_decompress=False,
@@ -146,12 +183,13 @@ class Http:
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout, sock_connect=10),
                 trust_env=False,
             )
-            self._stamp = stamp
+            self._context, self._stamp = ready.context, ready.stamp
         return self._session
 
-    def _files(self) -> list[str]:
-        tls = self._config.client_tls
-        return [path for path in (self._config.ca_file, *((tls.certificate, tls.key) if tls else ())) if path]
+    async def _close_session(self) -> None:
+        if self._session:
+            session, self._session = self._session, None
+            await session.close()
 
 
 def _target(config: HttpOutput) -> _Target:
@@ -171,40 +209,20 @@ def _target(config: HttpOutput) -> _Target:
 
 
 async def _text(response: aiohttp.ClientResponse) -> str:
-    """The beginning of the answer's body, read to its end where that is near."""
+    """The beginning of the answer's body, as far as it comes soon, whole or not. The connection is used again only if
+    the body has ended by then; else it is dropped."""
     found = bytearray()
-    while len(found) < MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER - len(found))):
-        found += piece
-    return "" if "Content-Encoding" in response.headers else found.decode(errors="replace")
-
-
-def _credentials(config: HttpOutput) -> list[str]:
-    """The Authorization header, and then everything that must not be repeated; nothing where there is no credential.
-    Invalid where a file lacks it."""
-    if config.bearer_token_file:
-        token = _secret(config.bearer_token_file, "token")
-        return [f"Bearer {token}", token]
-    if config.basic:
-        name, password = (
-            _secret(config.basic.username_file, "user name"),
-            _secret(config.basic.password_file, "password"),
-        )
-        if ":" in name:
-            raise Invalid(config.basic.username_file, "holds a colon, which no user name may (RFC 7617)")
-        encoded = base64.b64encode(f"{name}:{password}".encode()).decode()
-        return [f"Basic {encoded}", encoded, password]
-    return []
-
-
-def _secret(path: str, what: str) -> str:
-    """The one line that a file holds."""
     try:
-        found = Path(path).read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Invalid(path, f"the {what} cannot be read: {type(error).__name__}") from error
-    if not found or not found.isascii() or not found.isprintable():
-        raise Invalid(path, f"holds no {what}: it must be one line of ASCII")
-    return found
+        with suppress(aiohttp.ClientError, HttpProcessingError, OSError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while len(found) < MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER - len(found))):
+                    found += piece
+    finally:
+        if response.content.at_eof():
+            response.release()
+        else:
+            response.close()
+    return "" if "Content-Encoding" in response.headers else found.decode(errors="replace")
 
 
 def _reason(error: Exception) -> str:
@@ -212,12 +230,3 @@ def _reason(error: Exception) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
         return plain(f"certificate verify failed: {cause.verify_message}", MAX_REASON)
     return plain(str(error), MAX_REASON) or type(error).__name__
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where it is not there."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
