@@ -139,6 +139,9 @@ _leased: WeakKeyDictionary[asyncio.AbstractEventLoop, Resolver] = WeakKeyDiction
 
 def lease() -> Resolver:
     """The one resolver of the running event loop; `release` it."""
-    resolver = _leased.setdefault(asyncio.get_running_loop(), Resolver())
+    loop = asyncio.get_running_loop()
+    resolver = _leased.get(loop)
+    if resolver is None:
+        resolver = _leased[loop] = Resolver()
     resolver.users += 1
     return resolver
