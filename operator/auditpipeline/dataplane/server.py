@@ -8,6 +8,7 @@ What a body's sender is told, where kube-apiserver sends again whatever is not 2
 
     200   every event is on disk, or unwanted, or (where it cannot be read) kept as a dead letter
     413   the body is larger than `max_body`; nothing of it was kept
+    415   its Content-Encoding is not gzip; nothing was kept, and the body was not read (RFC 9110, 15.5.16)
     401   there is a token, and neither it nor a client certificate was shown; the body was not read
     503   spool, disk, or the memory for bodies are full: again after Retry-After seconds. A real kube-apiserver keeps a
           batch for 232 s then (docs/performance.md), and for 95 s without that header
@@ -27,7 +28,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable
-from auditpipeline.dataplane.body import inflate_within, read_bounded
+from auditpipeline.dataplane.body import coding, inflate_within, read_bounded
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.room import Guest
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
@@ -67,18 +68,20 @@ class Receiver:
         most = self._intake.max_body
         if (request.content_length or 0) > most:
             return _too_large(most)
+        if (coded := coding(request.headers.getall("Content-Encoding", ()))) is None:
+            return _unknown_coding()
         try:
             with self._intake.room.guest() as guest:
                 # The body is in no variable here: it is gone as soon as the filter has made lines of it.
-                await self._intake.take_events(await self._read(request, most, guest))
+                await self._intake.take_events(await self._read(request, coded, most, guest))
         except _Answered as answer:
             return answer.response
         except Retryable as error:
             return _later(request, error)
         return web.Response(status=200)
 
-    async def _read(self, request: web.Request, most: int, guest: Guest) -> bytes:
-        """The body, inflated; `_Answered` where there is none to be taken."""
+    async def _read(self, request: web.Request, coded: str, most: int, guest: Guest) -> bytes:
+        """The body, inflated; `_Answered` if there is none to be taken."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await read_bounded(request, most, guest)
@@ -88,8 +91,7 @@ class Receiver:
             # The sender went away, or its chunks are none: there is no whole body to keep, nor anybody to thank.
             raise _Answered(_closing(400, "the body did not come to its end")) from None
         try:
-            encoding = request.headers.get("Content-Encoding", "")
-            body = await inflate_within(guest, body, encoding, most) if body else body
+            body = await inflate_within(guest, body, coded, most) if body else body
         except Permanent as error:
             await self._intake.bury([Dead(NO_OUTPUT, str(error), body or b"")])
             raise _Answered(web.Response(status=200)) from None
@@ -116,6 +118,12 @@ def _later(request: web.Request, error: Retryable) -> web.Response:
 def _unknown() -> web.Response:
     response = _closing(401, "a client certificate or the token is needed")
     response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _unknown_coding() -> web.Response:
+    response = _closing(415, "the content coding is unknown: use gzip, or none")
+    response.headers["Accept-Encoding"] = "gzip"
     return response
 
 
