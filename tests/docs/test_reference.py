@@ -32,6 +32,7 @@ from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
+from auditpipeline.dataplane.gate import Counts as GateCounts
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.route import Counts
 from auditpipeline.dataplane.server import audit_app, ops_app
@@ -420,7 +421,8 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     metrics = plane_metrics.Metrics()
     metrics.requests.labels(code="200").inc()
     report = Report("receiver", "a", "", Events(), (OutputReport("out"),))
-    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0)
+    gate = GateCounts({"known": 1}, {"unknown_idle": 1})
+    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, {"audit": gate})
     metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}), process)
     assert documented_metrics("Metrics of the data plane") == exposed(metrics.registry)
 

@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from auditpipeline.core.report import Report
-from auditpipeline.dataplane.route import Counts
+from auditpipeline.dataplane.gate import Counts
+from auditpipeline.dataplane.route import Counts as RouteCounts
 from auditpipeline.dataplane.store import Figures
 
 PREFIX = "auditpipeline"
@@ -22,14 +23,16 @@ PREFIX = "auditpipeline"
 
 class Process(NamedTuple):
     """What this process knows besides: counts by output, ends of certificates (seconds since the epoch) by listener,
-    the limit of the spool, bytes of bodies that are under way, and commits with the seconds that all of them took."""
+    the limit of the spool, bytes of bodies that are under way, commits with the seconds that all of them took, and
+    connections by listener."""
 
-    routes: Mapping[str, Counts]
+    routes: Mapping[str, RouteCounts]
     expiry: Mapping[str, float]
     limit: int
     body_bytes: int
     commits: int
     commit_seconds: float
+    connections: Mapping[str, Counts]
 
 
 class Metrics(Collector):
@@ -55,6 +58,8 @@ class Metrics(Collector):
             *_plane(report, figures, process),
             *_outputs(report, process.routes),
             _losses(figures),
+            *_sources(report),
+            *_connections(process.connections),
             _labelled(
                 GaugeMetricFamily,
                 "certificate_expiry_timestamp_seconds",
@@ -96,7 +101,7 @@ def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metri
         yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
 
 
-def _outputs(report: Report, routes: Mapping[str, Counts]) -> Iterator[Metric]:
+def _outputs(report: Report, routes: Mapping[str, RouteCounts]) -> Iterator[Metric]:
     outputs = report.outputs
     gauges = {
         "output_lag_seconds": ("Age of the oldest event that waits", {o.name: o.lag_seconds for o in outputs}),
@@ -107,7 +112,7 @@ def _outputs(report: Report, routes: Mapping[str, Counts]) -> Iterator[Metric]:
         yield _labelled(GaugeMetricFamily, name, text, "output", values)
     delivered = {o.name: float(o.delivered) for o in outputs}
     yield _labelled(CounterMetricFamily, "events_delivered", "Events that arrived", "output", delivered)
-    counters: dict[str, tuple[str, Callable[[Counts], int]]] = {
+    counters: dict[str, tuple[str, Callable[[RouteCounts], int]]] = {
         "delivered_bytes": ("Bytes of the events that arrived", lambda counts: counts.bytes),
         "events_truncated": ("Events that arrived without their bodies", lambda counts: counts.truncated),
         "output_batches": ("Batches that the output took", lambda counts: counts.batches),
@@ -128,6 +133,27 @@ def _losses(figures: Figures) -> Metric:
     for output, reason, events in figures.lost:
         family.add_metric([output, reason], events)
     return family
+
+
+def _sources(report: Report) -> Iterator[Metric]:
+    failing = {source.name: float(bool(source.error)) for source in report.sources}
+    yield _labelled(GaugeMetricFamily, "source_failing", "1 if the source does not run", "source", failing)
+    restarts = {source.name: float(source.restarts) for source in report.sources}
+    yield _labelled(CounterMetricFamily, "source_restarts", "Starts after a failure", "source", restarts)
+
+
+def _connections(counted: Mapping[str, Counts]) -> Iterator[Metric]:
+    is_open = GaugeMetricFamily(f"{PREFIX}_connections", "Connections that are open", labels=["listener", "kind"])
+    closed = CounterMetricFamily(
+        f"{PREFIX}_connections_closed", "Connections that were closed or refused", labels=["listener", "reason"]
+    )
+    for listener, counts in counted.items():
+        for kind, connections in counts.open.items():
+            is_open.add_metric([listener, kind], connections)
+        for reason, connections in counts.closed.items():
+            closed.add_metric([listener, reason], connections)
+    yield is_open
+    yield closed
 
 
 def _labelled(
