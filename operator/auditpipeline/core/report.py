@@ -72,18 +72,9 @@ class StaticPolicy(_Value, frozen=True):
     error: str = ""
 
 
-class SourceReport(_Value, frozen=True):
-    """A source of events besides the audit listener, such as a log: why it does not run (`error`, empty if it does),
-    and how often it had to be started again since the process started."""
-
-    name: str
-    error: str = ""
-    restarts: int = 0
-
-
 class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
-    newer one was refused."""
+    newer one was refused or is not in force yet, `source_error` why no audit log is read though one should be."""
 
     plane: str
     name: str
@@ -98,7 +89,7 @@ class Report(_Value, frozen=True):
     static_policy: StaticPolicy | None = None
     canaries: tuple[Canary, ...] = ()
     taken: Taken | None = None
-    sources: tuple[SourceReport, ...] = ()
+    source_error: str = ""
 
 
 def encode(report: Report) -> bytes:

@@ -23,8 +23,8 @@ PREFIX = "auditpipeline"
 
 class Process(NamedTuple):
     """What this process knows besides: counts by output, ends of certificates (seconds since the epoch) by listener,
-    the limit of the spool, bytes of bodies that are under way, commits with the seconds that all of them took, and
-    connections by listener."""
+    the limit of the spool, bytes of bodies that are under way, commits with the seconds that all of them took,
+    starts of what reads audit logs after it failed, and connections by listener."""
 
     routes: Mapping[str, RouteCounts]
     expiry: Mapping[str, float]
@@ -32,6 +32,7 @@ class Process(NamedTuple):
     body_bytes: int
     commits: int
     commit_seconds: float
+    source_restarts: int
     connections: Mapping[str, Counts]
 
 
@@ -58,7 +59,6 @@ class Metrics(Collector):
             *_plane(report, figures, process),
             *_outputs(report, process.routes),
             _losses(figures),
-            *_sources(report),
             *_connections(process.connections),
             _labelled(
                 GaugeMetricFamily,
@@ -96,6 +96,7 @@ def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metri
         ("events_received", "Events taken into the spool", figures.received),
         ("dead_letters_removed", "Dead letters that made room for newer ones", figures.dead_removed),
         ("spool_commits", "Transactions of the spool", process.commits),
+        ("source_restarts", "Starts of the audit log's reader after it ended by itself", process.source_restarts),
         ("spool_commit_seconds", "Seconds that these took, syncing included", process.commit_seconds),
     ):
         yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
@@ -133,13 +134,6 @@ def _losses(figures: Figures) -> Metric:
     for output, reason, events in figures.lost:
         family.add_metric([output, reason], events)
     return family
-
-
-def _sources(report: Report) -> Iterator[Metric]:
-    failing = {source.name: float(bool(source.error)) for source in report.sources}
-    yield _labelled(GaugeMetricFamily, "source_failing", "1 if the source does not run", "source", failing)
-    restarts = {source.name: float(source.restarts) for source in report.sources}
-    yield _labelled(CounterMetricFamily, "source_restarts", "Starts after a failure", "source", restarts)
 
 
 def _connections(counted: Mapping[str, Counts]) -> Iterator[Metric]:

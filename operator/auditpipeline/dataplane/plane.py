@@ -11,7 +11,7 @@ from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Failed, Invalid, Retryable
-from auditpipeline.core.report import Events, Report, SourceReport, Taken
+from auditpipeline.core.report import Events, Report, Taken
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
@@ -27,6 +27,7 @@ from auditpipeline.dataplane.source import Found
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.static import StaticFile
 from auditpipeline.dataplane.store import Cursor, Figures
+from auditpipeline.dataplane.supervise import Supervised
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
 
@@ -38,7 +39,8 @@ comes again at worst."""
 
 class Plane:
     """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before; `intake` takes events from
-    other sources than the audit listener, which say in `sources` how they are."""
+    other sources than the audit listener; `reading` is what
+    keeps these at work."""
 
     def __init__(
         self, found: Found, spool: Spool, ops: Door, log: Log, places: Places, patience: Patience | None = None
@@ -47,7 +49,7 @@ class Plane:
         self.config = config
         self.config_error = ""
         self._waits_for = "its outputs are being started"
-        self.sources: dict[str, SourceReport] = {}
+        self.reading: Supervised | None = None
         self._digest = found.digest
         self._spool = spool
         self._log = log
@@ -194,6 +196,7 @@ class Plane:
             body_bytes=self.intake.room.used,
             commits=self._spool.commits.times,
             commit_seconds=self._spool.commits.seconds,
+            source_restarts=self.reading.restarts if self.reading else 0,
             connections={"audit": self._audit.listener.counts(), "ops": self._ops.listener.counts()},
         )
         return self._metrics.expose(self._report(figures), figures, process)
@@ -214,7 +217,7 @@ class Plane:
             static_policy=self._static.look(self.config.static_policy),
             canaries=self.intake.canaries.report(),
             taken=Taken(self._epoch, self.intake.taken),
-            sources=tuple(self.sources.values()),
+            source_error=self.reading.error if self.reading else "",
         )
 
     def _runs(self, route: RouteConfig) -> bool:
