@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import click
 import msgspec
@@ -32,6 +32,8 @@ from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
+from auditpipeline.dataplane.descriptors import shares
+from auditpipeline.dataplane.gate import Closing
 from auditpipeline.dataplane.gate import Counts as GateCounts
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.route import Counts
@@ -438,6 +440,15 @@ def test_every_metric_of_the_controller_is_documented() -> None:
     assert documented_metrics("Metrics of the controller") == exposed(metrics.registry)
 
 
+def test_every_reason_to_close_a_connection_is_documented() -> None:
+    """As the gate counts them."""
+    limits, reasons = REFERENCE["Connections"]
+    assert [codes(row[0]) for row in reasons] == [[reason] for reason in get_args(Closing)]
+    for limit, audit, ops in limits:
+        places = shares(int(limit.split()[0].replace(",", "")))
+        assert [audit, ops] == [f"{sum(found):,}" for found in places]
+
+
 def test_every_reason_of_a_loss_is_documented() -> None:
     """The literals that are counted, and those that a route counts by."""
     table = REFERENCE["Metrics of the data plane"][1]
@@ -481,7 +492,7 @@ def test_the_answers_of_the_audit_listener_are_documented() -> None:
     """Its paths and every status in its source."""
     nothing = cast("Any", None)
     app = audit_app(Intake(nothing, nothing, 1, plane_metrics.Metrics()))
-    answers = statuses("dataplane/server.py", "Receiver", "_too_large", "_later", "_unknown")
+    answers = statuses("dataplane/server.py", "Receiver", "_too_large", "_later", "_unknown", "_unknown_coding")
     assert said("Audit listener") == (requests(app), answers)
 
 

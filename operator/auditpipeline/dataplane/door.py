@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 
 from auditpipeline.core.errors import Invalid
+from auditpipeline.dataplane.gate import Closing
 from auditpipeline.dataplane.listener import Listener
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
 
 WARN_SECONDS = 60.0
-_OF_NOTE = frozenset({"handshake_displaced", "unknown_displaced", "known_displaced", "answer_unread", "accept_failed"})
+_OF_NOTE: frozenset[Closing] = frozenset(
+    {"handshake_displaced", "unknown_displaced", "known_displaced", "answer_unread", "accept_failed"}
+)
 
 
 class Door:
@@ -24,7 +27,7 @@ class Door:
         self._name = name
         self._log = log
         self._complaint = ""
-        self._warned: dict[str, int] = {}
+        self._warned: dict[Closing, int] = {}
         self._warned_at = 0.0
 
     async def refresh(self, address: str) -> None:

@@ -27,7 +27,7 @@ import ssl
 import struct
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -78,11 +78,23 @@ class Peer:
         return milliseconds / 1000
 
 
+Closing = Literal[
+    "handshake_failed",
+    "handshake_timeout",
+    "handshake_displaced",
+    "unknown_displaced",
+    "unknown_idle",
+    "known_displaced",
+    "answer_unread",
+    "accept_failed",
+]
+
+
 class Counts(NamedTuple):
     """Connections that are open, by kind, and those that were closed or refused since the start, by reason."""
 
     open: dict[str, int]
-    closed: dict[str, int]
+    closed: dict[Closing, int]
 
 
 class _Porch(asyncio.Protocol):
@@ -107,7 +119,7 @@ class Gate:
         self._handshakes: dict[Peer, None] = {}
         self._unknown: dict[RequestHandler, Peer] = {}
         self._known: dict[RequestHandler, Peer] = {}
-        self._closed: Counter[str] = Counter()
+        self._closed: Counter[Closing] = Counter()
         self._patience = _PATIENCE[1]
         self._crowded = False
         self._timer: asyncio.TimerHandle | None = None
@@ -203,7 +215,7 @@ class Gate:
             peer.task.cancel()
 
     async def _shake_hands(self, peer: Peer) -> None:
-        reason = ""
+        reason: Closing = "handshake_failed"
         try:
             await self._loop.connect_accepted_socket(
                 lambda: _Porch(lambda transport: self._admit(peer, transport)),
@@ -215,14 +227,14 @@ class Gate:
         except (ConnectionAbortedError, TimeoutError):
             reason = "handshake_timeout"
         except OSError:  # the peer went away, or speaks no TLS: SSLError is one, too
-            reason = "handshake_failed"
+            pass
         finally:
             self._end_handshake(peer, reason)
 
-    def _end_handshake(self, peer: Peer, reason: str) -> None:
+    def _end_handshake(self, peer: Peer, reason: Closing) -> None:
         if peer in self._handshakes:
             del self._handshakes[peer]
-            self._closed[reason or "handshake_failed"] += 1
+            self._closed[reason] += 1
         if peer.handler is None:
             peer.socket.close()
         if self._crowded:
@@ -248,7 +260,7 @@ class Gate:
         self._patience = min(_PATIENCE[1], self._patience * 2)
 
     def _make_place(
-        self, peers: dict[RequestHandler, Peer], most: int, reason: str, worth: Callable[[Peer], float]
+        self, peers: dict[RequestHandler, Peer], most: int, reason: Closing, worth: Callable[[Peer], float]
     ) -> None:
         """Makes sure that one more fits: the peer for which `worth` is largest goes."""
         if len(peers) >= most:
@@ -257,7 +269,7 @@ class Gate:
             handler = max(peers, key=lambda each: worth(peers[each]))
             self._abort(peers.pop(handler), reason)
 
-    def _abort(self, peer: Peer, reason: str) -> None:
+    def _abort(self, peer: Peer, reason: Closing) -> None:
         self._closed[reason] += 1
         if peer.transport:
             peer.transport.abort()
