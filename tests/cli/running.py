@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,23 @@ class Bench:
         return ["run", str(self.file), "--data-dir", str(self.data), "--root", str(self.root), *more]
 
     @asynccontextmanager
-    async def running(self, *more: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        """A process that is ready; killed at the end where it did not end before."""
+    async def running(
+        self,
+        *more: str,
+        until_event: str = "ready",
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        """A process that has logged `until_event`; killed at the end if it did not end before. `prefix` is a command
+        that runs it, `environment` is added to this process's."""
         self.log.write_bytes(b"")
+        command = [*prefix, *COMMAND, *self.arguments(*more)]
         with self.log.open("ab") as errors:
-            process = await asyncio.create_subprocess_exec(*COMMAND, *self.arguments(*more), stderr=errors)
+            process = await asyncio.create_subprocess_exec(
+                *command, stderr=errors, env={**os.environ, **(environment or {})}
+            )
         try:
-            await until(lambda: self.lines("ready") or process.returncode is not None)
+            await until(lambda: self.lines(until_event) or process.returncode is not None)
             assert process.returncode is None, self.log.read_text()
             yield process
         finally:

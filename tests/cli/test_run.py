@@ -281,7 +281,8 @@ async def test_a_user_who_may_not_write_the_outputs_file_is_told(bench: Bench) -
         folder.chmod(0o755)
     # The interpreter's own folder may be closed to that user: everything is imported before.
     code = (
-        "import os, sys, uvloop; from auditpipeline.cli import logs, main, run, run_folder, run_pipeline\n"
+        "import os, sys, uvloop, auditpipeline.dataplane.run\n"
+        "from auditpipeline.cli import logs, main, run, run_folder, run_pipeline, serve\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); main.main(sys.argv[1:])"
     )
     process = await asyncio.create_subprocess_exec(

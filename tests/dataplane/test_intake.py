@@ -133,6 +133,35 @@ async def test_a_compressed_body_is_bounded_by_what_it_becomes(setting: Setting)
         assert (report.events.received, report.dead_letters) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("written", "status"),
+    [
+        (["gzip"], 200),
+        (["GZIP"], 200),
+        (["x-gzip"], 200),
+        (["identity, X-GZip"], 200),
+        (["br"], 415),
+        (["gzip, gzip"], 415),
+        (["gzip", "br"], 415),
+        (["x" * 4000], 415),
+    ],
+)
+async def test_codings_have_no_case_and_unknown_ones_are_refused(
+    setting: Setting, written: list[str], status: int
+) -> None:
+    """RFC 9110, 8.4.1 and 15.5.16. Nothing is kept of what is refused, nor made a dead letter; the answer says what is
+    taken."""
+    async with setting.running(setting.config()) as plane:
+        headers = [("Content-Encoding", value) for value in written]
+        body = gzip.compress(event_list([event()]))
+        async with plane.session.post(plane.audit, data=body, headers=headers, ssl=plane.context) as response:
+            assert response.status == status
+            assert response.headers.get("Accept-Encoding") == (None if status == 200 else "gzip")
+        report = await plane.report()
+        assert (report.events.received, report.dead_letters) == (int(status == 200), 0)
+        assert await plane.metric(f'auditpipeline_requests_total{{code="{status}"}}') == 1
+
+
 async def test_a_gzip_of_two_members_is_one_body(setting: Setting) -> None:
     """RFC 1952 lets them follow each other, cut wherever the sender likes; zeros may follow the last one."""
     events = [event() for _ in range(4)]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import click
 import msgspec
@@ -32,6 +32,9 @@ from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
+from auditpipeline.dataplane.descriptors import shares
+from auditpipeline.dataplane.gate import Closing
+from auditpipeline.dataplane.gate import Counts as GateCounts
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.route import Counts
 from auditpipeline.dataplane.server import audit_app, ops_app
@@ -420,7 +423,8 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     metrics = plane_metrics.Metrics()
     metrics.requests.labels(code="200").inc()
     report = Report("receiver", "a", "", Events(), (OutputReport("out"),))
-    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0)
+    gate = GateCounts({"known": 1}, {"unknown_idle": 1})
+    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, 0, {"audit": gate})
     metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}), process)
     assert documented_metrics("Metrics of the data plane") == exposed(metrics.registry)
 
@@ -434,6 +438,15 @@ def test_every_metric_of_the_controller_is_documented() -> None:
     for counter in (metrics.reconciles, metrics.errors):
         counter.labels("pipeline").inc()
     assert documented_metrics("Metrics of the controller") == exposed(metrics.registry)
+
+
+def test_every_reason_to_close_a_connection_is_documented() -> None:
+    """As the gate counts them."""
+    limits, reasons = REFERENCE["Connections"]
+    assert [codes(row[0]) for row in reasons] == [[reason] for reason in get_args(Closing)]
+    for limit, audit, ops in limits:
+        places = shares(int(limit.split()[0].replace(",", "")))
+        assert [audit, ops] == [f"{sum(found):,}" for found in places]
 
 
 def test_every_reason_of_a_loss_is_documented() -> None:
@@ -479,7 +492,7 @@ def test_the_answers_of_the_audit_listener_are_documented() -> None:
     """Its paths and every status in its source."""
     nothing = cast("Any", None)
     app = audit_app(Intake(nothing, nothing, 1, plane_metrics.Metrics()))
-    answers = statuses("dataplane/server.py", "Receiver", "_too_large", "_later", "_unknown")
+    answers = statuses("dataplane/server.py", "Receiver", "_too_large", "_later", "_unknown", "_unknown_coding")
     assert said("Audit listener") == (requests(app), answers)
 
 

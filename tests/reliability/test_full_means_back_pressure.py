@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from contextlib import suppress
 
+import aiohttp
 import msgspec
 import pytest
 
@@ -52,6 +54,40 @@ async def test_a_full_disk_refuses_and_recovers(
             assert await process.end(signal.SIGTERM) == 0
     assert not any(line["level"] == "error" for line in process.lines())
     keep(settle("spool on a full disk, killed there", sender, Counter(ids(destination.events)), kills=1))
+
+
+async def test_a_start_without_room_waits_and_says_so(setting: Setting, sender: Sender) -> None:
+    """There is no spool yet, and no room for one: alive and not ready, with the reason; events are taken as soon as
+    there is room."""
+    with small_disk(setting.folder / "small", "24m") as disk:
+        ballast = disk.outside / "ballast"
+        with suppress(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        config = setting.config()
+        path = str(disk.folder / "new" / "spool.sqlite")
+        setting.write(msgspec.structs.replace(config, spool=Spool(path, 2**40)))
+        async with serving(setting, disk.command) as process:
+            reason = "no events are taken: the spool cannot be opened"
+            await until(lambda: any(line["event"] == reason for line in process.lines()))
+            (port,) = (line["port"] for line in process.lines() if line["event"] == "listening")
+            process.ports["ops"] = int(str(port))
+            assert await process.ops(setting, "/healthz") == b"ok\n"
+            assert await _not_ready(setting, process)
+            ballast.unlink()
+            await process.listening()
+            async with sender.sending(lambda: process.ports["audit"]):
+                await sender.reaches(400)
+            await drained(process, setting)
+            assert await process.end(signal.SIGTERM) == 0
+
+
+async def _not_ready(setting: Setting, process: Process) -> bool:
+    url = f"https://127.0.0.1:{process.ports['ops']}/readyz"
+    context = setting.authority.client(setting.client_tls)
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
+        body = await response.text()
+        return response.status == 503 and "small" in body and ("No space left" in body or "no room" in body)
 
 
 async def test_a_full_disk_below_an_output_loses_nothing(setting: Setting, sender: Sender, keep: Keep) -> None:

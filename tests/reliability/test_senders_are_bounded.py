@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
+import signal
+import ssl
 import statistics
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import combinations
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -18,7 +22,7 @@ import pytest
 from auditpipeline.core.config import FileOutput
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import Process, serving
-from tests.dataplane.setting import Setting, event, event_list
+from tests.dataplane.setting import Setting, event, event_list, until
 from tests.reliability.conftest import Keep
 from tests.reliability.driving import Sender, drained, in_files, settle
 
@@ -146,6 +150,119 @@ async def test_five_hundred_connections_at_once(setting: Setting) -> None:
         async with aiohttp.ClientSession() as session, session.post(url, data=event_list([]), ssl=context) as response:
             assert response.status == 200
         assert in_files(setting.file).total() == 2 * CONCURRENT
+
+
+@pytest.mark.timeout(180)
+async def test_idle_connections_end_nothing(setting: Setting, sender: Sender, keep: Keep) -> None:
+    """256 descriptors, 400 connections of nobody to each of the two ports, and more as soon as one is closed: senders
+    that come later are served, so are probes, and the spool opens its files."""
+    idle = [_say_nothing, _begin_a_handshake, _say_hello]
+    setting.write(setting.config(setting.route(output=FileOutput(str(setting.file), max_bytes=2**20, keep=1000))))
+    async with serving(setting, ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")) as process:
+        await process.listening()
+        holders = [
+            asyncio.create_task(idle[number % len(idle)](setting, process.ports[listener]))
+            for number in range(400)
+            for listener in ("audit", "ops")
+        ]
+        try:
+            await until(lambda: _crowded(process, setting), 60)
+            async with sender.sending(lambda: process.ports["audit"]):
+                await sender.reaches(4000)
+                assert await _probed(setting, process) == 200
+                await sender.reaches(4000)
+            assert _open_files(process.pid) < 200
+            assert not any(holder.done() for holder in holders)
+        finally:
+            for holder in holders:
+                holder.cancel()
+            await asyncio.gather(*holders, return_exceptions=True)
+        await drained(process, setting)
+        assert "Traceback" not in process.log.read_text()
+        assert await process.end(signal.SIGTERM) == 0
+    assert not sender.refused
+    keep(settle("beside 800 idle connections", sender, in_files(setting.file)))
+
+
+async def test_no_descriptor_left_is_waited_for(setting: Setting) -> None:
+    """Accepting neither ends nor spins: when there are descriptors again, those that waited are served."""
+    async with _started(setting) as process, AsyncExitStack() as stack:
+        url = f"https://127.0.0.1:{process.ports['ops']}/metrics"
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        context = setting.authority.client(setting.client_tls)
+
+        async def failed() -> float:
+            async with session.get(url, ssl=context) as response:
+                lines = (await response.text()).splitlines()
+            return sum(float(line.split()[1]) for line in lines if 'audit",reason="accept_failed"' in line)
+
+        assert await failed() == 0
+        before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (_open_files(process.pid), before[1]))
+        waiting = asyncio.create_task(_posted(setting, process))
+        await until(lambda: _at_least(failed, 3))
+        assert await failed() < 100
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+        assert await asyncio.wait_for(waiting, 30) == 200
+
+
+async def _at_least(count: Callable[[], Awaitable[float]], least: float) -> bool:
+    return await count() >= least
+
+
+async def _posted(setting: Setting, process: Process) -> int:
+    body = event_list([event()])
+    async with _connection(setting, process) as (reader, writer):
+        writer.write(HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        return int((await reader.readline()).split()[1])
+
+
+async def _crowded(process: Process, setting: Setting) -> bool:
+    """Whether idle connections have displaced each other at both listeners."""
+    metrics = (await process.ops(setting, "/metrics")).decode()
+    return all(f'listener="{listener}",reason="handshake_displaced"' in metrics for listener in ("audit", "ops"))
+
+
+async def _probed(setting: Setting, process: Process) -> int:
+    """What kubelet is answered, which shows no certificate."""
+    url = f"https://127.0.0.1:{process.ports['ops']}/healthz"
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=setting.authority.client(None)) as response:
+        return response.status
+
+
+async def _say_nothing(setting: Setting, port: int) -> None:
+    """Connects, and again when it is closed."""
+    await _hold(port, b"")
+
+
+async def _begin_a_handshake(setting: Setting, port: int) -> None:
+    """Sends a ClientHello, and nothing else."""
+    written = ssl.MemoryBIO()
+    client = setting.authority.client(None).wrap_bio(ssl.MemoryBIO(), written, server_hostname="audit-x.ns.svc")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    await _hold(port, written.read())
+
+
+async def _say_hello(setting: Setting, port: int) -> None:
+    """Shakes hands without a certificate, if it may."""
+    await _hold(port, b"", setting.authority.client(None))
+
+
+async def _hold(port: int, hello: bytes, context: ssl.SSLContext | None = None) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+            try:
+                writer.write(hello)
+                await reader.read()
+            finally:
+                writer.transport.abort()
+        await asyncio.sleep(0.2)
+
+
+def _open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def slope(samples: list[tuple[float, int]]) -> float:

@@ -8,7 +8,7 @@ from typing import cast
 
 import structlog
 
-from auditpipeline.dataplane.log import Log, adopt_stdlib, make
+from auditpipeline.dataplane.log import Log, adopt_stdlib, make, standard_error
 
 
 def configure() -> None:
@@ -20,7 +20,7 @@ def configure() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(standard_error()),
     )
     adopt_stdlib()
 
@@ -30,7 +30,7 @@ def for_this_stream() -> Log:
     if not sys.stderr.isatty():
         return make()
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(sys.stderr),
+        structlog.PrintLogger(standard_error()),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),

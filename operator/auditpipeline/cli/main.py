@@ -13,8 +13,9 @@ from importlib import import_module
 import click
 
 from auditpipeline import __version__
-from auditpipeline.core.errors import AuditPipelineError
+from auditpipeline.core.errors import AuditPipelineError, Failed
 
+FAILED = 1
 USAGE = 2
 _MODULES = {
     "bootstrap": "bootstrap",
@@ -57,13 +58,16 @@ def version() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 what the user can mend (one line on stderr), 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a part of it failed that a new start may mend, 2 what the user can mend
+    (one line on stderr in both cases), 130 interrupted."""
     try:
         outcome = cli.main(args=arguments, prog_name="auditpipeline", standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
         _fail(error.format_message())
+    except Failed as error:
+        _fail(str(error), FAILED)
     except AuditPipelineError as error:
         _fail(str(error))
     except OSError as error:
@@ -71,9 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(outcome if isinstance(outcome, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = USAGE) -> None:
     click.echo(f"auditpipeline: {' '.join(message.split())}", err=True)
-    sys.exit(USAGE)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

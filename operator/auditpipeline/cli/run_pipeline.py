@@ -15,6 +15,7 @@ from auditpipeline.core.errors import Invalid
 from auditpipeline.core.quantity import parse_seconds
 from auditpipeline.core.spec import Pipeline, parse_pipeline
 from auditpipeline.core.yamlfile import documents
+from auditpipeline.dataplane.disk import is_full
 
 _Stamp = tuple[int, int, int]
 
@@ -61,6 +62,10 @@ class PipelineFile:
             line, column = document.position(error.path)
             raise Invalid(f"{self.path}:{line}:{column}", str(error)) from None
 
+    def forget(self) -> None:
+        """Makes `changed` return True again: it could not be read, or there was no room for what it says."""
+        self._stamp = None
+
     def changed(self) -> bool:
         """Whether it is another file since it was loaded; one that is gone is no change."""
         try:
@@ -105,6 +110,7 @@ def _check_files(config: Config) -> None:
                 writable = os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
                 reason = "" if writable else "no right to write there"
             except OSError as error:
-                reason = error.strerror or str(error)
+                # A full disk is the output's to wait for.
+                reason = "" if is_full(error) else error.strerror or str(error)
             if reason:
                 raise Invalid(f"output {route.name}", f"{path}: {reason}; start as its owner, or give --root DIR")

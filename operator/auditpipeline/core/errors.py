@@ -5,6 +5,7 @@
     +-- Permanent    trying again cannot help, and the input was valid (an output refuses an event)
     |   +-- TooLarge  it was refused for its size alone: less of it may be taken
     +-- Retryable    trying again may help (a server that is down); may say when
+    +-- Failed       a part of this process ended that has to run: only a new start helps
 
 An error is raised once, where its kind is known, and translated once at each edge: an HTTP status on the wire, an exit
 code on the command line, a condition's reason in the status. Messages say what to do next and never hold a secret.
@@ -40,3 +41,7 @@ class Retryable(AuditPipelineError):
     def __init__(self, message: str, after: float | None = None) -> None:
         super().__init__(message)
         self.after = after
+
+
+class Failed(AuditPipelineError):
+    """A part of this process ended that has to run. The process ends with exit code 1, so that it is started again."""

@@ -74,7 +74,7 @@ class StaticPolicy(_Value, frozen=True):
 
 class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
-    newer one was refused."""
+    newer one was refused or is not in force yet, `source_error` why no audit log is read though one should be."""
 
     plane: str
     name: str
@@ -89,6 +89,7 @@ class Report(_Value, frozen=True):
     static_policy: StaticPolicy | None = None
     canaries: tuple[Canary, ...] = ()
     taken: Taken | None = None
+    source_error: str = ""
 
 
 def encode(report: Report) -> bytes:

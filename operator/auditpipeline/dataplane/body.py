@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from aiohttp import web
 
@@ -13,8 +13,19 @@ from auditpipeline.dataplane.room import Guest
 _STEP = 2**20
 _WINDOW = 2**16
 """Bytes that are handed to zlib at once: it copies what it leaves."""
+_GZIP = ("gzip", "x-gzip")
 _MEMBERS = 1000
 """More than anybody makes of one body; each costs as much time as some kilobytes of events."""
+
+
+def coding(written: Iterable[str]) -> str | None:
+    """The coding that the values of Content-Encoding name: `gzip`, or nothing; None if it is one that is not known.
+    Names have no case, and `x-gzip` is another name of gzip (RFC 9110, 8.4.1)."""
+    named = [name for value in written for each in value.split(",") if (name := each.strip().lower())]
+    wanted = [name for name in named if name != "identity"]
+    if not wanted:
+        return ""
+    return "gzip" if len(wanted) == 1 and wanted[0] in _GZIP else None
 
 
 async def read_bounded(request: web.Request, most: int, guest: Guest | None = None) -> bytes | None:
@@ -32,10 +43,10 @@ async def read_bounded(request: web.Request, most: int, guest: Guest | None = No
     return b"".join(chunks)
 
 
-async def inflate_within(guest: Guest, body: bytes, encoding: str, most: int) -> bytes | None:
+async def inflate_within(guest: Guest, body: bytes, coded: str, most: int) -> bytes | None:
     """As `inflate`, a piece at a time as the guest finds room for it; Retryable where it does not."""
     parts = list[bytes]()
-    for part in _pieces(body, encoding, most):
+    for part in _pieces(body, coded, most):
         if part is None:
             return None
         await guest.take(len(part) if part is not body else 0)
@@ -43,20 +54,17 @@ async def inflate_within(guest: Guest, body: bytes, encoding: str, most: int) ->
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def inflate(body: bytes, encoding: str, most: int) -> bytes | None:
-    """The body without its Content-Encoding; None where it becomes larger than `most` bytes. Permanent where it cannot
-    be undone."""
-    parts = list(_pieces(body, encoding, most))
+def inflate(body: bytes, coded: str, most: int) -> bytes | None:
+    """The body without its `coding`; None if it becomes larger than `most` bytes, Permanent if it cannot be undone."""
+    parts = list(_pieces(body, coded, most))
     return None if None in parts else b"".join(part for part in parts if part)
 
 
-def _pieces(body: bytes, encoding: str, most: int) -> Iterator[bytes | None]:
+def _pieces(body: bytes, coded: str, most: int) -> Iterator[bytes | None]:
     """The body in pieces; None, as the last one, as soon as they are more than `most` bytes together."""
-    if encoding in ("", "identity"):
+    if not coded:
         yield body
         return
-    if encoding != "gzip":
-        raise Permanent(f"content encoding {encoding[:64]!r} is unknown: use gzip, or none")
     size = 0
     for part in _gunzip(memoryview(body)):
         size += len(part)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+
+_LITTLE = 2**20
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether it is an OSError for want of room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def has_no_room(folder: Path) -> bool:
+    """Whether its disk has less free than a file takes that is opened: SQLite has several errors for that."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize < _LITTLE
 
 
 def write_all(number: int, *parts: bytes) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 from auditpipeline.core.errors import Invalid
+from auditpipeline.dataplane.gate import Closing
+from auditpipeline.dataplane.listener import Listener
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.server import Listener
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
+
+WARN_SECONDS = 60.0
+_OF_NOTE: frozenset[Closing] = frozenset(
+    {"handshake_displaced", "unknown_displaced", "known_displaced", "answer_unread", "accept_failed"}
+)
 
 
 class Door:
@@ -19,10 +27,14 @@ class Door:
         self._name = name
         self._log = log
         self._complaint = ""
+        self._warned: dict[Closing, int] = {}
+        self._warned_at = 0.0
 
     async def refresh(self, address: str) -> None:
-        """Loads what changed, and opens the door where it was shut for want of files. AuditPipelineError where the port
-        is taken."""
+        """Loads what changed, opens the door if it was shut for want of files, and tidies up behind it.
+        AuditPipelineError if the port is taken."""
+        self.listener.tidy()
+        self._warn()
         try:
             event = "the TLS files cannot be used"
             changed = self.tls.refresh()
@@ -40,3 +52,14 @@ class Door:
             self._log.info("listening", listener=self._name, address=address, port=self.listener.port)
         elif changed:
             self._log.info("the certificate was renewed", listener=self._name)
+
+    def _warn(self) -> None:
+        """Says which peers were closed, at most once a minute."""
+        now = time.monotonic()
+        if now < self._warned_at + WARN_SECONDS and self._warned_at:
+            return
+        closed = {reason: n for reason, n in self.listener.counts().closed.items() if reason in _OF_NOTE}
+        fresh = {reason: n - self._warned.get(reason, 0) for reason, n in closed.items()}
+        if any(fresh.values()):
+            self._warned, self._warned_at = closed, now
+            self._log.warning("connections were closed or refused", listener=self._name, **fresh)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -20,10 +22,42 @@ _SHARED: list[Processor] = [
 ]
 
 
+class Lossy:
+    """Standard error, or another stream, to which writing never fails: a log on a full disk, or one that nobody reads
+    any more, must not end what it tells of. What cannot be written is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        try:
+            self._number = stream.fileno()
+        except (io.UnsupportedOperation, AttributeError, ValueError):
+            self._number = -1
+
+    def write(self, text: str) -> int:
+        """Writes a line, past the buffers: Python would fail once more when it flushes them at its end."""
+        try:
+            if self._number < 0:
+                return self._stream.write(text)
+            rest = memoryview(text.encode(errors="backslashreplace"))
+            while rest:
+                rest = rest[os.write(self._number, rest) :]
+        except (OSError, ValueError):
+            return 0
+        return len(text)
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+
+def standard_error() -> TextIO:
+    """Standard error, for logs."""
+    return cast("TextIO", Lossy(sys.stderr))
+
+
 def make(stream: TextIO | None = None) -> Log:
     """A logger that writes JSON lines to `stream` (default: standard error)."""
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
+        structlog.PrintLogger(stream or standard_error()),
         processors=[*_SHARED, structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
@@ -32,7 +66,7 @@ def make(stream: TextIO | None = None) -> Log:
 
 def adopt_stdlib() -> None:
     """Makes what libraries log through `logging` JSON lines too: warnings and worse. For the composition root only."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(standard_error())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *_SHARED],

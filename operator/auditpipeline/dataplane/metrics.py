@@ -14,7 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from auditpipeline.core.report import Report
-from auditpipeline.dataplane.route import Counts
+from auditpipeline.dataplane.gate import Counts
+from auditpipeline.dataplane.route import Counts as RouteCounts
 from auditpipeline.dataplane.store import Figures
 
 PREFIX = "auditpipeline"
@@ -22,14 +23,17 @@ PREFIX = "auditpipeline"
 
 class Process(NamedTuple):
     """What this process knows besides: counts by output, ends of certificates (seconds since the epoch) by listener,
-    the limit of the spool, bytes of bodies that are under way, and commits with the seconds that all of them took."""
+    the limit of the spool, bytes of bodies that are under way, commits with the seconds that all of them took,
+    starts of what reads audit logs after it failed, and connections by listener."""
 
-    routes: Mapping[str, Counts]
+    routes: Mapping[str, RouteCounts]
     expiry: Mapping[str, float]
     limit: int
     body_bytes: int
     commits: int
     commit_seconds: float
+    source_restarts: int
+    connections: Mapping[str, Counts]
 
 
 class Metrics(Collector):
@@ -55,6 +59,7 @@ class Metrics(Collector):
             *_plane(report, figures, process),
             *_outputs(report, process.routes),
             _losses(figures),
+            *_connections(process.connections),
             _labelled(
                 GaugeMetricFamily,
                 "certificate_expiry_timestamp_seconds",
@@ -91,12 +96,13 @@ def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metri
         ("events_received", "Events taken into the spool", figures.received),
         ("dead_letters_removed", "Dead letters that made room for newer ones", figures.dead_removed),
         ("spool_commits", "Transactions of the spool", process.commits),
+        ("source_restarts", "Starts of the audit log's reader after it ended by itself", process.source_restarts),
         ("spool_commit_seconds", "Seconds that these took, syncing included", process.commit_seconds),
     ):
         yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
 
 
-def _outputs(report: Report, routes: Mapping[str, Counts]) -> Iterator[Metric]:
+def _outputs(report: Report, routes: Mapping[str, RouteCounts]) -> Iterator[Metric]:
     outputs = report.outputs
     gauges = {
         "output_lag_seconds": ("Age of the oldest event that waits", {o.name: o.lag_seconds for o in outputs}),
@@ -107,7 +113,7 @@ def _outputs(report: Report, routes: Mapping[str, Counts]) -> Iterator[Metric]:
         yield _labelled(GaugeMetricFamily, name, text, "output", values)
     delivered = {o.name: float(o.delivered) for o in outputs}
     yield _labelled(CounterMetricFamily, "events_delivered", "Events that arrived", "output", delivered)
-    counters: dict[str, tuple[str, Callable[[Counts], int]]] = {
+    counters: dict[str, tuple[str, Callable[[RouteCounts], int]]] = {
         "delivered_bytes": ("Bytes of the events that arrived", lambda counts: counts.bytes),
         "events_truncated": ("Events that arrived without their bodies", lambda counts: counts.truncated),
         "output_batches": ("Batches that the output took", lambda counts: counts.batches),
@@ -128,6 +134,20 @@ def _losses(figures: Figures) -> Metric:
     for output, reason, events in figures.lost:
         family.add_metric([output, reason], events)
     return family
+
+
+def _connections(counted: Mapping[str, Counts]) -> Iterator[Metric]:
+    is_open = GaugeMetricFamily(f"{PREFIX}_connections", "Connections that are open", labels=["listener", "kind"])
+    closed = CounterMetricFamily(
+        f"{PREFIX}_connections_closed", "Connections that were closed or refused", labels=["listener", "reason"]
+    )
+    for listener, counts in counted.items():
+        for kind, connections in counts.open.items():
+            is_open.add_metric([listener, kind], connections)
+        for reason, connections in counts.closed.items():
+            closed.add_metric([listener, reason], connections)
+    yield is_open
+    yield closed
 
 
 def _labelled(

@@ -10,24 +10,28 @@ from auditpipeline import __version__
 from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
-from auditpipeline.core.errors import Invalid
+from auditpipeline.core.errors import Failed, Invalid, Retryable
 from auditpipeline.core.report import Events, Report, Taken
 from auditpipeline.dataplane import outputs
+from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.leaving import Leaving
+from auditpipeline.dataplane.listener import Listener
 from auditpipeline.dataplane.log import Log, Seldom
 from auditpipeline.dataplane.metrics import Metrics, Process
 from auditpipeline.dataplane.route import Patience, Route
-from auditpipeline.dataplane.server import Listener, audit_app
+from auditpipeline.dataplane.server import audit_app
 from auditpipeline.dataplane.source import Found
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.static import StaticFile
 from auditpipeline.dataplane.store import Cursor, Figures
+from auditpipeline.dataplane.supervise import Supervised
 from auditpipeline.dataplane.tls import ServerTls
 from auditpipeline.dataplane.token import Token
 
+WATCH_SECONDS = 0.5
 HURRY = 0.5
 """Seconds that a delivery has to end when its route is changed: a change shall be in force soon, and what was under way
 comes again at worst."""
@@ -35,12 +39,17 @@ comes again at worst."""
 
 class Plane:
     """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before; `intake` takes events from
-    other sources than the audit listener."""
+    other sources than the audit listener; `reading` is what
+    keeps these at work."""
 
-    def __init__(self, found: Found, spool: Spool, ops: Door, log: Log, patience: Patience | None = None) -> None:
+    def __init__(
+        self, found: Found, spool: Spool, ops: Door, log: Log, places: Places, patience: Patience | None = None
+    ) -> None:
         config = found.config
         self.config = config
         self.config_error = ""
+        self._waits_for = "its outputs are being started"
+        self.reading: Supervised | None = None
         self._digest = found.digest
         self._spool = spool
         self._log = log
@@ -56,7 +65,8 @@ class Plane:
         listen = config.listen
         token = Token(listen.audit_token_file) if listen.audit_token_file else None
         tls = ServerTls(listen.audit_tls, required=token is None)
-        self._audit = Door("audit", Listener(audit_app(self.intake, token)), tls, log, token)
+        listener = Listener(lambda trust: audit_app(self.intake, token, trust), places)
+        self._audit = Door("audit", listener, tls, log, token)
         self._ops = ops
 
     @property
@@ -79,10 +89,24 @@ class Plane:
         """Whether both listeners take connections and the plane is not about to end."""
         return bool(self.audit_port and self.ops_port) and not self._stopping and self.healthy
 
+    @property
+    def waits_for(self) -> str:
+        """Why it is not ready."""
+        return "the process is about to end" if self._stopping else self.failure or self._waits_for
+
     async def start(self) -> None:
-        """Starts the routes. Listeners follow with `refresh_tls`."""
-        cursors = await self._spool.use([route.name for route in self.config.routes])
-        self._start(self.config.routes, cursors)
+        """Starts the routes. Listeners follow with `refresh_tls`. Retryable if there is no room for the cursors of new
+        outputs: those that have one are served meanwhile, and it may be called again."""
+        wanted = [route for route in self.config.routes if route.name not in self._routes]
+        cursors: dict[str, Cursor] = {}
+        try:
+            cursors = await self._spool.use([route.name for route in self.config.routes])
+            self._waits_for = "its listeners are being opened"
+        except Retryable as error:
+            cursors, self._waits_for = self._spool.cursors, str(error)
+            raise
+        finally:
+            self._start([route for route in wanted if route.name in cursors], cursors)
 
     async def refresh_tls(self) -> None:
         """Looks at the TLS files. AuditPipelineError where a port is taken."""
@@ -90,30 +114,57 @@ class Plane:
         await self._ops.refresh(self.config.listen.ops)
 
     async def apply(self, found: Found) -> None:
-        """Puts a new configuration in force without losing an event; Invalid, and nothing changed, where it cannot be.
+        """Puts a new configuration in force without losing an event; Invalid, and nothing changed, if it cannot be.
 
         The order matters: cursors of new routes exist before the filter lets their events in, and a route's cursor goes
         only when the filter no longer asks for it and the route has ended; in a gateway, when it has left (`leaving`).
+
+        Whatever fails, every route runs, by the old configuration or by the new one: what may be refused for want of
+        room comes before the first route ends, or after the last one was started. Calling it again finishes it.
         """
         new = found.config
         _check_same(self.config, new)
-        names = [route.name for route in new.routes]
+        names, filter_ = [route.name for route in new.routes], _filter(new)
         await self._spool.limit(new.spool)
+        cursors = await self._use([*self._routes, *names])
         await self._leaving.stop(names, HURRY)
-        fresh = [route for route in new.routes if route.name not in self._routes]
-        cursors = await self._use([*self._routes, *(route.name for route in fresh)])
-        self.intake.follow(_filter(new), new.max_body)
+        self.intake.follow(filter_, new.max_body)
         self.intake.canaries.user = new.canary_user
         kept = {route.name for route in new.routes if self._runs(route)}
         ending = [name for name in self._routes if name not in kept]
         gone = [self._routes[name].config for name in ending if name not in names and new.plane == "gateway"]
-        self._start(fresh, cursors)  # they need not wait for what ends
-        await self._end(ending, HURRY)
-        cursors = await self._use([*names, *(route.name for route in gone)])
+        # Those that are new need not wait for what ends.
         self._start([route for route in new.routes if route.name not in self._routes], cursors)
-        self._leave(gone, cursors)
-        self.config, self._digest, self.config_error = new, found.digest, ""
+        await self._end(ending, HURRY)
+        await self._succeed(found, gone)
+        self.config_error = ""
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
+
+    async def _succeed(self, found: Found, gone: list[RouteConfig]) -> None:
+        """Starts what does not run yet. Cursors of outputs that are gone stay if there is no room to remove them."""
+        names = [route.name for route in found.config.routes]
+        cursors = self._spool.cursors
+        try:
+            cursors = await self._use([*names, *(route.name for route in gone)])
+        finally:
+            self._start([route for route in found.config.routes if route.name not in self._routes], cursors)
+            self._leave(gone, cursors)
+            self.config, self._digest = found.config, found.digest
+
+    @property
+    def failure(self) -> str:
+        """Why only a new start can help; empty if all that has to run does."""
+        if not self._spool.healthy:
+            return "the spool is broken"
+        ended = [name for name, route in self._running.items() if route.ended]
+        return f"a route ended by itself: {', '.join(ended)}" if ended else ""
+
+    async def watch(self) -> None:
+        """Raises Failed as soon as something has ended that must run."""
+        while True:
+            if reason := self.failure:
+                raise Failed(reason)
+            await asyncio.sleep(WATCH_SECONDS)
 
     async def tidy(self) -> None:
         """What is to be done from time to time."""
@@ -122,12 +173,14 @@ class Plane:
     async def stop(self) -> None:
         """Answers what is under way, ends routes and listeners, closes the spool."""
         self._stopping = True
-        await self._audit.listener.stop()
-        await self._end(list(self._routes))
-        await self._leaving.stop(list(self._leaving.routes), HURRY)
-        await self._ops.listener.stop()
-        self.intake.close()
-        await self._spool.close()
+        try:
+            await self._audit.listener.stop()
+            await self._end(list(self._routes))
+            await self._leaving.stop(list(self._leaving.routes), HURRY)
+            await self._ops.listener.stop()
+        finally:
+            self.intake.close()
+            await self._spool.close()
 
     async def status(self) -> bytes:
         """The report as JSON."""
@@ -143,6 +196,8 @@ class Plane:
             body_bytes=self.intake.room.used,
             commits=self._spool.commits.times,
             commit_seconds=self._spool.commits.seconds,
+            source_restarts=self.reading.restarts if self.reading else 0,
+            connections={"audit": self._audit.listener.counts(), "ops": self._ops.listener.counts()},
         )
         return self._metrics.expose(self._report(figures), figures, process)
 
@@ -162,6 +217,7 @@ class Plane:
             static_policy=self._static.look(self.config.static_policy),
             canaries=self.intake.canaries.report(),
             taken=Taken(self._epoch, self.intake.taken),
+            source_error=self.reading.error if self.reading else "",
         )
 
     def _runs(self, route: RouteConfig) -> bool:

@@ -26,7 +26,6 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from auditpipeline.core.config import Route as RouteConfig
@@ -145,9 +144,18 @@ class Route:
                 await asyncio.wait([self._task], timeout=grace)
             self._task.cancel()
             await asyncio.wait([self._task])
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(grace):
                 await self._output.close()
+        except TimeoutError:
+            pass
+        except Exception:  # one output must not keep others from going on
+            self._log.exception("the output met a fault of its own while it was closed")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended although there is more to do, and nobody stopped it."""
+        return bool(self._task and self._task.done()) and not (self._stopping or self.drained)
 
     def report(self, figures: Figures) -> OutputReport:
         """What the route says of itself; `figures` are the spool's."""

@@ -8,6 +8,7 @@ What a body's sender is told, where kube-apiserver sends again whatever is not 2
 
     200   every event is on disk, or unwanted, or (where it cannot be read) kept as a dead letter
     413   the body is larger than `max_body`; nothing of it was kept
+    415   its Content-Encoding is not gzip; nothing was kept, and the body was not read (RFC 9110, 15.5.16)
     401   there is a token, and neither it nor a client certificate was shown; the body was not read
     503   spool, disk, or the memory for bodies are full: again after Retry-After seconds. A real kube-apiserver keeps a
           batch for 232 s then (docs/performance.md), and for 95 s without that header
@@ -17,37 +18,33 @@ What a body's sender is told, where kube-apiserver sends again whatever is not 2
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
 
-from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable
-from auditpipeline.dataplane.body import inflate_within, read_bounded
+from auditpipeline.core.errors import Permanent, Retryable
+from auditpipeline.dataplane.body import coding, inflate_within, read_bounded
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.room import Guest
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 from auditpipeline.dataplane.token import Token
 
 BODY_SECONDS = 60.0
-HANDSHAKE_SECONDS = 10.0
-# From the opening of a connection, or from the last answer, to the end of the next headers.
-IDLE_SECONDS = 75.0
 RETRY_AFTER = 5.0
+Trust = Callable[[RequestHandler], None]
 _OPENING = "the spool is being opened"
 
 
 class Receiver:
-    """Answers the audit listener's requests, and hands their bodies to the intake. With a `token`, who shows no client
-    certificate has to send that."""
+    """Answers the audit listener's requests, and hands their bodies to the intake. With a `token`, a peer that shows no
+    client certificate has to send that; `trust` is called with its connection once it has."""
 
-    def __init__(self, intake: Intake, token: Token | None = None) -> None:
+    def __init__(self, intake: Intake, token: Token | None = None, trust: Trust | None = None) -> None:
         self._intake = intake
         self._token = token
+        self._trust = trust
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answers one POST."""
@@ -61,24 +58,30 @@ class Receiver:
             return True
         peer = request.transport.get_extra_info("peercert") if request.transport else None
         shown = request.headers.get("Authorization") or f"Bearer {request.match_info.get('token', '')}"
-        return bool(peer) or self._token.matches(shown)
+        if not peer and not self._token.matches(shown):
+            return False
+        if self._trust and not peer:
+            self._trust(request.protocol)
+        return True
 
     async def _receive(self, request: web.Request) -> web.Response:
         most = self._intake.max_body
         if (request.content_length or 0) > most:
             return _too_large(most)
+        if (coded := coding(request.headers.getall("Content-Encoding", ()))) is None:
+            return _unknown_coding()
         try:
             with self._intake.room.guest() as guest:
                 # The body is in no variable here: it is gone as soon as the filter has made lines of it.
-                await self._intake.take_events(await self._read(request, most, guest))
+                await self._intake.take_events(await self._read(request, coded, most, guest))
         except _Answered as answer:
             return answer.response
         except Retryable as error:
             return _later(request, error)
         return web.Response(status=200)
 
-    async def _read(self, request: web.Request, most: int, guest: Guest) -> bytes:
-        """The body, inflated; `_Answered` where there is none to be taken."""
+    async def _read(self, request: web.Request, coded: str, most: int, guest: Guest) -> bytes:
+        """The body, inflated; `_Answered` if there is none to be taken."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await read_bounded(request, most, guest)
@@ -88,8 +91,7 @@ class Receiver:
             # The sender went away, or its chunks are none: there is no whole body to keep, nor anybody to thank.
             raise _Answered(_closing(400, "the body did not come to its end")) from None
         try:
-            encoding = request.headers.get("Content-Encoding", "")
-            body = await inflate_within(guest, body, encoding, most) if body else body
+            body = await inflate_within(guest, body, coded, most) if body else body
         except Permanent as error:
             await self._intake.bury([Dead(NO_OUTPUT, str(error), body or b"")])
             raise _Answered(web.Response(status=200)) from None
@@ -119,6 +121,12 @@ def _unknown() -> web.Response:
     return response
 
 
+def _unknown_coding() -> web.Response:
+    response = _closing(415, "the content coding is unknown: use gzip, or none")
+    response.headers["Accept-Encoding"] = "gzip"
+    return response
+
+
 def _too_large(most: int) -> web.Response:
     return _closing(413, f"a body may have {most} bytes")
 
@@ -130,10 +138,10 @@ def _closing(status: int, text: str) -> web.Response:
     return response
 
 
-def audit_app(intake: Intake, token: Token | None = None) -> web.Application:
+def audit_app(intake: Intake, token: Token | None = None, trust: Trust | None = None) -> web.Application:
     """What the audit listener serves."""
     app = web.Application(client_max_size=0)
-    receiver = Receiver(intake, token)
+    receiver = Receiver(intake, token, trust)
     app.router.add_post("/audit", receiver.receive)
     if token:
         # Whose client can show neither a certificate nor a header: kube-apiserver's own dynamic backend, up to 1.18.
@@ -153,6 +161,10 @@ class Ops(Protocol):
     def ready(self) -> bool:
         """Whether events are taken; whether any came is no part of it."""
 
+    @property
+    def waits_for(self) -> str:
+        """Why it is not ready."""
+
     async def status(self) -> bytes:
         """The report (core.report) as JSON."""
 
@@ -160,9 +172,9 @@ class Ops(Protocol):
         """The metrics, as Prometheus reads them."""
 
 
-def ops_app(find: Callable[[], Ops | None]) -> web.Application:
-    """What the ops listener serves; `find` finds the plane, or None while its spool is being opened. That may take a
-    while, and must not look like a process that hangs."""
+def ops_app(find: Callable[[], Ops | None], why: Callable[[], str] = lambda: _OPENING) -> web.Application:
+    """What the ops listener serves; `find` finds the plane, or None before it takes events, and `why` says what that
+    waits for. It may take a while, and must not look like a process that hangs."""
 
     async def healthz(_: web.Request) -> web.Response:
         ops = find()
@@ -171,19 +183,21 @@ def ops_app(find: Callable[[], Ops | None]) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         ops = find()
-        return _plain(200, "ok") if ops and ops.ready else _plain(503, "not taking events" if ops else _OPENING)
+        if ops and ops.ready:
+            return _plain(200, "ok")
+        return _plain(503, f"not taking events: {ops.waits_for if ops else why()}")
 
     async def status(request: web.Request) -> web.Response:
         peer = request.transport.get_extra_info("peercert") if request.transport else None
         if not peer:
             return _plain(401, "a client certificate is needed")
         ops = find()
-        return web.Response(body=await ops.status(), content_type="application/json") if ops else _plain(503, _OPENING)
+        return web.Response(body=await ops.status(), content_type="application/json") if ops else _plain(503, why())
 
     async def metrics(_: web.Request) -> web.Response:
         ops = find()
         if not ops:
-            return _plain(503, _OPENING)
+            return _plain(503, why())
         return web.Response(body=await ops.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     app = web.Application()
@@ -200,57 +214,3 @@ def ops_app(find: Callable[[], Ops | None]) -> web.Application:
 
 def _plain(status: int, text: str) -> web.Response:
     return web.Response(status=status, text=f"{text}\n")
-
-
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a fault is the server's own. What a sender does wrong must not fill the log with tracebacks."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, ConnectionError | HttpProcessingError)
-
-
-_HTTP_LOG = logging.getLogger("auditpipeline.http")
-_HTTP_LOG.addFilter(_is_ours)
-
-
-class Listener:
-    """One listening address. `stop` takes no more connections and lets requests that are under way be answered."""
-
-    def __init__(self, app: web.Application) -> None:
-        self.port = 0
-        self._runner = web.AppRunner(
-            app,
-            access_log=None,
-            handle_signals=False,
-            keepalive_timeout=IDLE_SECONDS,
-            lingering_time=2.0,
-            auto_decompress=False,
-            logger=_HTTP_LOG,
-            shutdown_timeout=5.0,
-        )
-        self._server: asyncio.Server | None = None
-
-    async def start(self, address: str, context: ssl.SSLContext) -> None:
-        """Listens on `host:port` (port 0: any; `port` says which). AuditPipelineError where that cannot be."""
-        await self._runner.setup()
-        host, _, port = address.rpartition(":")
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                self._runner.server,  # type: ignore[arg-type]
-                host.strip("[]") or None,
-                int(port),
-                ssl=context,
-                ssl_handshake_timeout=HANDSHAKE_SECONDS,
-                backlog=512,
-            )
-        except OSError as error:
-            await self._runner.cleanup()
-            reason = "the port is taken" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
-            raise AuditPipelineError(f"cannot listen on {address}: {reason}") from error
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Stops; waits at most a few seconds for requests that are under way."""
-        if self._server:
-            self._server.close()
-            await self._runner.cleanup()
-            self._server = None

@@ -1,9 +1,10 @@
-"""The configuration file: `config.json`, or `config.json.gz` beside it; whichever is there, the plain one first."""
+"""Where a configuration comes from: memory, or the file `config.json`, or `config.json.gz` beside it; whichever is
+there, the plain one first."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from auditpipeline.core.config import Config, decode, digest, inflate
 from auditpipeline.core.errors import Invalid
@@ -16,6 +17,44 @@ class Found(NamedTuple):
 
     config: Config
     digest: str
+
+
+class Source(Protocol):
+    """What the data plane follows."""
+
+    def changed(self) -> Found | None:
+        """The configuration if it is new, or another since the last call; Invalid (once) if it cannot be used."""
+
+    def forget(self) -> None:
+        """Makes `changed` return the configuration again: it could not be put in force."""
+
+    def missing(self) -> str:
+        """What is waited for, if there is no configuration yet."""
+
+
+class Rendered:
+    """A configuration in memory: following it needs no room on a disk."""
+
+    def __init__(self) -> None:
+        self._found: Found | None = None
+        self._fresh = False
+
+    def put(self, body: bytes) -> None:
+        """Replaces the configuration. Invalid if it is not one."""
+        self._found, self._fresh = Found(decode(body), digest(body)), True
+
+    def changed(self) -> Found | None:
+        """The configuration, once for each `put`."""
+        fresh, self._fresh = self._fresh, False
+        return self._found if fresh else None
+
+    def forget(self) -> None:
+        """Makes `changed` return the configuration again."""
+        self._fresh = True
+
+    def missing(self) -> str:
+        """Nothing is waited for that has a name."""
+        return ""
 
 
 class ConfigFile:
@@ -45,6 +84,10 @@ class ConfigFile:
     def forget(self) -> None:
         """Makes `changed` return the configuration again: it could not be put in force."""
         self._stamp = None
+
+    def missing(self) -> str:
+        """The file, if it is not there yet."""
+        return "" if self.path.exists() else str(self.path)
 
     def _look(self) -> tuple[Path | None, _Stamp]:
         for path in (self.path, self.path.with_name(f"{self.path.name}.gz")):

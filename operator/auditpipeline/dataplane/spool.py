@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import layout, store
-from auditpipeline.dataplane.disk import Reserve, sync_folder
+from auditpipeline.dataplane.disk import Reserve, has_no_room, is_full, sync_folder
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.recent import Recent
 from auditpipeline.dataplane.salvage import open_or_salvage
@@ -321,8 +321,8 @@ class Spool:
 async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -> Spool:
     """Opens the spool, makes it where it is not there, saves what can be saved where it is damaged.
 
-    Raises AuditPipelineError where another process has it open, or the folder cannot be used; Retryable where a damaged
-    one cannot be saved yet, for want of room.
+    Raises AuditPipelineError if another process has it open, or the folder cannot be used; Retryable if there is no
+    room to open it, or to save what can be saved of a damaged one.
     """
     path = Path(config.path)
     reserve = Reserve(path.with_name(f"{path.name}.reserve"), _RESERVE)
@@ -354,6 +354,8 @@ def _open(
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
+        if is_full(error):
+            raise Retryable(f"{error.filename or path.parent}: {error.strerror}") from error
         raise AuditPipelineError(f"the spool's folder {path.parent} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -368,6 +370,8 @@ def _open(
         os.close(lock)
         if isinstance(error, BlockingIOError):
             raise AuditPipelineError(f"the spool {path} is in use by another process: stop that first") from error
+        if is_full(error) or (isinstance(error, sqlite3.Error) and has_no_room(path.parent)):
+            raise Retryable(f"{path}: there is no room on its disk ({error})") from error
         if isinstance(error, sqlite3.OperationalError):
             raise AuditPipelineError(f"the spool {path} cannot be opened: {error}") from error
         raise
