@@ -1,4 +1,4 @@
-"""What Python's files do not say: write all of it, make a folder's names durable, keep room for when a disk is full."""
+"""What files do not say in Python: write all of it, make names durable, keep room for when a disk is full."""
 
 from __future__ import annotations
 

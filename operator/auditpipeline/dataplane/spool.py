@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import layout, store
-from auditpipeline.dataplane.disk import Reserve, has_no_room, is_full, sync_folder
+from auditpipeline.dataplane.disk import Reserve, has_no_room, is_full, make_folders, sync_folder
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.recent import Recent
 from auditpipeline.dataplane.salvage import open_or_salvage
@@ -351,7 +351,7 @@ def _open(
 ) -> tuple[Store, sqlite3.Connection, int]:
     path = Path(config.path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if is_full(error):
