@@ -12,7 +12,8 @@ from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError
 from auditpipeline.dataplane import disk
 from auditpipeline.dataplane.disk import make_folders
-from tests.dataplane.test_spool import LOG, open_spool
+from auditpipeline.dataplane.spool import open_spool
+from tests.dataplane.test_spool import LOG
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.errors import AuditPipelineError
-from auditpipeline.dataplane import inspect, layout, store
+from auditpipeline.dataplane import inspect, layout, rows, store
 from auditpipeline.dataplane.inspect import Chosen
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead, Store
 from tests.dataplane.setting import EVERYTHING, QUICK, Setting, event, event_list, ids, lines_in, until
@@ -176,7 +176,7 @@ def test_requeue_puts_letters_back_for_their_output_alone(tmp_path: Path) -> Non
     assert [letter.id for letter in inspect.dead(path, Chosen(), 10)] == [2]
     assert found.lost == [(NO_OUTPUT, "unreadable", 2), ("siem", "refused", 1)]
     with inspect.looking(path) as connection:
-        chunks = store.read(connection, 5, 2**20)
+        chunks = rows.read(connection, 5, 2**20)
     assert sorted((chunk.digest, json.loads((chunk.lines or [b""])[0])["auditID"]) for chunk in chunks) == [
         ("", "z"),
         (store.only("siem"), "a"),

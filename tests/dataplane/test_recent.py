@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from auditpipeline.core.config import HttpOutput
-from auditpipeline.dataplane import store
+from auditpipeline.dataplane import rows
 from auditpipeline.dataplane.recent import Recent
 from auditpipeline.dataplane.store import Chunk
 from tests.dataplane.setting import Destination, Setting, event, ids, until
@@ -64,13 +66,13 @@ async def test_an_output_that_has_caught_up_reads_no_disk(
 ) -> None:
     """Rows are not read back; what an output missed while it was down comes from the disk, in order."""
     read: list[int] = []
-    original = store.read
+    original = rows.read
 
-    def noted(connection: object, position: int, most: int) -> list[Chunk]:
+    def noted(connection: sqlite3.Connection, position: int, max_bytes: int) -> list[Chunk]:
         read.append(position)
-        return original(connection, position, most)  # type: ignore[arg-type]
+        return original(connection, position, max_bytes)
 
-    monkeypatch.setattr(store, "read", noted)
+    monkeypatch.setattr(rows, "read", noted)
     sent = [event() for _ in range(60)]
     async with setting.running(setting.config(setting.route(output=HttpOutput(destination.url)))) as plane:
         for found in sent[:30]:

@@ -31,6 +31,7 @@ MAX_CONFIG = 64 * 2**20
 MAX_BODY = 20 * 2**20
 Plane = Literal["receiver", "gateway"]
 Backpressure = Literal["reject", "dropOldest"]
+DeadLetters = Literal["whole", "digest"]
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -66,6 +67,8 @@ class Spool(_Value, frozen=True):
 
     With `isolate`, new ones are refused only where every route is far behind: else the oldest are lost, for the routes
     that are, and for nobody else. So it is in a gateway, whose routes belong to users who do not know of each other.
+
+    `dead_letters` says what is kept of a body that cannot be read: all of it, or its size and SHA-256 alone.
     """
 
     path: str
@@ -73,6 +76,7 @@ class Spool(_Value, frozen=True):
     backpressure: Backpressure = "reject"
     max_age: Annotated[float, msgspec.Meta(gt=0)] | None = None
     isolate: bool = False
+    dead_letters: DeadLetters = "whole"
 
 
 class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):

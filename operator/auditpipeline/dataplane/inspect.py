@@ -26,7 +26,7 @@ import zstandard
 from auditpipeline.core.errors import AuditPipelineError, Permanent
 from auditpipeline.core.event import decode_event, encode_line, head
 from auditpipeline.core.eventlist import decode_body
-from auditpipeline.dataplane import layout, store
+from auditpipeline.dataplane import layout, rows, store
 from auditpipeline.dataplane.store import NO_OUTPUT, Store, only
 
 _ROWS = 400
@@ -215,7 +215,7 @@ def events(path: Path, start: int = 0, end: int | None = None, output: str | Non
         start = max(start, row[0])
     while end is None or start < end:
         with looking(path) as connection:
-            chunks = store.read(connection, start, _READ_BYTES)
+            chunks = rows.read(connection, start, _READ_BYTES)
         if not chunks:
             return
         for chunk in chunks:

@@ -24,6 +24,14 @@ CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT INTO counters VALUES ('received', 0), ('delivered', 0), ('dead_removed', 0), ('clean', 0);
 PRAGMA user_version = 1;
 """
+_SIDE = (
+    "CREATE TABLE IF NOT EXISTS dead_removed (output TEXT PRIMARY KEY, letters INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS dead_output ON dead (output)",
+)
+_ADDED = ("dead_removed", "gaps")
+"""What this release has added; `numbers` makes `gaps`. The release before neither needs nor reads it: an upgrade can be
+rolled back."""
+_WAL_HEADER = 32
 
 
 def connect(path: Path, scratch: bool = False) -> sqlite3.Connection:
@@ -50,7 +58,10 @@ def make(path: Path) -> sqlite3.Connection:
 
 
 def open_checked(path: Path) -> sqlite3.Connection:
-    """A connection to a spool that is whole, made where there is none; sqlite3.DatabaseError where it is damaged."""
+    """A connection to a spool that is whole, made if there is none; sqlite3.DatabaseError if it is damaged. Its numbers
+    are for `numbers.settle` to look at."""
+    if is_beheaded(path):
+        raise sqlite3.DatabaseError("the file is gone or empty, and its journal is not")
     connection = connect(path)
     try:
         if not _is_laid_out(connection, path):
@@ -65,10 +76,24 @@ def open_checked(path: Path) -> sqlite3.Connection:
         connection.execute("SELECT * FROM cursors").fetchall()
         connection.execute("SELECT sum(size) FROM dead").fetchone()
         connection.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
+        for addition in _SIDE:
+            connection.execute(addition)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def is_beheaded(path: Path) -> bool:
+    """Whether there is a journal and no file: SQLite would delete it, with all that was committed last."""
+    return _size(path) == 0 and _size(Path(f"{path}-wal")) > _WAL_HEADER
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _is_laid_out(connection: sqlite3.Connection, path: Path) -> bool:
@@ -83,7 +108,7 @@ def _is_laid_out(connection: sqlite3.Connection, path: Path) -> bool:
         ours = _tables(blank)
     if version == LAYOUT and ours.keys() <= tables.keys():
         return True
-    if version not in (0, LAYOUT) and tables != ours:
+    if version not in (0, LAYOUT) and {name: sql for name, sql in tables.items() if name not in _ADDED} != ours:
         damage = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if damage == "ok":
             raise AuditPipelineError(f"{path} has layout {version}, this release reads {LAYOUT}: run the other release")

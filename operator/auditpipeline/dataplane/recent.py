@@ -41,7 +41,7 @@ class Recent:
             self._drop()
 
     def read(self, position: int, max_bytes: int) -> list[Chunk] | None:
-        """The rows from that event on, as `store.read`; None where the first of them is not here."""
+        """The rows from that event on, as `rows.read`; None where the first of them is not here."""
         start = len(self._chunks)
         for chunk, _ in reversed(self._chunks):
             start -= 1

@@ -14,10 +14,14 @@ may be killed is told by the names that it leaves:
 There is room for both files, or Retryable says how much is missing: nothing is taken from the old file, and no spool
 is opened that looks empty. The caller waits and tries again; ARCHITECTURE.md says why.
 
+A file that is gone or empty beside its journal (`-wal`) is damaged too. The journal holds whole pages, so that an empty
+spool is put below it, and what the two make together is read.
+
 In every other case the process goes on, since a crash loop stores nothing. Rows are read from the oldest on until the
 damage, and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is
-missing: each output that had not passed it yet counts it as lost with the reason `damaged`. Where the cursors cannot be
-read, outputs start at the oldest event: twice is better than never.
+missing: each output that had not passed it yet counts it as lost with the reason `damaged`. If cursors cannot be read,
+their outputs start at the oldest event: twice is better than never. A whole row whose numbers another one holds as well
+gets new ones.
 """
 
 from __future__ import annotations
@@ -29,12 +33,16 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from auditpipeline.core.errors import Retryable
+from auditpipeline.dataplane import numbers
 from auditpipeline.dataplane.disk import sync_folder
-from auditpipeline.dataplane.layout import make, open_checked
+from auditpipeline.dataplane.layout import is_beheaded, make, open_checked
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.store import NO_OUTPUT, count_loss, inflate
+from auditpipeline.dataplane.numbers import Span
+from auditpipeline.dataplane.rows import inflate, lenient
+from auditpipeline.dataplane.store import NO_OUTPUT, count_loss
 
 _Row = tuple[Any, ...]
 _FILES = ("", "-wal", "-shm")
@@ -56,7 +64,7 @@ def open_or_salvage(path: Path, outputs: list[str], log: Log) -> sqlite3.Connect
     error = _interrupted(path, log)
     if not error:
         try:
-            return open_checked(path)
+            return _opened(path, log)
         except sqlite3.DatabaseError as found:
             if _is_disk(found):  # putting the file aside would not help
                 raise
@@ -65,7 +73,22 @@ def open_or_salvage(path: Path, outputs: list[str], log: Log) -> sqlite3.Connect
     taken, missing = _take_over(path, outputs)
     aside = _replace(path)
     log.warning("the damaged spool was put aside", aside=str(aside), events=taken, missing=missing)
-    return open_checked(path)
+    return _opened(path, log)
+
+
+def _opened(path: Path, log: Log) -> sqlite3.Connection:
+    """A connection to a spool that is whole and whose numbers agree; sqlite3.DatabaseError if it is not."""
+    connection = open_checked(path)
+    try:
+        found = numbers.settle(connection)
+    except BaseException:
+        connection.close()
+        raise
+    if found.raised:
+        log.warning("events were stored that the spool did not count", path=str(path), events=found.raised)
+    for output, events in found.missing.items():
+        log.error("events are missing from the spool", path=str(path), output=output, events=events)
+    return connection
 
 
 def _interrupted(path: Path, log: Log) -> str:
@@ -76,7 +99,7 @@ def _interrupted(path: Path, log: Log) -> str:
     if built.exists():
         log.warning("a salvage that was interrupted is finished", path=str(path), aside=str(_replace(path)))
         return ""
-    if not path.exists() and (aside := _newest_aside(path)):
+    if not (path.exists() or is_beheaded(path)) and (aside := _newest_aside(path)):
         log.warning("there is no spool beside a damaged one: that is taken back", path=str(path), aside=str(aside))
         for suffix in reversed(_FILES):
             with contextlib.suppress(FileNotFoundError):
@@ -89,8 +112,10 @@ def _take_over(path: Path, outputs: list[str]) -> tuple[int, int]:
     """Makes `.salvaged`; the number of events in it, and of those known to be missing. Retryable where there is no room
     for it."""
     building, built = _beside(path, "salvaging"), _beside(path, "salvaged")
-    _pad(path)
+    building.touch(mode=0o600)  # from here on the file is copied, whatever it looks like
     try:
+        _give_head(path)
+        _pad(path)
         with contextlib.closing(make(building)) as new:
             numbers = _copy_all(path, new, outputs)
         _sync(building)
@@ -152,21 +177,29 @@ def _free(path: Path) -> int:
 
 def _copy_all(path: Path, new: sqlite3.Connection, outputs: list[str]) -> tuple[int, int]:
     """Copies what can be read; the number of events copied, and of those known to be missing."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as old:
+    # For reading alone: SQLite would move the journal into the damaged file, and delete it, when it is closed.
+    uri = f"file:{quote(str(path))}?mode=ro"
+    with contextlib.closing(lenient(sqlite3.connect(uri, uri=True, isolation_level=None))) as old:
         new.execute("BEGIN")
-        spans = _copy_events(old, new)
+        spans, taken = _copy_events(old, new)
         for table, columns in (("dead", 7), ("lost", 3), ("counters", 2)):
             _copy(_rows(old, f"SELECT * FROM {table}"), new, table, columns)  # noqa: S608
-        cursors = [row for row in _rows(old, "SELECT * FROM cursors") if isinstance(row[1], int)]
+        cursors = _cursors(_rows(old, "SELECT * FROM cursors"), spans[0][0] if spans else 0)
         if not (cursors or spans):
             # Nothing at all could be read: how many is unknown, but it must not look like none.
-            count_loss(new, NO_OUTPUT, "damaged", 1)
-        if not cursors:
-            cursors = [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
+            for name in outputs or [NO_OUTPUT]:
+                count_loss(new, name, "damaged", 1)
+        cursors = cursors or [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
         _copy(iter(cursors), new, "cursors", 4)
+        spans += _copy_taken(old, new, taken, _end(new, spans, cursors))
         missing = _settle_numbers(new, spans, cursors)
         new.execute("COMMIT")
     return sum(end - first for first, end in spans), missing
+
+
+def _cursors(rows: Iterator[_Row], oldest: int) -> list[_Row]:
+    """The cursors that can be read, from the oldest event on if their number cannot."""
+    return [row if isinstance(row[1], int) else (row[0], oldest, 0, 0.0) for row in rows if isinstance(row[0], str)]
 
 
 def _pad(path: Path) -> None:
@@ -181,23 +214,54 @@ def _pad(path: Path) -> None:
             file.truncate(size)
 
 
-def _copy_events(old: sqlite3.Connection, new: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Copies the rows that are whole and in order; their (first, end)."""
-    spans: list[tuple[int, int]] = []
+def _give_head(path: Path) -> None:
+    """Puts an empty spool below a journal that has lost its file: SQLite would delete it otherwise. Pages that the
+    journal has come from there, others are those of a spool in which nothing was ever stored."""
+    if not is_beheaded(path):
+        return
+    blank = _beside(path, "blank")
+    _remove(blank)
+    with contextlib.closing(make(blank)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    _sync(blank)
+    blank.rename(path)
+    sync_folder(path.parent)
+
+
+def _copy_events(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[list[Span], list[int]]:
+    """Copies the rows that are whole and in order; their numbers, and the first ones of rows whose numbers are
+    taken."""
+    spans, seen, taken = list[Span](), set[int](), list[int]()
     edge = 0
     for row in _rows(old, "SELECT * FROM events ORDER BY first"):
         if _is_whole(row) and row[0] >= edge:
             edge = row[0] + row[1]
+            seen.add(row[0])
             spans.append(_insert(new, row))
     ceiling = 2**63
     for row in _rows(old, "SELECT * FROM events ORDER BY first DESC"):
-        if _is_whole(row) and edge <= row[0] and row[0] + row[1] <= ceiling:
+        if row[0] in seen or not _is_whole(row):
+            continue
+        seen.add(row[0])
+        if edge <= row[0] and row[0] + row[1] <= ceiling:
             ceiling = row[0]
             spans.append(_insert(new, row))
-    return sorted(spans)
+        else:
+            taken.append(row[0])
+    return sorted(spans), sorted(taken)
 
 
-def _insert(new: sqlite3.Connection, row: _Row) -> tuple[int, int]:
+def _copy_taken(old: sqlite3.Connection, new: sqlite3.Connection, taken: list[int], end: int) -> list[Span]:
+    """Copies rows under new numbers, from `end` on: outputs get them again, if they had them."""
+    spans = list[Span]()
+    for first in taken:
+        for row in _rows(old, f"SELECT * FROM events WHERE first = {first}"):  # noqa: S608
+            spans.append(_insert(new, (end, *row[1:])))
+            end = spans[-1][1]
+    return spans
+
+
+def _insert(new: sqlite3.Connection, row: _Row) -> Span:
     new.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
     return row[0], row[0] + row[1]
 
@@ -209,10 +273,16 @@ def _is_whole(row: _Row) -> bool:
     return sound and row[1] > 0 and inflate(row[5], row[1]) is not None
 
 
-def _settle_numbers(new: sqlite3.Connection, spans: list[tuple[int, int]], cursors: list[_Row]) -> int:
-    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed."""
+def _end(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int:
+    """The first number that nothing has had."""
     known = new.execute("SELECT value FROM counters WHERE name = 'received'").fetchone()[0]
-    end = max([known, *(end for _, end in spans), *(row[1] for row in cursors)])
+    ends: list[int] = [known if isinstance(known, int) else 0, *(end for _, end in spans), *(row[1] for row in cursors)]
+    return max(ends)
+
+
+def _settle_numbers(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int:
+    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed."""
+    end = _end(new, spans, cursors)
     new.execute("UPDATE counters SET value = ? WHERE name = 'received'", (end,))
     new.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
     missing = 0
