@@ -424,7 +424,7 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     metrics.requests.labels(code="200").inc()
     report = Report("receiver", "a", "", Events(), (OutputReport("out"),))
     gate = GateCounts({"known": 1}, {"unknown_idle": 1})
-    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, 0, {"audit": gate})
+    process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, 0, {"audit": gate}, 0)
     metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}, {"out": 1}), process)
     assert documented_metrics("Metrics of the data plane") == exposed(metrics.registry)
 

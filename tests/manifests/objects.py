@@ -98,7 +98,7 @@ PIPELINE: Object = {
         "webhook": {
             "replicas": 3,
             "storage": {"size": "20Gi", "storageClassName": "fast", "ephemeral": False},
-            "spool": {"backpressure": "dropOldest", "maxAge": "72h"},
+            "spool": {"backpressure": "dropOldest", "deadLetters": "digest", "maxAge": "72h"},
             "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"cpu": 2, "memory": "1Gi"}},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "audit", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}],
@@ -244,6 +244,7 @@ BAD_PIPELINES = [
     Bad("spec.webhook.replicas", 11, "should be less than or equal to 10"),
     Bad("spec.webhook.storage.size", "ten", "size in body should match"),
     Bad("spec.webhook.spool.backpressure", "drop", 'supported values: "reject", "dropOldest"'),
+    Bad("spec.webhook.spool.deadLetters", "none", 'supported values: "whole", "digest"'),
     Bad("spec.webhook.spool.maxAge", "3d", "maxAge in body should match"),
     Bad("spec.webhook.spool.maxAge", "59s", "is too short: at least 1m is needed"),
     Bad("spec.webhook.resources", {"limits": {"cpu": "much"}}, "limits.cpu in body should match", parser=False),

@@ -81,10 +81,12 @@ class Storage(_Value, frozen=True):
 
 
 class Spool(_Value, frozen=True):
-    """What becomes of events that wait: `backpressure` when the spool is full, `max_age` (a duration) in any case."""
+    """What becomes of events that wait: `backpressure` when the spool is full, `max_age` (a duration) in any case; and
+    what is kept of a body that cannot be read (None: all of it)."""
 
     backpressure: Literal["reject", "dropOldest"] = "reject"
     max_age: str | None = None
+    dead_letters: Literal["whole", "digest"] | None = None
 
 
 class Webhook(_Value, frozen=True):

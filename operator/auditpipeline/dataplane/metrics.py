@@ -24,7 +24,8 @@ PREFIX = "auditpipeline"
 class Process(NamedTuple):
     """What this process knows besides: counts by output, ends of certificates (seconds since the epoch) by listener,
     the limit of the spool, bytes of bodies that are under way, commits with the seconds that all of them took,
-    starts of what reads audit logs after it failed, and connections by listener."""
+    starts of what reads audit logs after it failed, connections by listener, and bytes of the spool's
+    journal."""
 
     routes: Mapping[str, RouteCounts]
     expiry: Mapping[str, float]
@@ -34,6 +35,7 @@ class Process(NamedTuple):
     commit_seconds: float
     source_restarts: int
     connections: Mapping[str, Counts]
+    journal_bytes: int
 
 
 class Metrics(Collector):
@@ -60,6 +62,7 @@ class Metrics(Collector):
             *_outputs(report, process.routes),
             _losses(figures),
             *_connections(process.connections),
+            _removed(report, figures),
             _labelled(
                 GaugeMetricFamily,
                 "certificate_expiry_timestamp_seconds",
@@ -82,6 +85,7 @@ def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metri
     for name, text, value in (
         ("spool_bytes", "Bytes of the events in the spool", report.spool_bytes),
         ("spool_limit_bytes", "Bytes at which the spool is full", process.limit),
+        ("spool_journal_bytes", "Bytes of the spool's journal", process.journal_bytes),
         ("spool_age_seconds", "Age of the oldest event that an output waits for", oldest),
         ("body_bytes", "Bytes of bodies that are being taken", process.body_bytes),
         ("dead_letters", "Dead letters that are kept", report.dead_letters),
@@ -94,7 +98,6 @@ def _plane(report: Report, figures: Figures, process: Process) -> Iterator[Metri
         yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value=float(value))
     for name, text, value in (
         ("events_received", "Events taken into the spool", figures.received),
-        ("dead_letters_removed", "Dead letters that made room for newer ones", figures.dead_removed),
         ("spool_commits", "Transactions of the spool", process.commits),
         ("source_restarts", "Starts of the audit log's reader after it ended by itself", process.source_restarts),
         ("spool_commit_seconds", "Seconds that these took, syncing included", process.commit_seconds),
@@ -148,6 +151,17 @@ def _connections(counted: Mapping[str, Counts]) -> Iterator[Metric]:
             closed.add_metric([listener, reason], connections)
     yield is_open
     yield closed
+
+
+def _removed(report: Report, figures: Figures) -> Metric:
+    family = CounterMetricFamily(
+        f"{PREFIX}_dead_letters_removed",
+        "Dead letters that made room for newer ones of the same output",
+        labels=["output"],
+    )
+    for output in dict.fromkeys(["", *(output.name for output in report.outputs), *figures.dead_removed_of]):
+        family.add_metric([output], figures.dead_removed_of.get(output, 0))
+    return family
 
 
 def _labelled(

@@ -198,6 +198,7 @@ class Plane:
             commit_seconds=self._spool.commits.seconds,
             source_restarts=self.reading.restarts if self.reading else 0,
             connections={"audit": self._audit.listener.counts(), "ops": self._ops.listener.counts()},
+            journal_bytes=self._spool.journal.size,
         )
         return self._metrics.expose(self._report(figures), figures, process)
 
