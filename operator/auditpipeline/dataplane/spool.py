@@ -90,7 +90,7 @@ class Spool:
         self._failure: asyncio.Future[Exception] = self._loop.create_future()
         self._written: asyncio.Future[None] = self._loop.create_future()
         self._reading = Readers(opened.readers, lambda error: call_in(self._loop, self._fail, error))
-        self._writer = Writer(opened.store, reserve, journal, self._announce, self._ended)
+        self._writer = Writer(opened.store, reserve, journal, self._announce, self._ended, self._broken)
 
     @property
     def healthy(self) -> bool:
@@ -228,6 +228,9 @@ class Spool:
         if failure:
             self._fail(failure)
         fail(self._waiting, failure or Ended("spool-writer", None))
+
+    def _broken(self, error: Exception) -> None:
+        self._log.error("the spool is damaged: it is checked when the process is started again", error=str(error))
 
     def _fail(self, failure: Exception) -> None:
         if not self._failure.done():

@@ -34,9 +34,9 @@ _MOVE_SECONDS = 0.05
 _LOOK_SECONDS = 1.0
 _READERS_SECONDS = 0.05
 """How long our own readers have to get out of the journal's way: they are quick."""
+_MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SURE_SECONDS = 1.0
 _BROKEN = (
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_INTERNAL,
@@ -82,8 +82,9 @@ class Stopwatch:
 
 
 class Writer:
-    """The writing thread of one spool. `announce` and `ended` are called in the event loop: the first after each
-    commit, the second once, with None if the thread was asked to end."""
+    """The writing thread of one spool. `announce` and `ended` are called in the event loop, the first after each
+    commit, the second once, with None if the thread was asked to end, and so is `broken`, once, when the file turns
+    out to be damaged."""
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class Writer:
         journal: Journal,
         announce: Callable[[Committed], None],
         ended: Callable[[Ended | None], None],
+        broken: Callable[[Exception], None],
     ) -> None:
         self.commits = Stopwatch()
         self.damaged = False
@@ -100,9 +102,11 @@ class Writer:
         self._journal = journal
         self._announce = announce
         self._ended = ended
+        self._broken = broken
         self._tight = not reserve.take()
         self._held = False
         self._next_look = 0.0
+        self._suspected = 0.0
         self._more_to_do = True
         self._unmoved: dict[str, Move] = {}
         self._loop = asyncio.get_running_loop()
@@ -130,9 +134,23 @@ class Writer:
         return self._store.append(lines, digest, dead)
 
     def note(self, error: Exception) -> None:
-        """Takes notice of an error that only a new start can help against."""
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _BROKEN or isinstance(error, sqlite3.IntegrityError):
+        """Takes notice of an error that only a new start can help against.
+
+        SQLite calls a file malformed while its disk fails, too: that is believed when it is said again later, and the
+        disk has not failed in between.
+        """
+        code, now = getattr(error, "sqlite_errorcode", 0) & 0xFF, time.monotonic()
+        if code == sqlite3.SQLITE_IOERR:
+            self._suspected = 0.0
+        elif code in _MALFORMED and not self._suspected:
+            self._suspected = now
+        elif isinstance(error, sqlite3.IntegrityError) or code in _BROKEN or self._is_sure(code, now):
+            if not self.damaged:
+                call_in(self._loop, self._broken, error)
             self.damaged = True
+
+    def _is_sure(self, code: int, now: float) -> bool:
+        return code in _MALFORMED and now - self._suspected >= _SURE_SECONDS
 
     def _run(self) -> None:
         failure: Ended | None = None

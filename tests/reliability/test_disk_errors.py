@@ -1,0 +1,94 @@
+"""Promise 1 on a disk that fails for a while (EIO): what was acknowledged arrives, what was refused does no harm, and
+nothing that failed is held against later requests."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.dataplane.process import Process, serving
+from tests.dataplane.setting import Setting, until
+from tests.reliability import faulty
+from tests.reliability.conftest import Keep
+from tests.reliability.driving import Sender, drained, in_files, settle
+from tests.reliability.faulty import Faulty
+
+CALLS = ("rws", "ws", "s")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Faulty]:
+    """What fails on demand: the spool and its journal."""
+    made = faulty.make(tmp_path, "/spool.sqlite")
+    yield made
+    made.end()
+
+
+async def refused(sender: Sender, requests: int = 20) -> None:
+    """Waits until so many more requests were refused."""
+    goal = sender.refused.total() + requests
+    await until(lambda: sender.refused.total() >= goal)
+
+
+async def ready(process: Process) -> bool:
+    """What /readyz says."""
+    url = f"https://127.0.0.1:{process.ports['ops']}/readyz"
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=False) as response:
+        return response.status == 200
+
+
+@pytest.mark.parametrize("calls", CALLS)
+async def test_a_disk_that_fails_and_works_again(
+    setting: Setting, sender: Sender, disk: Faulty, keep: Keep, calls: str
+) -> None:
+    """Requests are refused meanwhile and taken afterwards, by the same process and, after a clean stop, by the next."""
+    setting.write(setting.config())
+    async with serving(setting, environment=disk.environment) as process:
+        await process.listening()
+        async with sender.sending(lambda: process.ports["audit"]):
+            for _ in range(3):
+                await sender.reaches(200)
+                with disk.failing(calls):
+                    await refused(sender)
+            await sender.reaches(400)
+        await drained(process, setting)
+        report = await process.report(setting)
+        assert await ready(process)
+        assert report.events.dropped == 0
+        assert await process.end(signal.SIGTERM) == 0
+    async with serving(setting, environment=disk.environment) as process:
+        await process.listening()
+        before = sender.refused.total()
+        async with sender.sending(lambda: process.ports["audit"]):
+            await sender.reaches(400)
+        await drained(process, setting)
+        assert sender.refused.total() == before
+        assert (await process.report(setting)).events.dropped == 0
+    keep(settle(f"EIO on {calls}, then a clean start", sender, in_files(setting.file)))
+
+
+@pytest.mark.parametrize("calls", CALLS)
+async def test_a_process_that_is_killed_while_its_disk_fails(
+    setting: Setting, sender: Sender, disk: Faulty, keep: Keep, calls: str
+) -> None:
+    """What a commit left in the journal that could not be synced is there or not, and does no harm in either case."""
+    setting.write(setting.config())
+    for _ in range(3):
+        async with serving(setting, environment=disk.environment) as process:
+            await process.listening()
+            async with sender.sending(lambda: process.ports["audit"]):
+                await sender.reaches(200)
+                with disk.failing(calls):
+                    await refused(sender)
+                    await process.end(signal.SIGKILL)
+    async with serving(setting) as process:
+        await process.listening()
+        async with sender.sending(lambda: process.ports["audit"]):
+            await sender.reaches(200)
+        await drained(process, setting)
+        assert (await process.report(setting)).events.dropped == 0
+    keep(settle(f"EIO on {calls}, then a kill", sender, in_files(setting.file), kills=3))
