@@ -270,3 +270,82 @@ def test_requeue_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     assert len(inspect.dead(path, Chosen(), 10)) == 3
     assert inspect.summary(path).events == 5
+
+
+def many(path: Path, letters: int, size: int) -> None:
+    """A spool with dead letters of incompressible events of that size."""
+    writer = Store(layout.open_checked(path), 2**40)
+    with writer.transaction():
+        writer.use(["siem", "archive"])
+    for number in range(letters):
+        line = json.dumps(event(auditID=f"{number}", noise=os.urandom(size // 2).hex())).encode()
+        with writer.transaction():
+            writer.append([], "", [Dead(("siem", "archive", NO_OUTPUT)[number % 3], "a test", line)])
+    writer.close()
+
+
+def test_requeue_needs_little_memory_however_much_it_puts_back(tmp_path: Path) -> None:
+    """200 letters of 1 MB, by a process that may have 192 MiB: rows are bounded in bytes, and each letter is there."""
+    path = tmp_path / "spool.sqlite"
+    many(path, 200, 2**20)
+    code = (
+        "import resource, sys; from pathlib import Path; from auditpipeline.dataplane import inspect\n"
+        "found = inspect.requeue(Path(sys.argv[1]), inspect.Chosen())\n"
+        "print(found.letters, found.events, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    letters, events, most = map(int, done.stdout.split())
+    assert (letters, events) == (200, 200)
+    assert most < 192 * 1024
+    with inspect.looking(path) as connection:
+        assert connection.execute("SELECT max(size), sum(count) FROM events").fetchone()[0] <= 5 * 2**20
+    numbers = [json.loads(each.line or b"")["auditID"] for each in inspect.events(path)]
+    assert sorted(numbers, key=int) == [str(number) for number in range(200)]
+
+
+def test_what_cannot_be_read_of_a_body_stays_and_the_rest_goes_back(tmp_path: Path) -> None:
+    """A letter is not refused for one bad event; what stays can be tried again, and is not put back twice."""
+    path = tmp_path / "spool.sqlite"
+    writer = made(path)
+    body = event_list([event(auditID="good"), event(auditID="bad", stage=7), event(auditID="fine")])
+    with writer.transaction():
+        writer.append([], "", [Dead(NO_OUTPUT, "why", body, events=3)])
+    writer.close()
+    done = inspect.requeue(path, Chosen(ids=(4,)))
+    assert (done.letters, done.events) == (0, 2)
+    assert done.left[4].startswith("1 parts of it: ")
+    assert [json.loads(each.line or b"")["auditID"] for each in inspect.events(path, 5)] == ["good", "fine"]
+    (letter,) = inspect.dead(path, Chosen(ids=(4,)), 1)
+    assert [found["auditID"] for found in json.loads(letter.data)["items"]] == ["bad"]
+    assert inspect.requeue(path, Chosen(ids=(4,))).events == 0
+
+
+def test_a_damaged_letter_costs_itself_alone(tmp_path: Path) -> None:
+    """It is listed and stays; the others can be seen and go back."""
+    path = tmp_path / "spool.sqlite"
+    writer = made(path)
+    writer._db.execute("UPDATE dead SET data = substr(data, 1, 9) || x'ff' || substr(data, 11) WHERE id = 3")
+    writer.close()
+    letters = inspect.dead(path, Chosen(), 10)
+    assert [(letter.id, letter.whole) for letter in letters] == [(3, False), (2, True), (1, True)]
+    done = inspect.requeue(path, Chosen())
+    assert (done.letters, done.left[3]) == (1, "the disk has damaged it")
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["empty", "gone"])
+def test_looking_at_a_journal_without_its_file_deletes_nothing(tmp_path: Path, gone: bool) -> None:
+    """SQLite would delete the journal; what to do is said."""
+    path = tmp_path / "live" / "spool.sqlite"
+    path.parent.mkdir()
+    writer = made(path)
+    copy = tmp_path / "copy"
+    shutil.copytree(path.parent, copy)
+    writer.close()
+    os.truncate(copy / path.name, 0)
+    if gone:
+        (copy / path.name).unlink()
+    with unchanged(copy), pytest.raises(AuditPipelineError, match=r"its journal is not|no spool is there"):
+        inspect.summary(copy / path.name)
+    with pytest.raises(AuditPipelineError, match=r"a start of its process mends it|no spool is there"):
+        inspect.requeue(copy / path.name, Chosen())
+    assert (copy / "spool.sqlite-wal").stat().st_size > 0

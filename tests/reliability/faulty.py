@@ -5,7 +5,7 @@
         with faulty.failing("rw"):             r: reads, w: writes, s: syncs
             ...
 
-A preloaded library (shim/eio.c) does it, since no real disk fails when it is asked to. It is compiled when it is needed.
+A preloaded library (shim/eio.c) does it, since no real disk fails when it is asked to. Tests compile it.
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ Looking never changes a byte of the folder, whether a process has the spool open
 shared memory are opened for reading alone (https://www.sqlite.org/wal.html, "Read-Only Databases"; `readonly_shm` is
 the option of SQLite's unix VFS for that). Each look is one short transaction: the writer's journal is not held up.
 
-`requeue` writes. It takes the lock that the process takes, and refuses while that has it: a running process counts the
-numbers of events in its memory. A letter that is put back becomes a new event, of a new number, for its own output
-alone (`only`), or for every output where none ever had it; it is counted as received again, and as `requeued`.
+`requeue` writes, in one transaction: whatever ends it, each letter is either back or still a letter. It takes the lock
+that the process takes, and refuses while that has it: a running process counts the numbers of events in its memory. A
+letter that is put back becomes a new event, of a new number, for its own output alone (`only`), or for every output if
+none ever had it; it is counted as received again, and as `requeued`. Of a body in which some events can be read and
+others cannot, the first go back and the others stay. One letter is in memory at a time, and one row of at most
+`_ROW_BYTES` or of one event.
 """
 
 from __future__ import annotations
@@ -24,12 +27,14 @@ from urllib.parse import quote
 import zstandard
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent
-from auditpipeline.core.event import decode_event, encode_line, head
-from auditpipeline.core.eventlist import decode_body
-from auditpipeline.dataplane import layout, rows, store
+from auditpipeline.core.event import Raw, decode_event, encode_line, encode_plain, head, without_envelope
+from auditpipeline.core.eventlist import Body, encode_body, is_event, read_body
+from auditpipeline.core.mend import mended
+from auditpipeline.dataplane import layout, numbers, rows, store
+from auditpipeline.dataplane.frames import inflated
 from auditpipeline.dataplane.store import NO_OUTPUT, Store, only
 
-_ROWS = 400
+_ROWS, _ROW_BYTES = 400, 4 * 2**20
 _TRIES = 5
 _READ_BYTES = 2**20
 REQUEUED = "requeued"
@@ -77,7 +82,8 @@ class Summary(NamedTuple):
 
 
 class Letter(NamedTuple):
-    """A dead letter; `at` is in seconds since the epoch, `data` what could not be delivered, as it came."""
+    """A dead letter; `at` is in seconds since the epoch, `data` what could not be delivered, as it came. Unless it is
+    `whole`, the disk has damaged it, and `data` is empty."""
 
     id: int
     at: float
@@ -85,6 +91,7 @@ class Letter(NamedTuple):
     reason: str
     key: str
     data: bytes
+    whole: bool = True
 
 
 class Stored(NamedTuple):
@@ -137,8 +144,10 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _begun(path: Path) -> sqlite3.Connection:
+    if layout.is_beheaded(path):
+        raise AuditPipelineError(f"{path} is empty, and its journal is not: a start of its process saves what it holds")
     uri = f"file:{quote(str(path))}?mode=ro&{_how(path)}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection = rows.lenient(sqlite3.connect(uri, uri=True, isolation_level=None))
     try:
         connection.execute("BEGIN")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -239,7 +248,8 @@ def requeue(path: Path, chosen: Chosen) -> Requeued:
         raise AuditPipelineError(f"{path}: no spool is there")
     with _locked(path):
         try:
-            connection = layout.open_checked(path)
+            connection = rows.lenient(layout.open_checked(path))
+            numbers.settle(connection)
         except sqlite3.DatabaseError as error:
             raise AuditPipelineError(f"{path} cannot be used: {error}; a start of its process mends it") from error
         # Letters take a sixteenth of a spool at most, so that no limit is needed for what they become.
@@ -251,42 +261,128 @@ def requeue(path: Path, chosen: Chosen) -> Requeued:
             writer.close()
 
 
+class _Row:
+    """The row that is filled for one output."""
+
+    def __init__(self, writer: Store) -> None:
+        self.events = 0
+        self._writer = writer
+        self._output = NO_OUTPUT
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def add(self, output: str, line: bytes) -> None:
+        """Takes a line; stores what is there if that is enough, or of another output."""
+        if output != self._output or len(self._lines) >= _ROWS or self._size + len(line) > _ROW_BYTES:
+            self.store()
+        self._output = output
+        self._lines.append(line)
+        self._size += len(line)
+        self.events += 1
+
+    def store(self) -> None:
+        """Stores what is there."""
+        if self._lines:
+            self._writer.append(self._lines, only(self._output) if self._output else "")
+        self._lines, self._size = [], 0
+
+
 def _put_back(connection: sqlite3.Connection, writer: Store, chosen: Chosen) -> Requeued:
-    wanted: dict[str, list[bytes]] = {}
-    done, left = list[int](), dict[int, str]()
-    for letter in _letters(connection, chosen, "ASC", 2**62):
-        try:
-            lines = _lines_of(letter, writer)
-        except Permanent as error:
-            left[letter.id] = str(error)
-            continue
-        wanted.setdefault(letter.output, []).extend(lines)
-        done.append(letter.id)
-    for output, lines in wanted.items():
-        for start in range(0, len(lines), _ROWS):
-            writer.append(lines[start : start + _ROWS], only(output) if output else "")
-    connection.executemany("DELETE FROM dead WHERE id = ?", [(number,) for number in done])
+    row, letters, left = _Row(writer), 0, dict[int, str]()
+    for number in _ids(connection, chosen):
+        (letter,) = _letters(connection, Chosen((number,)), "ASC", 1)
+        found = _lines_of(letter, writer)
+        for line in found.lines:
+            row.add(letter.output, line)
+        if found.reason:
+            left[number] = found.reason
+        else:
+            letters += 1
+        if found.lines:
+            _take_out(connection, letter, found)
+    row.store()
     connection.execute(
         "INSERT INTO counters VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
-        (REQUEUED, len(done)),
+        (REQUEUED, letters),
     )
-    return Requeued(len(done), sum(map(len, wanted.values())), left)
+    return Requeued(letters, row.events, left)
 
 
-def _lines_of(letter: Letter, writer: Store) -> list[bytes]:
-    """The events of a letter as lines; Permanent where it would only become a letter again."""
-    if letter.output != NO_OUTPUT:
+class _Found(NamedTuple):
+    """What a letter holds: events as lines, and if there is a `reason`, what cannot be put back."""
+
+    lines: list[bytes]
+    reason: str = ""
+    rest: bytes = b""
+
+
+def _take_out(connection: sqlite3.Connection, letter: Letter, found: _Found) -> None:
+    """Removes what was put back."""
+    if not found.reason:
+        connection.execute("DELETE FROM dead WHERE id = ?", (letter.id,))
+        return
+    data = zstandard.ZstdCompressor(level=1, write_checksum=True).compress(found.rest)
+    connection.execute("UPDATE dead SET size = ?, data = ? WHERE id = ?", (len(data), data, letter.id))
+
+
+def _lines_of(letter: Letter, writer: Store) -> _Found:
+    """What can be put back of a letter: whatever would only become a letter again, stays one."""
+    if not letter.whole:
+        return _Found([], "the disk has damaged it")
+    try:
+        if letter.output == NO_OUTPUT:
+            return _events_of(letter.data)
         if letter.output not in writer.cursors:
-            raise Permanent(f"there is no output {letter.output!r} any more")
-        return [encode_line(decode_event(letter.data)) if b"\n" in letter.data else letter.data]
-    event = decode_event(letter.data)
-    events = decode_body(letter.data) if "items" in event else [event]
-    for found in events:
-        head(found)
-    return [encode_line(found) for found in events]
+            return _Found([], f"there is no output {letter.output!r} any more")
+        return _Found([encode_line(decode_event(letter.data)) if b"\n" in letter.data else letter.data])
+    except Permanent as error:
+        return _Found([], str(error))
 
 
-def _letters(connection: sqlite3.Connection, chosen: Chosen, order: str, most: int) -> Iterator[Letter]:
+def _events_of(body: bytes) -> _Found:
+    """The events of a body, or of a line, that belongs to no output."""
+    read = _read(body)
+    lines, others = list[bytes](), [each.data for each in read.unreadable]
+    reasons = [each.reason for each in read.unreadable]
+    for event in read.events:
+        try:
+            lines.append(_line(event))
+        except Permanent as error:
+            others.append(encode_plain(event))
+            reasons.append(str(error))
+    if not (lines or reasons):
+        return _Found([], "there is no event in it")
+    left = f"{len(others)} parts of it: " if lines and others else ""
+    return _Found(lines, left + "".join(reasons[:1]), encode_body(others))
+
+
+def _read(body: bytes) -> Body:
+    try:
+        event = decode_event(body)
+    except Permanent:
+        return read_body(body)
+    alone = "items" not in event and is_event(event)
+    return Body([without_envelope(event)], []) if alone else read_body(body)
+
+
+def _line(event: Raw) -> bytes:
+    """The event as a line, mended if it has to be; Permanent if that does not help."""
+    try:
+        head(event)
+    except Permanent:
+        event = mended(encode_plain(event))
+        head(event)
+    return encode_line(event)
+
+
+def _ids(connection: sqlite3.Connection, chosen: Chosen) -> list[int]:
+    """The chosen letters, output by output, the oldest first."""
+    where, values = _where(chosen)
+    query = f"SELECT id FROM dead {where} ORDER BY output, id"  # noqa: S608
+    return [number for (number,) in connection.execute(query, values)]
+
+
+def _where(chosen: Chosen) -> tuple[str, list[object]]:
     clauses, values = list[str](), list[object]()
     if chosen.ids:
         clauses.append(f"id IN ({', '.join('?' * len(chosen.ids))})")
@@ -294,13 +390,17 @@ def _letters(connection: sqlite3.Connection, chosen: Chosen, order: str, most: i
     if chosen.output is not None:
         clauses.append("output = ?")
         values.append(chosen.output)
-    where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    return f"WHERE {' AND '.join(clauses)}" if clauses else "", values
+
+
+def _letters(connection: sqlite3.Connection, chosen: Chosen, order: str, most: int) -> Iterator[Letter]:
+    where, values = _where(chosen)
     query = f"SELECT id, at, output, reason, key, data FROM dead {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
     for number, at, output, reason, key, data in connection.execute(query, (*values, most)):
         try:
-            yield Letter(number, at, output, reason, key, zstandard.ZstdDecompressor().decompress(data))
+            yield Letter(number, at, output, reason, key, inflated(data if isinstance(data, bytes) else b""))
         except zstandard.ZstdError as error:
-            raise AuditPipelineError(f"dead letter {number} is damaged: {error}") from error
+            yield Letter(number, at, output, f"{reason} (damaged by the disk: {error})", key, b"", whole=False)
 
 
 def in_use(path: Path) -> bool | None:
