@@ -329,6 +329,8 @@ def _lines_of(letter: Letter, writer: Store) -> _Found:
     """What can be put back of a letter: whatever would only become a letter again, stays one."""
     if not letter.whole:
         return _Found([], "the disk has damaged it")
+    if not letter.data:
+        return _Found([], "only its digest was kept" if "SHA-256" in letter.reason else "it is empty")
     try:
         if letter.output == NO_OUTPUT:
             return _events_of(letter.data)
