@@ -1,5 +1,5 @@
-"""What another release does with a spool, told as JSON. It runs as a file, with that release first on the path, and uses
-nothing that this release has added:
+"""What another release does with a spool, told as JSON. It runs as a file, with that release first on the path, and
+uses nothing that this release has added:
 
     other_release.py SPOOL EVENTS     reads all, delivers half, stores EVENTS more and two dead letters
 """

@@ -46,5 +46,37 @@ async def fill_and_drain(path: Path) -> None:
     await spool.close()
 
 
+def test_drop_oldest_gives_up_no_more_than_is_needed(tmp_path: Path) -> None:
+    """On a disk that is full: once what is missing, however many requests are refused meanwhile, and nothing more when
+    there is room again."""
+    with small_disk(tmp_path / "small", "96m") as disk:
+        command = [*disk.command, sys.executable, "-m", "tests.dataplane.test_disk_full", str(disk.folder), "drop"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert found.returncode == 0, found.stderr
+
+
+async def drop_and_go_on(path: Path) -> None:
+    """Runs on the small disk, half of which belongs to somebody else."""
+    (path.parent / "ballast").write_bytes(bytes(30 * 2**20))
+    spool = await opened(path, backpressure="dropOldest")
+    sent = refused = 0
+    for _ in range(40):  # far more than fits, 50 requests at a time
+        results = await asyncio.gather(
+            *(spool.append([os.urandom(30_000).hex().encode()]) for _ in range(50)), return_exceptions=True
+        )
+        sent += sum(result is None for result in results)
+        refused += sum(isinstance(result, Retryable) for result in results)
+    await asyncio.gather(*(spool.figures() for _ in range(3)))
+    overflow = sum(events for _, reason, events in (await spool.figures()).lost if reason == "overflow")
+    assert refused > 50
+    assert overflow > 0
+    assert spool.end == sent
+    # What is stored and what is lost are all of what was taken, and the spool was never emptied for nothing.
+    assert len(await lines_from(spool, spool.cursors["out"].next)) == sent - overflow
+    assert spool.size > 16 * 2**20
+    await spool.close()
+
+
 if __name__ == "__main__":
-    asyncio.run(fill_and_drain(Path(sys.argv[1]) / "spool.sqlite"))
+    do = drop_and_go_on if sys.argv[2:] == ["drop"] else fill_and_drain
+    asyncio.run(do(Path(sys.argv[1]) / "spool.sqlite"))

@@ -1,7 +1,8 @@
 """An upgrade can be rolled back: the release before works on a spool of this one, and this one on a spool of that.
 
-The release before is `tests/data/previous-release.zip`: its `core` and `dataplane`, as they were. It is made anew for each
-release: `git archive --format=zip -o FILE TAG:operator auditpipeline/__init__.py auditpipeline/core auditpipeline/dataplane`.
+The release before is tests/data/previous-release.zip: its `core` and `dataplane`, as they were. For each release it is made
+anew: `git archive --format=zip -o FILE TAG:operator`, with auditpipeline/__init__.py, auditpipeline/core and
+auditpipeline/dataplane.
 """
 
 from __future__ import annotations
