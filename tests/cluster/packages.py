@@ -10,11 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from .binaries import Missing
 
-__all__ = ["PACKAGES", "Missing", "install", "missing"]
+__all__ = ["COMPILER", "PACKAGES", "Missing", "install", "missing"]
 
 PACKAGES = {
     "containerd": "/usr/bin/containerd",
@@ -28,23 +29,25 @@ PACKAGES = {
     "debootstrap": "/usr/sbin/debootstrap",
 }
 """Debian packages, and a file by which each is known to be there."""
+COMPILER = {"gcc": "/usr/bin/cc", "libc6-dev": "/usr/include/dlfcn.h"}
+"""For the library that stands for a disk that fails (tests/reliability/faulty.py)."""
 
 
-def missing() -> list[str]:
+def missing(wanted: Mapping[str, str] = PACKAGES) -> list[str]:
     """The packages that are not installed."""
-    return [package for package, file in PACKAGES.items() if not (Path(file).exists() or _on_path(file))]
+    return [package for package, file in wanted.items() if not (Path(file).exists() or _on_path(file))]
 
 
-def install() -> None:
+def install(wanted: Mapping[str, str] = PACKAGES, what: str = "the tests on a real node") -> None:
     """Install what is missing; raises `Missing` where that cannot be done."""
-    packages = missing()
+    packages = missing(wanted)
     if not packages:
         return
     names = " ".join(packages)
     if os.geteuid():
-        raise Missing(f"the tests on a real node need root, and the packages {names}")
+        raise Missing(f"{what} need root, and the packages {names}")
     if shutil.which("apt-get") is None:
-        raise Missing(f"the tests on a real node need what Debian calls {names}: install them")
+        raise Missing(f"{what} need what Debian calls {names}: install them")
     print(f"installing {names}", file=sys.stderr, flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     options = ["--yes", "--quiet", "--no-install-recommends"]

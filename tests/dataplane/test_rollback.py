@@ -1,7 +1,7 @@
-"""An upgrade can be rolled back: the release before works on a spool of this one, and this one on a spool of that.
+"""An upgrade can be rolled back: the release before works on a spool of this one, and the other way round.
 
-The release before is tests/data/previous-release.zip: its `core` and `dataplane`, as they were. For each release it is made
-anew: `git archive --format=zip -o FILE TAG:operator`, with auditpipeline/__init__.py, auditpipeline/core and
+The release before is tests/data/previous-release.zip, its `core` and `dataplane` as they were. It is made anew for each
+release: `git archive --format=zip -o FILE TAG:operator`, with auditpipeline/__init__.py, auditpipeline/core and
 auditpipeline/dataplane.
 """
 

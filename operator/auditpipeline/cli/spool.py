@@ -97,21 +97,19 @@ def dead(path: Path, of: str | None, ids: tuple[int, ...], limit: int, raw: bool
       auditpipeline spool dead spool.sqlite
       auditpipeline spool dead spool.sqlite --id 17 --raw | jq .
     """
-    from auditpipeline.dataplane.inspect import Chosen
-    from auditpipeline.dataplane.inspect import dead as letters_of
+    from auditpipeline.dataplane.inspect import Chosen, each_dead
 
-    letters = letters_of(path, Chosen(ids, of), limit)
+    letters = each_dead(path, Chosen(ids, of), limit)
     if raw:
         for letter in letters:
             sys.stdout.buffer.write(letter.data + b"\n")
         sys.stdout.buffer.flush()
     elif output == "json":
-        click.echo(json.dumps([_letter(letter) for letter in letters], indent=2))
-    elif letters:
-        rows = [
-            (letter.id, _when(letter.at), letter.output or "(none)", human(len(letter.data)), _short(letter.reason))
-            for letter in letters
-        ]
+        _write_list(letters)
+    elif rows := [
+        (letter.id, _when(letter.at), letter.output or "(none)", human(len(letter.data)), _short(letter.reason))
+        for letter in letters
+    ]:
         click.echo(table(("ID", "WHEN", "OUTPUT", "SIZE", "REASON"), rows, right=(0, 3)))
     else:
         click.echo("no dead letters")
@@ -186,6 +184,16 @@ def _fields(found: Summary) -> dict[str, Any]:
         "deadLettersRemoved": found.dead_removed,
         "deadLettersRequeued": found.requeued,
     }
+
+
+def _write_list(letters: Iterator[Letter]) -> None:
+    """The letters as a list of JSON, one in memory at a time."""
+    before = "["
+    for letter in letters:
+        text = json.dumps(_letter(letter), indent=2).replace("\n", "\n  ")
+        sys.stdout.write(f"{before}\n  {text}")
+        before = ","
+    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
 
 
 def _letter(letter: Letter) -> dict[str, Any]:

@@ -235,8 +235,20 @@ def events(path: Path, start: int = 0, end: int | None = None, output: str | Non
 
 def dead(path: Path, chosen: Chosen, most: int) -> list[Letter]:
     """Up to `most` of the chosen dead letters, the newest first."""
+    return list(each_dead(path, chosen, most))
+
+
+def each_dead(path: Path, chosen: Chosen, most: int) -> Iterator[Letter]:
+    """The same, one at a time: a letter may be as large as a body. What goes meanwhile is left out."""
     with looking(path) as connection:
-        return list(_letters(connection, chosen, "DESC", most))
+        where, values = _where(chosen)
+        query = f"SELECT id FROM dead {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+        numbers_ = connection.execute(query, (*values, most)).fetchall()
+    for (number,) in numbers_:
+        with looking(path) as connection:
+            letter = _letter(connection, number)
+        if letter:
+            yield letter
 
 
 def requeue(path: Path, chosen: Chosen) -> Requeued:
@@ -290,7 +302,9 @@ class _Row:
 def _put_back(connection: sqlite3.Connection, writer: Store, chosen: Chosen) -> Requeued:
     row, letters, left = _Row(writer), 0, dict[int, str]()
     for number in _ids(connection, chosen):
-        (letter,) = _letters(connection, Chosen((number,)), "ASC", 1)
+        letter = _letter(connection, number)
+        if not letter:
+            continue
         found = _lines_of(letter, writer)
         for line in found.lines:
             row.add(letter.output, line)
@@ -395,14 +409,16 @@ def _where(chosen: Chosen) -> tuple[str, list[object]]:
     return f"WHERE {' AND '.join(clauses)}" if clauses else "", values
 
 
-def _letters(connection: sqlite3.Connection, chosen: Chosen, order: str, most: int) -> Iterator[Letter]:
-    where, values = _where(chosen)
-    query = f"SELECT id, at, output, reason, key, data FROM dead {where} ORDER BY id {order} LIMIT ?"  # noqa: S608
-    for number, at, output, reason, key, data in connection.execute(query, (*values, most)):
-        try:
-            yield Letter(number, at, output, reason, key, inflated(data if isinstance(data, bytes) else b""))
-        except zstandard.ZstdError as error:
-            yield Letter(number, at, output, f"{reason} (damaged by the disk: {error})", key, b"", whole=False)
+def _letter(connection: sqlite3.Connection, number: int) -> Letter | None:
+    query = "SELECT id, at, output, reason, key, data FROM dead WHERE id = ?"
+    row = connection.execute(query, (number,)).fetchone()
+    if not row:
+        return None
+    letter = Letter(*row)
+    try:
+        return letter._replace(data=inflated(letter.data if isinstance(letter.data, bytes) else b""))
+    except zstandard.ZstdError as error:
+        return letter._replace(reason=f"{letter.reason} (damaged by the disk: {error})", data=b"", whole=False)
 
 
 def in_use(path: Path) -> bool | None:
