@@ -349,3 +349,28 @@ def test_looking_at_a_journal_without_its_file_deletes_nothing(tmp_path: Path, g
     with pytest.raises(AuditPipelineError, match=r"a start of its process mends it|no spool is there"):
         inspect.requeue(copy / path.name, Chosen())
     assert (copy / "spool.sqlite-wal").stat().st_size > 0
+
+
+ODD = event(auditID="odd", requestObject="DEEP")
+READABLE = [
+    (json.dumps(event(auditID="a")).encode(), 1),
+    (event_list([event(auditID="a"), event(auditID="b")]), 2),
+    (event_list([event(auditID="a"), event(auditID="b")]).replace(b'"a"', b'"\\ud800"'), 2),
+    (event_list([event(auditID="a"), ODD]).replace(b'"DEEP"', b"[" * 3000 + b"]" * 3000), 2),
+    (json.dumps(ODD).encode().replace(b"DEEP", b"\xff\xfe"), 1),
+    (event_list([event(auditID="a"), event(auditID="b")])[:-2], 2),
+]
+
+
+@pytest.mark.parametrize(("letter", "events"), READABLE)
+def test_a_letter_that_holds_a_readable_event_is_put_back(tmp_path: Path, letter: bytes, events: int) -> None:
+    """However odd it is: as many events as would be taken from it today."""
+    path = tmp_path / "spool.sqlite"
+    writer = made(path)
+    with writer.transaction():
+        writer.append([], "", [Dead(NO_OUTPUT, "as an older release could not read it", letter)])
+    writer.close()
+    done = inspect.requeue(path, Chosen(ids=(4,)))
+    assert done.events == events
+    for stored in inspect.events(path, 5):
+        json.loads(stored.line or b"")

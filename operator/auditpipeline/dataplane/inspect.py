@@ -28,7 +28,7 @@ import zstandard
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent
 from auditpipeline.core.event import Raw, decode_event, encode_line, encode_plain, head, without_envelope
-from auditpipeline.core.eventlist import Body, encode_body, is_event, read_body
+from auditpipeline.core.eventlist import Body, Unreadable, encode_body, is_event, read_body
 from auditpipeline.core.mend import mended
 from auditpipeline.dataplane import layout, numbers, rows, store
 from auditpipeline.dataplane.frames import inflated
@@ -375,8 +375,9 @@ def _events_of(body: bytes) -> _Found:
 def _read(body: bytes) -> Body:
     try:
         event = decode_event(body)
-    except Permanent:
-        return read_body(body)
+    except Permanent as error:
+        found = read_body(body)
+        return found if found.events else Body([], [Unreadable(str(error), body)])
     alone = "items" not in event and is_event(event)
     return Body([without_envelope(event)], []) if alone else read_body(body)
 
