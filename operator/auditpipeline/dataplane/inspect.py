@@ -386,10 +386,11 @@ def _line(event: Raw) -> bytes:
     """The event as a line, mended if it has to be; Permanent if that does not help."""
     try:
         head(event)
+        return encode_line(event)
     except Permanent:
-        event = mended(encode_plain(event))
-        head(event)
-    return encode_line(event)
+        again = mended(encode_plain(event))
+    head(again)
+    return encode_line(again)
 
 
 def _ids(connection: sqlite3.Connection, chosen: Chosen) -> list[int]:
