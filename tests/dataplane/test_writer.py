@@ -17,7 +17,7 @@ import zstandard
 
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import Retryable
-from auditpipeline.dataplane import journal, rows, writer
+from auditpipeline.dataplane import journal, rows, store, writer
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.letters import Dead
 from auditpipeline.dataplane.spool import Spool, open_spool
@@ -213,6 +213,24 @@ async def test_a_reader_that_ends_is_told_as_well(tmp_path: Path, monkeypatch: p
     assert not spool.healthy
     assert await lines_from(spool) == [b"first"]
     await asyncio.wait_for(spool.close(), 10)
+
+
+async def test_figures_that_cannot_be_read_are_those_of_the_last_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the start on; they are read again when the disk works."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    await spool.append([b"first"])
+    read = store.figures
+
+    def fail(*_: object) -> store.Figures:
+        raise io_error()
+
+    monkeypatch.setattr(store, "figures", fail)
+    assert (await spool.figures()).received == 0
+    monkeypatch.setattr(store, "figures", read)
+    assert (await spool.figures()).received == 1
+    await spool.close()
 
 
 async def test_an_output_whose_reads_hang_delays_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

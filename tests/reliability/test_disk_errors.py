@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from auditpipeline.core.config import HttpOutput
 from tests.dataplane.process import Process, serving
 from tests.dataplane.setting import Setting, until
 from tests.reliability import faulty
@@ -17,6 +18,7 @@ from tests.reliability.conftest import Keep
 from tests.reliability.driving import Sender, drained, in_files, settle
 from tests.reliability.faulty import Faulty
 
+WAITS = ("the disk fails: the spool is not held to be damaged yet", "no events are taken: the spool cannot be opened")
 CALLS = ("rws", "ws", "s")
 
 
@@ -92,3 +94,26 @@ async def test_a_process_that_is_killed_while_its_disk_fails(
         await drained(process, setting)
         assert (await process.report(setting)).events.dropped == 0
     keep(settle(f"EIO on {calls}, then a kill", sender, in_files(setting.file), kills=3))
+
+
+@pytest.mark.parametrize("calls", ["r", "w", "s"])
+async def test_a_disk_that_fails_at_the_start(
+    setting: Setting, sender: Sender, disk: Faulty, keep: Keep, calls: str
+) -> None:
+    """A sound spool is not salvaged for that: nothing is put aside, and what waited arrives."""
+    setting.write(setting.config(setting.route("siem", HttpOutput("http://127.0.0.1:1/"))))
+    async with serving(setting) as process:
+        await process.listening()
+        async with sender.sending(lambda: process.ports["audit"]):
+            await sender.reaches(2000)
+        await process.end(signal.SIGKILL)
+    setting.write(setting.config(setting.route("siem")))
+    disk.begin(calls)
+    async with serving(setting, environment=disk.environment) as process:
+        await until(lambda: any(each in process.log.read_text() for each in WAITS))
+        disk.end()
+        await process.listening()
+        await drained(process, setting)
+        assert (await process.report(setting)).events.dropped == 0
+    assert not list(setting.folder.glob("*damaged*"))
+    keep(settle(f"EIO on {calls} at the start", sender, in_files(setting.file), kills=1))

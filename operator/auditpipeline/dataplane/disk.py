@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_LITTLE = 2**20
+_LITTLE = _STEP = 2**20
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -36,6 +36,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+def is_readable(path: Path) -> bool:
+    """Whether every byte of the file can be read; a file that is not there is no hindrance."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(_STEP):
+                pass
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def make_folders(folder: Path, mode: int = 0o700) -> None:

@@ -17,6 +17,10 @@ is opened that looks empty. The caller waits and tries again; ARCHITECTURE.md sa
 A file that is gone or empty beside its journal (`-wal`) is damaged too. The journal holds whole pages, so that an empty
 spool is put below it, and what the two make together is read.
 
+A disk that fails for a moment makes a sound file look damaged. Therefore the file is looked at twice, and in between
+all of its bytes have to be readable, or stay unreadable for ten seconds; if reads begin to fail during the copy,
+Retryable says so.
+
 In every other case the process goes on, since a crash loop stores nothing. Rows are read from the oldest on until the
 damage, and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is
 missing: each output that had not passed it yet counts it as lost with the reason `damaged`. If cursors cannot be read,
@@ -30,6 +34,7 @@ import contextlib
 import datetime as dt
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +42,7 @@ from urllib.parse import quote
 
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane import numbers
-from auditpipeline.dataplane.disk import sync_folder
+from auditpipeline.dataplane.disk import is_readable, sync_folder
 from auditpipeline.dataplane.layout import is_beheaded, make, open_checked
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.numbers import Span
@@ -46,6 +51,7 @@ from auditpipeline.dataplane.store import NO_OUTPUT, count_loss
 
 _Row = tuple[Any, ...]
 _FILES = ("", "-wal", "-shm")
+_TRIES, _TRY_SECONDS = 10, 1.0
 _DISK = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
@@ -62,18 +68,34 @@ def open_or_salvage(path: Path, outputs: list[str], log: Log) -> sqlite3.Connect
     """A connection to the spool at `path`; of a damaged one, to what could be read of it. `outputs` are those of the
     configuration. Retryable where the disk has no room for that."""
     error = _interrupted(path, log)
-    if not error:
+    for look in () if error else (1, 2):
         try:
             return _opened(path, log)
         except sqlite3.DatabaseError as found:
             if _is_disk(found):  # putting the file aside would not help
                 raise
             error = str(found)
+        if look == 1:
+            _wait_for_disk(path, log)
     log.error("the spool is damaged: what can be read of it is taken over", path=str(path), error=error)
     taken, missing = _take_over(path, outputs)
     aside = _replace(path)
     log.warning("the damaged spool was put aside", aside=str(aside), events=taken, missing=missing)
     return _opened(path, log)
+
+
+def _wait_for_disk(path: Path, log: Log) -> None:
+    """Returns when all bytes of the spool can be read, or could not be for so long that they never will be."""
+    for attempt in range(_TRIES):
+        if _is_readable(path):
+            return
+        if not attempt:
+            log.warning("the disk fails: the spool is not held to be damaged yet", path=str(path))
+        time.sleep(_TRY_SECONDS)
+
+
+def _is_readable(path: Path) -> bool:
+    return all(is_readable(Path(f"{path}{suffix}")) for suffix in _FILES[:2])
 
 
 def _opened(path: Path, log: Log) -> sqlite3.Connection:
@@ -112,12 +134,13 @@ def _take_over(path: Path, outputs: list[str]) -> tuple[int, int]:
     """Makes `.salvaged`; the number of events in it, and of those known to be missing. Retryable where there is no room
     for it."""
     building, built = _beside(path, "salvaging"), _beside(path, "salvaged")
+    readable = _is_readable(path)
     building.touch(mode=0o600)  # from here on the file is copied, whatever it looks like
     try:
         _give_head(path)
         _pad(path)
-        with contextlib.closing(make(building)) as new:
-            numbers = _copy_all(path, new, outputs)
+        with contextlib.closing(make(building)) as new, contextlib.closing(_old(path)) as old:
+            found = _copy_all(old, new, outputs)
         _sync(building)
     except (sqlite3.OperationalError, OSError) as error:
         _remove(building)
@@ -125,9 +148,12 @@ def _take_over(path: Path, outputs: list[str]) -> tuple[int, int]:
             f"{error}: salvaging the damaged spool {path} needs up to {_size(path)} bytes free on its volume, and "
             f"{_free(path)} are: make room there, or move the file to another place, and with it what it holds"
         ) from error
+    if old.unread and readable:
+        _remove(building)
+        raise Retryable(f"the disk of {path} has failed while the damaged spool was read")
     building.rename(built)
     sync_folder(path.parent)
-    return numbers
+    return found
 
 
 def _replace(path: Path) -> Path:
@@ -175,25 +201,35 @@ def _free(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _copy_all(path: Path, new: sqlite3.Connection, outputs: list[str]) -> tuple[int, int]:
+class _Old(sqlite3.Connection):
+    """A connection to a damaged spool; `unread` if its disk did not give what was asked for."""
+
+    unread = False
+
+
+def _old(path: Path) -> _Old:
+    """For reading alone: SQLite would move the journal into the damaged file, and delete it, when it is closed."""
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, factory=_Old)
+    lenient(connection)
+    return connection
+
+
+def _copy_all(old: _Old, new: sqlite3.Connection, outputs: list[str]) -> tuple[int, int]:
     """Copies what can be read; the number of events copied, and of those known to be missing."""
-    # For reading alone: SQLite would move the journal into the damaged file, and delete it, when it is closed.
-    uri = f"file:{quote(str(path))}?mode=ro"
-    with contextlib.closing(lenient(sqlite3.connect(uri, uri=True, isolation_level=None))) as old:
-        new.execute("BEGIN")
-        spans, taken = _copy_events(old, new)
-        for table, columns in (("dead", 7), ("lost", 3), ("counters", 2)):
-            _copy(_rows(old, f"SELECT * FROM {table}"), new, table, columns)  # noqa: S608
-        cursors = _cursors(_rows(old, "SELECT * FROM cursors"), spans[0][0] if spans else 0)
-        if not (cursors or spans):
-            # Nothing at all could be read: how many is unknown, but it must not look like none.
-            for name in outputs or [NO_OUTPUT]:
-                count_loss(new, name, "damaged", 1)
-        cursors = cursors or [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
-        _copy(iter(cursors), new, "cursors", 4)
-        spans += _copy_taken(old, new, taken, _end(new, spans, cursors))
-        missing = _settle_numbers(new, spans, cursors)
-        new.execute("COMMIT")
+    new.execute("BEGIN")
+    spans, taken = _copy_events(old, new)
+    for table, columns in (("dead", 7), ("lost", 3), ("counters", 2)):
+        _copy(_rows(old, f"SELECT * FROM {table}"), new, table, columns)  # noqa: S608
+    cursors = _cursors(_rows(old, "SELECT * FROM cursors"), spans[0][0] if spans else 0)
+    if not (cursors or spans):
+        # Nothing at all could be read: how many is unknown, but it must not look like none.
+        for name in outputs or [NO_OUTPUT]:
+            count_loss(new, name, "damaged", 1)
+    cursors = cursors or [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
+    _copy(iter(cursors), new, "cursors", 4)
+    spans += _copy_taken(old, new, taken, _end(new, spans, cursors))
+    missing = _settle_numbers(new, spans, cursors)
+    new.execute("COMMIT")
     return sum(end - first for first, end in spans), missing
 
 
@@ -228,7 +264,7 @@ def _give_head(path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _copy_events(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[list[Span], list[int]]:
+def _copy_events(old: _Old, new: sqlite3.Connection) -> tuple[list[Span], list[int]]:
     """Copies the rows that are whole and in order; their numbers, and the first ones of rows whose numbers are
     taken."""
     spans, seen, taken = list[Span](), set[int](), list[int]()
@@ -251,7 +287,7 @@ def _copy_events(old: sqlite3.Connection, new: sqlite3.Connection) -> tuple[list
     return sorted(spans), sorted(taken)
 
 
-def _copy_taken(old: sqlite3.Connection, new: sqlite3.Connection, taken: list[int], end: int) -> list[Span]:
+def _copy_taken(old: _Old, new: sqlite3.Connection, taken: list[int], end: int) -> list[Span]:
     """Copies rows under new numbers, from `end` on: outputs get them again, if they had them."""
     spans = list[Span]()
     for first in taken:
@@ -300,13 +336,14 @@ def _copy(rows: Iterator[_Row], new: sqlite3.Connection, table: str, columns: in
             new.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", row)  # noqa: S608
 
 
-def _rows(old: sqlite3.Connection, query: str) -> Iterator[_Row]:
+def _rows(old: _Old, query: str) -> Iterator[_Row]:
     """The rows up to the first damage; sqlite3.OperationalError where it is the disk that fails, and not the file."""
     try:
         yield from old.execute(query)
     except sqlite3.DatabaseError as error:
         if _is_disk(error):
             raise
+        old.unread |= getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_READ
 
 
 def _is_disk(error: sqlite3.DatabaseError) -> bool:

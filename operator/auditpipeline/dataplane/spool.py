@@ -24,6 +24,7 @@ One process at a time: the file `<spool>.lock` is locked.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import sqlite3
@@ -50,6 +51,7 @@ from auditpipeline.dataplane.writer import RESERVE, Committed, Move, Stopwatch, 
 _RECENT = 8 * 2**20
 """Bytes: more than one commit of what four connections send together, in kube-apiserver's batches of 400 events."""
 _SAY_SECONDS = 60.0
+_LATER = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
 
 
 class Opened(NamedTuple):
@@ -58,6 +60,7 @@ class Opened(NamedTuple):
     store: Store
     readers: list[sqlite3.Connection]
     lock: int
+    figures: Figures
 
     def close(self) -> None:
         """Closes all of them, if nobody wants them."""
@@ -82,7 +85,7 @@ class Spool:
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self._waiting: set[asyncio.Future[Any]] = set()
-        self._figures: Figures | None = None
+        self._figures = opened.figures
         self._removed: dict[str, int] = {}
         self._said: dict[str, int] = {}
         self._saying: asyncio.TimerHandle | None = None
@@ -176,8 +179,8 @@ class Spool:
             raise Retryable(f"the spool cannot be read: {error}") from error
 
     async def figures(self) -> Figures:
-        """The figures for reports, with every `move` so far if the disk takes them. Those of the last time if the file
-        cannot be read just now; Retryable if there are none."""
+        """The figures for reports, with every `move` so far if the disk takes them; those of the last time if the file
+        cannot be read just now."""
         with suppress(Retryable, TimeoutError):
             async with asyncio.timeout(1):
                 await self._change(lambda _: None)
@@ -185,8 +188,6 @@ class Spool:
             self._figures = await self._reading.read_figures(store.figures)
         except (sqlite3.Error, MemoryError, Ended) as error:
             self._writer.note(error)
-            if self._figures is None:
-                raise Retryable(f"the spool cannot be read: {error}") from error
         return self._figures
 
     async def wait(self, position: int) -> None:
@@ -265,8 +266,8 @@ class Spool:
 async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -> Spool:
     """Opens the spool, makes it where it is not there, saves what can be saved where it is damaged.
 
-    Raises AuditPipelineError if another process has it open, or the folder cannot be used; Retryable if there is no
-    room to open it, or to save what can be saved of a damaged one.
+    Raises AuditPipelineError if another process has it open, or the folder cannot be used; Retryable if the disk is
+    full or fails, or has no room yet for saving a damaged one.
     """
     path = Path(config.path)
     reserve, journal = Reserve(path.with_name(f"{path.name}.reserve"), RESERVE), Journal(path)
@@ -294,24 +295,31 @@ def _open(config: contract.Spool, outputs: list[str], reserve: Reserve, log: Log
         make_folders(path.parent)
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if is_full(error):
+        if is_full(error) or error.errno == errno.EIO:
             raise Retryable(f"{error.filename or path.parent}: {error.strerror}") from error
         raise AuditPipelineError(f"the spool's folder {path.parent} cannot be used: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve.release()  # on a full disk the file could not even be opened
-        writer = _store(open_or_salvage(path, outputs, log), config)
+        connection = open_or_salvage(path, outputs, log)
         sync_folder(path.parent)
-        return Opened(writer, [_reader(path) for _ in range(THREADS + 1)], lock)
+        readers = [_reader(path) for _ in range(THREADS + 1)]
+        return Opened(_store(connection, config), readers, lock, store.figures(connection))
     except BaseException as error:
         os.close(lock)
         if isinstance(error, BlockingIOError):
             raise AuditPipelineError(f"the spool {path} is in use by another process: stop that first") from error
         if is_full(error) or (isinstance(error, sqlite3.Error) and has_no_room(path.parent)):
             raise Retryable(f"{path}: there is no room on its disk ({error})") from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise AuditPipelineError(f"the spool {path} cannot be opened: {error}") from error
+        if isinstance(error, sqlite3.OperationalError | MemoryError):
+            kind = Retryable if _is_passing(error) else AuditPipelineError
+            raise kind(f"the spool {path} cannot be opened: {error}") from error
         raise
+
+
+def _is_passing(error: sqlite3.OperationalError | MemoryError) -> bool:
+    """Whether the file may be opened later: the disk is full, or has failed."""
+    return isinstance(error, MemoryError) or (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _LATER
 
 
 def _store(connection: sqlite3.Connection, config: contract.Spool) -> Store:
