@@ -9,6 +9,7 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,38 @@ async def test_numbers_that_are_not_those_of_the_file_make_it_unhealthy(tmp_path
     assert spool.healthy
     assert await lines_from(spool) == [b"first", b"third"]
     assert (await spool.figures()).lost == [("out", "damaged", 8)]
+    await spool.close()
+
+
+def malformed() -> sqlite3.DatabaseError:
+    """What SQLite says of a damaged file, and at times of a sound one on a disk that fails."""
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+@pytest.mark.parametrize(
+    ("said", "damaged"),
+    [
+        ([(0, malformed())], False),
+        ([(0, malformed()), (0.5, malformed())], False),
+        ([(0, malformed()), (0.5, malformed()), (1.5, malformed())], True),
+        ([(0, malformed()), (1, io_error()), (2, malformed()), (2.5, malformed())], False),
+        ([(0, malformed()), (1, io_error()), (2, malformed()), (4, malformed())], True),
+        ([(0, malformed()), (1000, malformed())], False),
+        ([(0, sqlite3.IntegrityError("not unique"))], True),
+    ],
+)
+async def test_a_file_is_damaged_when_that_is_said_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[tuple[float, Exception]], damaged: bool
+) -> None:
+    """And the disk has not failed in between."""
+    spool = await opened(tmp_path / "spool.sqlite")
+    for at, error in said:
+        monkeypatch.setattr(time, "monotonic", lambda at=at: 5000 + at)
+        spool._writer.note(error)
+    monkeypatch.undo()
+    assert spool.healthy != damaged
     await spool.close()
 
 

@@ -35,7 +35,7 @@ _LOOK_SECONDS = 1.0
 _READERS_SECONDS = 0.05
 """How long our own readers have to get out of the journal's way: they are quick."""
 _MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_SURE_SECONDS = 1.0
+_SURE_SECONDS, _FORGET_SECONDS = 1.0, 60.0
 _BROKEN = (
     sqlite3.SQLITE_CONSTRAINT,
     sqlite3.SQLITE_MISMATCH,
@@ -106,7 +106,7 @@ class Writer:
         self._tight = not reserve.take()
         self._held = False
         self._next_look = 0.0
-        self._suspected = 0.0
+        self._suspected = -_FORGET_SECONDS
         self._more_to_do = True
         self._unmoved: dict[str, Move] = {}
         self._loop = asyncio.get_running_loop()
@@ -136,21 +136,22 @@ class Writer:
     def note(self, error: Exception) -> None:
         """Takes notice of an error that only a new start can help against.
 
-        SQLite calls a file malformed while its disk fails, too: that is believed when it is said again later, and the
-        disk has not failed in between.
+        SQLite calls a file malformed while its disk fails, too: that is believed when it is said again a little later,
+        and the disk has not failed in between.
         """
-        code, now = getattr(error, "sqlite_errorcode", 0) & 0xFF, time.monotonic()
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_IOERR:
-            self._suspected = 0.0
-        elif code in _MALFORMED and not self._suspected:
-            self._suspected = now
-        elif isinstance(error, sqlite3.IntegrityError) or code in _BROKEN or self._is_sure(code, now):
-            if not self.damaged:
-                call_in(self._loop, self._broken, error)
+            self._suspected = -_FORGET_SECONDS
+        broken = self._is_sure(time.monotonic()) if code in _MALFORMED else code in _BROKEN
+        if (broken or isinstance(error, sqlite3.IntegrityError)) and not self.damaged:
             self.damaged = True
+            call_in(self._loop, self._broken, error)
 
-    def _is_sure(self, code: int, now: float) -> bool:
-        return code in _MALFORMED and now - self._suspected >= _SURE_SECONDS
+    def _is_sure(self, now: float) -> bool:
+        passed = now - self._suspected
+        if passed > _FORGET_SECONDS:
+            self._suspected = now
+        return _SURE_SECONDS <= passed <= _FORGET_SECONDS
 
     def _run(self) -> None:
         failure: Ended | None = None
