@@ -20,6 +20,7 @@ from auditpipeline.core.config import FileOutput
 from auditpipeline.core.errors import AuditPipelineError
 from auditpipeline.dataplane import inspect, layout, rows, store
 from auditpipeline.dataplane.inspect import Chosen
+from auditpipeline.dataplane.requeue import Requeued, requeue
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead, Store
 from tests.dataplane.setting import EVERYTHING, QUICK, Setting, event, event_list, ids, lines_in, until
 
@@ -168,7 +169,7 @@ def test_requeue_puts_letters_back_for_their_output_alone(tmp_path: Path) -> Non
     """As new events; what never belonged to an output goes to all; what cannot be read stays."""
     path = tmp_path / "spool.sqlite"
     made(path).close()
-    done = inspect.requeue(path, Chosen())
+    done = requeue(path, Chosen())
     assert (done.letters, done.events) == (2, 2)
     assert list(done.left) == [2]
     found = inspect.summary(path)
@@ -181,7 +182,7 @@ def test_requeue_puts_letters_back_for_their_output_alone(tmp_path: Path) -> Non
         ("", "z"),
         (store.only("siem"), "a"),
     ]
-    assert inspect.requeue(path, Chosen(output="siem")) == inspect.Requeued(0, 0, {})
+    assert requeue(path, Chosen(output="siem")) == Requeued(0, 0, {})
 
 
 def test_a_letter_whose_output_is_gone_stays(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_a_letter_whose_output_is_gone_stays(tmp_path: Path) -> None:
     with writer.transaction():
         writer.use(["archive"])
     writer.close()
-    done = inspect.requeue(path, Chosen(ids=(1,)))
+    done = requeue(path, Chosen(ids=(1,)))
     assert done.letters == 0
     assert "no output 'siem' any more" in done.left[1]
     assert inspect.summary(path).events == 5
@@ -207,10 +208,10 @@ async def test_requeued_letters_are_delivered_once_to_their_output(setting: Sett
         await until(lambda: other.exists() and len(lines_in(other)) == 1)
         assert inspect.in_use(setting.spool) is True
         with pytest.raises(AuditPipelineError, match="is in use: stop the process"):
-            inspect.requeue(setting.spool, Chosen())
+            requeue(setting.spool, Chosen())
         assert len(inspect.dead(setting.spool, Chosen(), 10)) == 1
     assert inspect.in_use(setting.spool) is False
-    assert inspect.requeue(setting.spool, Chosen()).events == 1
+    assert requeue(setting.spool, Chosen()).events == 1
     async with setting.running(None, QUICK) as running:
         await until(lambda: len(lines_in(setting.file)) == 2)
         assert await running.post([event(auditID="last")]) == 200
@@ -266,7 +267,7 @@ def test_requeue_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Store, "append", fail)
     with pytest.raises(sqlite3.OperationalError):
-        inspect.requeue(path, Chosen())
+        requeue(path, Chosen())
     monkeypatch.undo()
     assert len(inspect.dead(path, Chosen(), 10)) == 3
     assert inspect.summary(path).events == 5
@@ -289,8 +290,8 @@ def test_requeue_needs_little_memory_however_much_it_puts_back(tmp_path: Path) -
     path = tmp_path / "spool.sqlite"
     many(path, 200, 2**20)
     code = (
-        "import resource, sys; from pathlib import Path; from auditpipeline.dataplane import inspect\n"
-        "found = inspect.requeue(Path(sys.argv[1]), inspect.Chosen())\n"
+        "import resource, sys; from pathlib import Path; from auditpipeline.dataplane import inspect, requeue\n"
+        "found = requeue.requeue(Path(sys.argv[1]), inspect.Chosen())\n"
         "print(found.letters, found.events, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
@@ -311,13 +312,13 @@ def test_what_cannot_be_read_of_a_body_stays_and_the_rest_goes_back(tmp_path: Pa
     with writer.transaction():
         writer.append([], "", [Dead(NO_OUTPUT, "why", body, events=3)])
     writer.close()
-    done = inspect.requeue(path, Chosen(ids=(4,)))
+    done = requeue(path, Chosen(ids=(4,)))
     assert (done.letters, done.events) == (0, 2)
     assert done.left[4].startswith("1 parts of it: ")
     assert [json.loads(each.line or b"")["auditID"] for each in inspect.events(path, 5)] == ["good", "fine"]
     (letter,) = inspect.dead(path, Chosen(ids=(4,)), 1)
     assert [found["auditID"] for found in json.loads(letter.data)["items"]] == ["bad"]
-    assert inspect.requeue(path, Chosen(ids=(4,))).events == 0
+    assert requeue(path, Chosen(ids=(4,))).events == 0
 
 
 def test_a_damaged_letter_costs_itself_alone(tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_a_damaged_letter_costs_itself_alone(tmp_path: Path) -> None:
     writer.close()
     letters = inspect.dead(path, Chosen(), 10)
     assert [(letter.id, letter.whole) for letter in letters] == [(3, False), (2, True), (1, True)]
-    done = inspect.requeue(path, Chosen())
+    done = requeue(path, Chosen())
     assert (done.letters, done.left[3]) == (1, "the disk has damaged it")
 
 
@@ -347,7 +348,7 @@ def test_looking_at_a_journal_without_its_file_deletes_nothing(tmp_path: Path, g
     with unchanged(copy), pytest.raises(AuditPipelineError, match=r"its journal is not|no spool is there"):
         inspect.summary(copy / path.name)
     with pytest.raises(AuditPipelineError, match=r"a start of its process mends it|no spool is there"):
-        inspect.requeue(copy / path.name, Chosen())
+        requeue(copy / path.name, Chosen())
     assert (copy / "spool.sqlite-wal").stat().st_size > 0
 
 
@@ -370,7 +371,7 @@ def test_a_letter_that_holds_a_readable_event_is_put_back(tmp_path: Path, letter
     with writer.transaction():
         writer.append([], "", [Dead(NO_OUTPUT, "as an older release could not read it", letter)])
     writer.close()
-    done = inspect.requeue(path, Chosen(ids=(4,)))
+    done = requeue(path, Chosen(ids=(4,)))
     assert done.events == events
     for stored in inspect.events(path, 5):
         json.loads(stored.line or b"")

@@ -18,6 +18,7 @@ from auditpipeline.dataplane import inspect
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.inspect import Chosen
 from auditpipeline.dataplane.letters import NO_OUTPUT, Budget, Dead
+from auditpipeline.dataplane.requeue import requeue
 from auditpipeline.dataplane.spool import Spool, open_spool
 from tests.dataplane.setting import Setting
 from tests.dataplane.test_spool import opened
@@ -129,7 +130,7 @@ async def test_a_digest_keeps_nothing_of_a_body(tmp_path: Path) -> None:
     assert letter.reason == f"torn ({len(body)} bytes, SHA-256 {hashlib.sha256(body).hexdigest()}; not kept)"
     await spool.close()
     assert b"hunter2" not in bytes_in(tmp_path)
-    assert inspect.requeue(path, Chosen()).left == {1: "only its digest was kept"}
+    assert requeue(path, Chosen()).left == {1: "only its digest was kept"}
 
 
 @pytest.mark.parametrize("kept_as", ["whole", "digest"])

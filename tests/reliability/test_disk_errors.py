@@ -73,13 +73,13 @@ async def test_a_disk_that_fails_and_works_again(
     keep(settle(f"EIO on {calls}, then a clean start", sender, in_files(setting.file)))
 
 
-@pytest.mark.parametrize("calls", CALLS)
+@pytest.mark.parametrize("calls", ["rws", "s"])
 async def test_a_process_that_is_killed_while_its_disk_fails(
     setting: Setting, sender: Sender, disk: Faulty, keep: Keep, calls: str
 ) -> None:
     """What a commit left in the journal that could not be synced is there or not, and does no harm in either case."""
     setting.write(setting.config())
-    for _ in range(3):
+    for _ in range(2):
         async with serving(setting, environment=disk.environment) as process:
             await process.listening()
             async with sender.sending(lambda: process.ports["audit"]):
@@ -93,7 +93,7 @@ async def test_a_process_that_is_killed_while_its_disk_fails(
             await sender.reaches(200)
         await drained(process, setting)
         assert (await process.report(setting)).events.dropped == 0
-    keep(settle(f"EIO on {calls}, then a kill", sender, in_files(setting.file), kills=3))
+    keep(settle(f"EIO on {calls}, then a kill", sender, in_files(setting.file), kills=2))
 
 
 @pytest.mark.parametrize("calls", ["r", "w", "s"])

@@ -131,7 +131,7 @@ def requeue(path: Path, everything: bool, of: str | None, ids: tuple[int, ...]) 
       auditpipeline spool requeue spool.sqlite --id 17 --id 18
     """
     from auditpipeline.dataplane.inspect import Chosen
-    from auditpipeline.dataplane.inspect import requeue as put_back
+    from auditpipeline.dataplane.requeue import requeue as put_back
 
     if everything == bool(ids or of is not None):
         raise click.UsageError("say which: --all, --of OUTPUT, or --id ID")
