@@ -4,12 +4,13 @@ idle peers and the disk do meanwhile."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,14 @@ IDLE = 400
 async def idle_peers(port: int, number: int) -> AsyncIterator[None]:
     """So many connections that never say a word, and are opened again when they are closed."""
 
+    loop = asyncio.get_running_loop()
+
     async def hold() -> None:
         while True:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                await reader.read()
-                writer.close()
-            except OSError:
-                pass
+            with suppress(OSError), socket.socket() as peer:
+                peer.setblocking(False)
+                await loop.sock_connect(peer, ("127.0.0.1", port))
+                await loop.sock_recv(peer, 1)
             await asyncio.sleep(0.2)
 
     tasks = [asyncio.create_task(hold()) for _ in range(number)]
