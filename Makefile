@@ -33,7 +33,7 @@ unit: $(VENV)/installed ## tests that need no cluster
 	@$(BIN)/python -m tests.cluster.prepare unit
 	$(BIN)/pytest -m 'not controlplane and not node and not native and not long'
 
-test-long: $(VENV)/installed ## reliability, half an hour: 220 kills, ten minutes of soak, more damage; prints what was lost
+test-long: $(VENV)/installed ## reliability, two hours: 220 kills, 200 more on a failing disk, an hour of odd bodies, ten minutes of soak
 	$(BIN)/pytest -m long --timeout 1800 tests/reliability
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
