@@ -24,7 +24,6 @@ import asyncio
 import errno
 import socket
 import ssl
-import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -33,9 +32,10 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from auditpipeline.dataplane.descriptors import Places
+from auditpipeline.dataplane.peer import Peer
 
 HANDSHAKE_SECONDS = 10.0
-SHUTDOWN_SECONDS = 2.0
+SHUTDOWN_SECONDS = 5.0
 """For the end of TLS, when the connection is of no use any more, but still takes its descriptor."""
 UNREAD_SECONDS = 30.0
 UNKNOWN_IDLE_SECONDS = 20.0
@@ -46,36 +46,6 @@ _SEND_BUFFER = 2**17
 """In the kernel, for answers, which are small. Otherwise a peer that does not read could make it grow to megabytes."""
 _WRITE_BUFFER = 2**16
 """In the process, before the server waits."""
-_LAST_DATA = struct.Struct("=52xI")
-"""`tcpi_last_data_recv` of struct tcp_info (linux/tcp.h): milliseconds since anything came."""
-
-
-class Peer:
-    """One connection; `transport` and `handler` are there when its handshake is done."""
-
-    __slots__ = ("handler", "paused_since", "since", "socket", "task", "transport")
-
-    def __init__(self, connection: socket.socket, now: float) -> None:
-        self.socket = connection
-        self.since = now
-        self.paused_since = 0.0
-        self.task: asyncio.Task[None] | None = None
-        self.transport: asyncio.Transport | None = None
-        self.handler: RequestHandler | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether it still has its descriptor: the event loop closes that, and the socket object says so."""
-        return self.socket.fileno() >= 0
-
-    def silence(self) -> float:
-        """Seconds since it sent anything."""
-        try:
-            found = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA.size)
-        except OSError:
-            return float("inf")
-        milliseconds: int = _LAST_DATA.unpack(found)[0]
-        return milliseconds / 1000
 
 
 Closing = Literal[
