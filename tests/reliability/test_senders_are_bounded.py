@@ -130,16 +130,18 @@ async def test_many_large_bodies_at_once_are_not_all_in_memory(setting: Setting)
 
 
 async def test_five_hundred_connections_at_once(setting: Setting) -> None:
-    """All of them are served, and all that they sent is delivered."""
+    """All of them are served, and all that they sent is delivered. As real senders do, each connects again if it had to
+    make room in its handshake: on a slow machine more than 64 are in theirs for longer than a second."""
     async with _started(setting) as process:
         url = f"https://127.0.0.1:{process.ports['audit']}/audit"
         context = setting.authority.client(setting.client_tls)
         open_ = asyncio.Barrier(CONCURRENT)
 
         async def post() -> int:
-            async with _connection(setting, process) as (reader, writer):
+            body = event_list([event(), event()])
+            async with AsyncExitStack() as stack:
+                reader, writer = await _let_in(setting, process, stack)
                 await open_.wait()
-                body = event_list([event(), event()])
                 writer.write(HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 return int((await reader.readline()).split()[1])
 
@@ -150,6 +152,21 @@ async def test_five_hundred_connections_at_once(setting: Setting) -> None:
         async with aiohttp.ClientSession() as session, session.post(url, data=event_list([]), ssl=context) as response:
             assert response.status == 200
         assert in_files(setting.file).total() == 2 * CONCURRENT
+
+
+async def _let_in(
+    setting: Setting, process: Process, stack: AsyncExitStack
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which something was answered: with TLS 1.3 a client is done before the server is."""
+    while True:
+        try:
+            reader, writer = await stack.enter_async_context(_connection(setting, process))
+            nothing = event_list([])
+            writer.write(HEAD + f"Content-Length: {len(nothing)}\r\n\r\n".encode() + nothing)
+            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200"):
+                return reader, writer
+        except (OSError, asyncio.IncompleteReadError):
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(180)
@@ -169,7 +186,7 @@ async def test_idle_connections_end_nothing(setting: Setting, sender: Sender, ke
             await until(lambda: _crowded(process, setting), 60)
             async with sender.sending(lambda: process.ports["audit"]):
                 await sender.reaches(4000)
-                assert await _probed(setting, process) == 200
+                await until(lambda: _probed(setting, process))
                 await sender.reaches(4000)
             assert _open_files(process.pid) < 200
             assert not any(holder.done() for holder in holders)
@@ -219,15 +236,22 @@ async def _posted(setting: Setting, process: Process) -> int:
 
 async def _crowded(process: Process, setting: Setting) -> bool:
     """Whether idle connections have displaced each other at both listeners."""
-    metrics = (await process.ops(setting, "/metrics")).decode()
+    try:
+        metrics = (await process.ops(setting, "/metrics")).decode()
+    except (aiohttp.ClientError, OSError):
+        return False
     return all(f'listener="{listener}",reason="handshake_displaced"' in metrics for listener in ("audit", "ops"))
 
 
-async def _probed(setting: Setting, process: Process) -> int:
-    """What kubelet is answered, which shows no certificate."""
+async def _probed(setting: Setting, process: Process) -> bool:
+    """Whether kubelet is answered, which shows no certificate, and tries again if it is not."""
     url = f"https://127.0.0.1:{process.ports['ops']}/healthz"
-    async with aiohttp.ClientSession() as session, session.get(url, ssl=setting.authority.client(None)) as response:
-        return response.status
+    context = setting.authority.client(None)
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url, ssl=context) as response:
+            return response.status == 200
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 async def _say_nothing(setting: Setting, port: int) -> None:
