@@ -30,7 +30,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -301,24 +301,29 @@ def _open(config: contract.Spool, outputs: list[str], reserve: Reserve, log: Log
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         reserve.release()  # on a full disk the file could not even be opened
-        connection = open_or_salvage(path, outputs, log)
-        sync_folder(path.parent)
-        readers = [_reader(path) for _ in range(THREADS + 1)]
-        return Opened(_store(connection, config), readers, lock, store.figures(connection))
+        with ExitStack() as opened:
+            connection = opened.enter_context(closing(open_or_salvage(path, outputs, log)))
+            sync_folder(path.parent)
+            readers = [opened.enter_context(closing(_reader(path))) for _ in range(THREADS + 1)]
+            found = Opened(_store(connection, config), readers, lock, store.figures(connection))
+            opened.pop_all()
+        return found
     except BaseException as error:
         os.close(lock)
         if isinstance(error, BlockingIOError):
             raise AuditPipelineError(f"the spool {path} is in use by another process: stop that first") from error
         if is_full(error) or (isinstance(error, sqlite3.Error) and has_no_room(path.parent)):
             raise Retryable(f"{path}: there is no room on its disk ({error})") from error
-        if isinstance(error, sqlite3.OperationalError | MemoryError):
+        if isinstance(error, sqlite3.OperationalError | MemoryError | OSError):
             kind = Retryable if _is_passing(error) else AuditPipelineError
             raise kind(f"the spool {path} cannot be opened: {error}") from error
         raise
 
 
-def _is_passing(error: sqlite3.OperationalError | MemoryError) -> bool:
+def _is_passing(error: sqlite3.OperationalError | MemoryError | OSError) -> bool:
     """Whether the file may be opened later: the disk is full, or has failed."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EIO
     return isinstance(error, MemoryError) or (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _LATER
 
 
