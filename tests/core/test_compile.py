@@ -73,3 +73,14 @@ def test_what_clients_make_up_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -
         assert compiled.decide(request) == decide(policy, request)
     assert len(compiled.branches) <= 50
     assert len(set(compiled.branches.values())) == 1
+
+
+def test_names_of_a_megabyte_are_decided_on_and_not_remembered() -> None:
+    """kube-apiserver takes URIs of that size from anybody, and the index holds thousands."""
+    policy = Policy(rules=(Rule(level="Metadata", verbs=("get",)),))
+    compiled = Compiled(policy)
+    long = "a" * 2**20
+    for request in (POD._replace(verb=long), POD._replace(group=long), POD._replace(resource=long)):
+        assert compiled.decide(request) == decide(policy, request)
+    assert compiled.decide(POD) == decide(policy, POD)
+    assert len(compiled.branches) == 1

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import decode_event, encode_line
-from auditpipeline.core.mend import ANNOTATION, MAX_DEPTH, mended
+from auditpipeline.core.mend import ANNOTATION, MAX_DEPTH, MAX_FIELDS, annotated, mended
 
 EVENT = b'{"level":"Request","user":{"username":"mallory"},"requestObject":%s,"annotations":{"a":"b"},"verb":"patch"}'
 
@@ -95,3 +95,36 @@ def test_a_sound_event_is_left_as_it_is(event: dict[str, Any]) -> None:
     assert {name: bytes(value) for name, value in mended(data).items()} == {
         name: bytes(value) for name, value in decode_event(data).items()
     }
+
+
+@pytest.mark.parametrize(
+    ("bodies", "is_left"),
+    [((b"nope", b"1"), 1), ((b"1", b"nope"), None), ((b"nope", b"01"), None), ((b"1", b"2"), 2)],
+)
+def test_of_two_bodies_the_last_one_counts(bodies: tuple[bytes, bytes], is_left: int | None) -> None:
+    """As in every parser; an annotation says only what is so."""
+    event = read(b',"requestObject":'.join(bodies))
+    assert event.get("requestObject") == is_left
+    assert (ANNOTATION in event["annotations"]) == (is_left is None)
+
+
+def test_an_event_of_very_many_fields_is_refused_before_they_are_kept() -> None:
+    """Each would take a hundred bytes and more."""
+    assert len(mended(b"{" + b",".join(b'"%d":1' % number for number in range(MAX_FIELDS)) + b"}")) == MAX_FIELDS
+    with pytest.raises(Permanent, match="more than 1000 fields"):
+        mended(b"{" + b'"":1,' * MAX_FIELDS + b'"a":1}')
+
+
+@pytest.mark.parametrize(
+    ("before", "named"),
+    [
+        (b'"requestObject"', "requestObject,responseObject"),
+        (b'"responseObject"', "responseObject"),
+        (b'"x"', "responseObject"),
+        (b"5", "responseObject"),
+    ],
+)
+def test_bodies_that_were_lost_before_stay_named(before: bytes, named: str) -> None:
+    """One was too deep at the intake, the other too large for a destination."""
+    event = decode_event(EVENT.replace(b'"a":"b"', b'"%s":%s' % (ANNOTATION.encode(), before)) % b"1")
+    assert json.loads(encode_line(annotated(event, ["responseObject"])))["annotations"] == {ANNOTATION: named}

@@ -51,7 +51,7 @@ def test_the_members_are_those_of_the_object(fields: dict[str, Any], separators:
     assert found == fields
 
 
-@pytest.mark.parametrize("levels", [1, 20, 30, 600, 100_000])
+@pytest.mark.parametrize("levels", [1, 20, 32, 40, 600, 100_000])
 @pytest.mark.parametrize("size", [0, 2**15, 2**18])
 def test_depth_and_size_do_not_matter(levels: int, size: int) -> None:
     """Neighbours of a part of any depth and size are found, and how deep it is."""
@@ -95,3 +95,41 @@ def test_what_does_not_end_has_no_end(data: bytes) -> None:
     assert split.value_end(data, 0) in (None, len(data))
     list(split.elements(text, 0))
     list(split.members(text, 0))
+
+
+@given(st.lists(values | texts.map(lambda text: {text: [text]}), max_size=12), st.integers(0, 4), spellings)
+@settings(max_examples=200)
+def test_behind_as_many_parts_as_were_asked_for_come_runs(
+    items: list[Any], most: int, separators: tuple[str, str]
+) -> None:
+    """All elements are counted, and none is left out."""
+    data = json.dumps(items, separators=separators).encode()
+    found = list(split.elements(split.outline(data), 0, most))
+    assert sum(part.number for part in found) == len(items)
+    assert [item for part in found for item in json.loads(b"[" + data[part.start : part.end] + b"]")] == items
+    assert len(found) <= 2 * most + 2
+
+
+@pytest.mark.parametrize("levels", [split._NESTED + 1, 200, 5000])
+def test_many_short_and_deep_elements_take_no_more_than_a_few_looks(
+    levels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked at byte by byte is in proportion to the data, however short the elements are."""
+    data = b"[" + b",".join([b"[" * levels + b"]" * levels] * (2**17 // levels)) + b"]"
+    looked, real = 0, split._end_within
+
+    def counted(parts: list[bytes], inside: int, level: int) -> int | None:
+        nonlocal looked
+        looked += sum(map(len, parts))
+        return real(parts, inside, level)
+
+    monkeypatch.setattr(split, "_end_within", counted)
+    assert sum(part.number for part in split.elements(data, 0)) == 2**17 // levels
+    assert looked <= 4 * len(data)
+
+
+def test_is_deeper_asks_for_levels_and_not_for_brackets() -> None:
+    """Brackets beside each other, or in strings, make nothing deep."""
+    assert not split.is_deeper(b"[" + b"[]," * 1000 + b'"' + b"[" * 1000 + b'"]', 10)
+    assert split.is_deeper(b"[" * 11 + b"]" * 11, 10)
+    assert not split.is_deeper(b"[" * 10 + b"]" * 10, 10)

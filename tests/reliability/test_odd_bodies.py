@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import json
 import re
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from auditpipeline.core import split
 from auditpipeline.core.config import HttpOutput
-from auditpipeline.core.eventlist import encode_body
+from auditpipeline.core.eventlist import HEAD, encode_body
 from auditpipeline.core.mend import ANNOTATION
 from auditpipeline.core.policy import Policy, Rule
-from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.filter import Filter, narrow_line
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import serving
 from tests.dataplane.setting import DATA, Destination, Setting, event, lines_in, until
@@ -100,16 +103,73 @@ async def test_a_body_of_junk_is_one_dead_letter_with_a_count(setting: Setting, 
     assert grown < 64 * 2**20, f"{grown} bytes for a body of a megabyte"
 
 
-async def test_a_slow_body_holds_up_nobody(setting: Setting) -> None:
-    """While megabytes of junk are taken apart, others are taken and answered."""
+SLOW = {
+    "junk": encode_body([b'{"a":[[1]]}'] * 1_000_000),
+    "events of no level": encode_body([item(event(level="Some"))] * 19_000),
+    "events that are not UTF-8": encode_body([item(event(level="Request"), b'"\xff' + b"a" * 400 + b'"')] * 9_000),
+    "many fields": HEAD + b"{" + b",".join(b'"%d":1' % number for number in range(900_000)) + b"}]}",
+}
+
+
+@pytest.mark.parametrize("body", SLOW.values(), ids=SLOW.keys())
+async def test_a_slow_body_holds_up_nobody(setting: Setting, body: bytes) -> None:
+    """While megabytes of it are taken apart, others are taken and answered."""
     async with setting.running(setting.config()) as plane:
-        slow = asyncio.create_task(plane.post(encode_body([b'{"a":[[1]]}'] * 1_000_000)))
+        slow = asyncio.create_task(plane.post(body))
         answered = 0
         while not slow.done():
             assert await plane.post([event()]) == 200
             answered += 1
         assert await slow == 200
         assert answered > 5, answered
+
+
+@pytest.mark.parametrize("body", SLOW.values(), ids=SLOW.keys())
+async def test_what_is_slow_is_done_in_a_thread(setting: Setting, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is taken apart, or mended, on the event loop."""
+    threads, real = set[str](), split.members
+
+    def noted(text: bytes, start: int) -> Iterator[split.Member]:
+        threads.add(threading.current_thread().name)
+        return real(text, start)
+
+    monkeypatch.setattr(split, "members", noted)
+    async with setting.running(setting.config(setting.route(policies=(EVERYTHING,)))) as plane:
+        assert await plane.post(body) == 200
+    assert threads == {"body-reader"}
+
+
+@pytest.mark.parametrize("first", [b"1", rb'"\ud800"'])
+async def test_no_number_of_levels_makes_the_sender_try_again(setting: Setting, first: bytes) -> None:
+    """Not even with line ends, which a line may not have: what is taken at one place is not refused at the next, where
+    the stack is deeper."""
+    sent = [[event(level="Request"), event(level="Request", user={"username": "mallory"})] for _ in range(850, 1000, 2)]
+    async with setting.running(setting.config(setting.route(policies=(EVERYTHING,)))) as plane:
+        for (other, odd), levels in zip(sent, range(850, 1000, 2), strict=True):
+            deep = b"[\n" + b"[" * levels + b"]" * levels + b"]"
+            assert await plane.post(encode_body([item(other, first), item(odd, deep)])) == 200
+        await until(lambda: setting.file.exists() and len(lines_in(setting.file)) >= 2 * len(sent))
+        assert (await plane.report()).events.dropped == 0
+    arrived = {each["auditID"]: each for each in lines_in(setting.file)}
+    for each in (each for both in sent for each in both):
+        assert {name: arrived[each["auditID"]][name] for name in WHO} == each
+
+
+@pytest.mark.parametrize("policy", [METADATA, Policy((Rule("RequestResponse", omit_managed_fields=True),))])
+def test_a_route_gets_an_event_of_any_number_of_levels(policy: Policy) -> None:
+    """A line that was stored where the stack is less deep is narrowed all the same."""
+
+    def deeper(frames: int, line: bytes) -> bytes | None:
+        return deeper(frames - 1, line) if frames else narrow_line(line, (policy,))
+
+    for levels in range(850, 1000):
+        body = b'{"metadata":{"managedFields":' + b"[" * levels + b"]" * levels + b"}}"
+        odd = event(level="Request")
+        for line in Filter([(EVERYTHING,)]).take(encode_body([item(odd, body)])).lines:
+            for frames in range(5):
+                found = deeper(frames, line)
+                assert found
+                assert json.loads(found)["auditID"] == odd["auditID"]
 
 
 @pytest.mark.parametrize("known", [True, False])

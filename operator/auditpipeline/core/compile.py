@@ -34,6 +34,8 @@ Key = tuple[str, str, str | None, str]
 
 MAX_KEYS = 4096
 """So many combinations are remembered; then all are forgotten, so that names made up by a client fill no memory."""
+MAX_KEY = 1024
+"""Characters of one that is remembered: a client may ask for a resource whose name has a megabyte."""
 
 _FEW = 3
 
@@ -63,16 +65,18 @@ class Compiled:
         self._decisions = [decision_of(policy, index) for index in (*range(len(policy.rules)), None)]
 
     def branch(self, key: Key) -> Branch:
-        """The function for requests with this verb and resource; from now on it is found in `branches`."""
-        if len(self.branches) >= MAX_KEYS:
-            self.branches.clear()
+        """The function for requests with this verb and resource; from now on it is found in `branches`, unless their
+        names are longer than any real ones."""
         rests = tuple(_rests(self.policy, key))
         if rests not in self._functions:
             if len(self._functions) >= MAX_KEYS:
                 self._functions.clear()
             self._functions[rests] = _function(rests, self._decisions)
-        self.branches[key] = self._functions[rests]
-        return self.branches[key]
+        if sum(map(len, filter(None, key))) <= MAX_KEY:
+            if len(self.branches) >= MAX_KEYS:
+                self.branches.clear()
+            self.branches[key] = self._functions[rests]
+        return self._functions[rests]
 
 
 def compile_policy(policy: Policy) -> Callable[[Attributes], Decision]:

@@ -21,7 +21,7 @@ import msgspec
 from auditpipeline.core import managed
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.managed import without_managed_fields
-from auditpipeline.core.mend import UNPARSED, mended
+from auditpipeline.core.mend import UNPARSED, is_tame, mended
 from auditpipeline.core.policy import STAGES, Attributes, Decision, Level, Policy, decide
 
 Raw = managed.Raw
@@ -100,6 +100,12 @@ def decode_event(line: bytes) -> Raw:
         return mended(line)
     except Permanent:
         raise _unreadable(refused) from None
+
+
+def decode_odd(data: bytes) -> Raw:
+    """As `decode_event`, of bytes out of a body that the quick decoders refused: within the limits of `mend`, so that
+    no later step can fail at it, whatever its stack is."""
+    return decode_event(data) if is_tame(data) else mended(data)
 
 
 def without_envelope(event: Raw, beta: bool = False) -> Raw:
@@ -286,15 +292,18 @@ def as_item(line: bytes) -> bytes:
 
 
 def encode_event(event: Raw) -> bytes:
-    """The event with the fields that it has, likewise. A line end can only stand between tokens: the decoder refuses
-    one within a string."""
+    """The event with the fields that it has, likewise; Permanent too if it is too deep for the stack. A line end can
+    only stand between tokens: the decoder refuses one within a string."""
     line = encode_plain(event)
     if not line.isascii():
         try:
             line.decode()
         except UnicodeDecodeError as error:
             raise Permanent(f"the event is not UTF-8: {error.reason}") from None
-    return msgspec.json.format(line, indent=-1) if b"\n" in line or b"\r" in line else line
+    try:
+        return msgspec.json.format(line, indent=-1) if b"\n" in line or b"\r" in line else line
+    except UNPARSED as error:
+        raise _unreadable(error) from None
 
 
 def delivery_key(line: bytes) -> str:

@@ -11,7 +11,9 @@ and objectRef are kube-apiserver's own words: they stay, or the event is not rea
 
 from __future__ import annotations
 
+import codecs
 import re
+from collections.abc import Iterator
 
 import msgspec
 
@@ -21,56 +23,83 @@ from auditpipeline.core.split import Member
 
 Raw = dict[str, msgspec.Raw]
 
-MAX_DEPTH = 512
+MAX_DEPTH, MAX_FIELDS = 512, 1000
 ANNOTATION = "auditpipeline.dev/truncated"
 """On an event whose bodies were removed: their names, with commas between them."""
 BODIES = ("requestObject", "responseObject")
 # Of a pair of surrogates the group is empty.
 _SURROGATE = re.compile(rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|([89a-fA-F][0-9a-fA-F]{2}))")
-_KEYS = msgspec.json.Decoder(str)
+_WORDS = msgspec.json.Decoder(str)
 _VALUES = msgspec.json.Decoder(msgspec.Raw)
 _ANNOTATIONS = msgspec.json.Decoder(Raw | None)
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+_STEP = 2**17
 UNPARSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises if it does not take its input."""
 
 
+def is_tame(data: bytes) -> bool:
+    """Whether the data is UTF-8 and surely has neither too many levels nor too many fields: it can be decoded whatever
+    the stack of the caller is, and at no great cost."""
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH or data.count(b":") > MAX_FIELDS:
+        return False
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def mended(data: bytes) -> Raw:
     """The fields of an event, each as JSON that can be parsed. Permanent if it is not an object that comes to its end,
-    or if another field than a body cannot be read."""
+    if it has more than `MAX_FIELDS`, or if another field than a body cannot be read."""
     text = split.outline(data)
     start = split.first(text)
     if text[start : start + 1] != b"{":
         raise Permanent("the event cannot be read: it is not a JSON object")
-    fields, removed, end = Raw(), list[str](), start + 1
-    for member in split.members(text, start):
+    fields, removed, end = Raw(), dict[str, None](), start + 1
+    for number, member in enumerate(split.members(text, start)):
         if not member.value.whole:
             raise Permanent("the event cannot be read: it ends too early")
+        if number == MAX_FIELDS:
+            raise Permanent(f"the event cannot be read: it has more than {MAX_FIELDS} fields")
         end = member.value.end
         name = _name(data[member.key.start : member.key.end])
+        # Of two fields with one name the last one counts, as everywhere.
+        removed.pop(name, None)
         if value := _value(data, text, member):
             fields[name] = value
         elif name in BODIES:
-            removed.append(name)
+            fields.pop(name, None)
+            removed[name] = None
         else:
             raise Permanent(f"the event cannot be read: its {name[:64]} is not valid JSON")
     if text[end:].strip() != b"}":
         raise Permanent("the event cannot be read: it is not a JSON object")
-    return annotated(fields, removed) if removed else fields
+    return annotated(fields, list(removed)) if removed else fields
 
 
 def annotated(event: Raw, removed: list[str]) -> Raw:
-    """The event with an annotation that names the bodies that it lost."""
+    """The event with an annotation that names the bodies that it lost, now or before."""
     try:
         before = _ANNOTATIONS.decode(event["annotations"]) if "annotations" in event else None
     except UNPARSED:
         before = None
-    after = {**(before or {}), ANNOTATION: msgspec.Raw(msgspec.json.encode(",".join(removed)))}
+    named = [name for name in BODIES if name in removed or name in _named(before or {})]
+    after = {**(before or {}), ANNOTATION: msgspec.Raw(msgspec.json.encode(",".join(named)))}
     return {**event, "annotations": msgspec.Raw(msgspec.json.encode(after))}
+
+
+def _named(annotations: Raw) -> list[str]:
+    """The bodies that the event had lost already."""
+    try:
+        return _WORDS.decode(annotations.get(ANNOTATION, b'""')).split(",")
+    except UNPARSED:
+        return []
 
 
 def _name(key: bytes) -> str:
     try:
-        return _KEYS.decode(b'"' + key + b'"')
+        return _WORDS.decode(b'"' + key + b'"')
     except UNPARSED:
         raise Permanent("the event cannot be read: the name of a field is not valid JSON") from None
 
@@ -78,7 +107,7 @@ def _name(key: bytes) -> str:
 def _value(data: bytes, text: bytes, member: Member) -> msgspec.Raw | None:
     """The value of a member, mended; None if it is too deep, or not valid JSON even then."""
     start, end = member.value.start, member.value.end
-    if split.depth(text[start:end]) > MAX_DEPTH:
+    if split.is_deeper(text[start:end], MAX_DEPTH):
         return None
     value = _readable(data[start:end], text[start:end])
     try:
@@ -89,14 +118,22 @@ def _value(data: bytes, text: bytes, member: Member) -> msgspec.Raw | None:
 
 def _readable(value: bytes, text: bytes) -> bytes:
     """The value without lone surrogates, and as UTF-8."""
-    lone = [found.start() for found in _SURROGATE.finditer(text) if found[1]]
-    if lone:
-        patched = bytearray(value)
-        for at in lone:
-            patched[at : at + 6] = rb"\ufffd"
-        value = bytes(patched)
+    patched = bytearray()
+    for found in _SURROGATE.finditer(text):
+        if found[1]:
+            patched = patched or bytearray(value)
+            patched[found.start() : found.end()] = rb"\ufffd"
+    value = bytes(patched) or value
     try:
         value.decode()
     except UnicodeDecodeError:
-        return value.decode(errors="replace").encode()
+        return b"".join(_as_utf8(value))
     return value
+
+
+def _as_utf8(value: bytes) -> Iterator[bytes]:
+    """In steps, so that other threads get their turn."""
+    decoder = _UTF8("replace")
+    for at in range(0, len(value), _STEP):
+        yield decoder.decode(value[at : at + _STEP]).encode()
+    yield decoder.decode(b"", final=True).encode()

@@ -16,39 +16,46 @@ Either bracket closes either: `[}` is one part, and not valid.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import NamedTuple
 
 _WINDOW = 2**17
-_STEP = 2**14
-_NESTED = 24
+_FIRST_STEP, _STEP = 2**7, 2**14
+"""What brackets are counted in: small at first, as most of what is deep is short, and there may be very much of it."""
+_NESTED = 64
 _OPENING, _CLOSING = b"[{", b"]}"
 _STEPS = [(byte in _OPENING) - (byte in _CLOSING) for byte in range(256)]
 _step_of = _STEPS.__getitem__
 _KEY = re.compile(rb'\s*+"([^"]*+)"\s*+:\s*+')
 _SPACE = re.compile(rb"\s*+")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in _OPENING + _CLOSING)
 
 
-def _run(levels: int) -> re.Pattern[bytes]:
-    """What may stand before a separator: words, strings, and values of that many levels, as many as there are."""
-    flat = rb'[^][{}",]++|"[^"]*+"'
+def _value(levels: int) -> bytes:
+    """A pattern of values of up to that many levels."""
     within = rb'[^][{}"]++|"[^"]*+"'
     value = rb"[\[{](?:" + within + rb")*+[\]}]"
     for _ in range(levels - 1):
         value = rb"[\[{](?:" + within + rb"|" + value + rb")*+[\]}]"
-    return re.compile(rb"(?:" + flat + rb"|" + value + rb")*+")
+    return value
 
 
-_RUN = _run(_NESTED)
+_TEXT, _VALUE = rb'"[^"]*+"', _value(_NESTED)
+_ANY = rb'(?:[^][{}",]++|' + _TEXT + rb"|" + _VALUE + rb")*+"
+"""What may stand before a separator: words, strings and values, as many as there are."""
+_RUN = re.compile(_ANY)
+_RUNS = re.compile(rb"(?:" + _ANY + rb",)++")
+_CONTENT = re.compile(_TEXT + rb"|" + _VALUE)
 _FLAT = re.compile(rb'(?:\s*+(?:[^][{}",\s]++|"[^"]*+"|\[\s*+\]|\{\s*+\})?+\s*+,)++')
-_STRING = re.compile(rb'"[^"]*+"')
+_STRING = re.compile(_TEXT)
 
 
 class Part(NamedTuple):
     """An element of an array, or the value of a member: `data[start:end]`, without space around it. Not `whole` if the
-    data ends before it does. A `number` of more than 1 stands for a run of elements without any content, which are no
-    events: words, strings, empty objects."""
+    data ends before it does. A `number` of more than 1 stands for a run of elements that nobody looks into: words,
+    strings and empty objects, which are no events, or those behind as many as were asked for."""
 
     start: int
     end: int
@@ -77,14 +84,15 @@ def outline(data: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def elements(text: bytes, start: int) -> Iterator[Part]:
-    """The elements of the array that opens at `start` of an outline. The last one is not `whole` if the array has no
-    end."""
+def elements(text: bytes, start: int, most: int = sys.maxsize) -> Iterator[Part]:
+    """The elements of the array that opens at `start` of an outline; behind the first `most` parts come runs of them.
+    The last one is not `whole` if the array has no end."""
     at = start + 1
-    while True:
-        while flat := _FLAT.match(text, at, at + _WINDOW):
-            yield _flat(text, at, flat.end() - 1)
-            at = flat.end()
+    for number in count():
+        several, content = (_FLAT, _STRING) if number < most else (_RUNS, _CONTENT)
+        while found := several.match(text, at, at + _WINDOW):
+            yield _several(text, at, found.end() - 1, content)
+            at = found.end()
         end = _separator(text, at)
         part = _stripped(text, at, end)
         closes = end < len(text) and text[end] != ord(",")
@@ -117,9 +125,10 @@ def value_end(data: bytes, start: int) -> int | None:
 def outlined_end(text: bytes, start: int) -> int | None:
     """As `value_end`, of an outline; by counting brackets outside of strings."""
     level = inside = 0
-    at = start
+    at, step = start, _FIRST_STEP
     while at < len(text):
-        chunk = text[at : at + _STEP]
+        chunk = text[at : at + step]
+        step = min(2 * step, _STEP)
         parts = chunk.split(b'"')
         outside = b"".join(parts[inside::2])
         opened, closed = (sum(map(outside.count, pair)) for pair in ((b"[", b"{"), (b"]", b"}")))
@@ -133,14 +142,18 @@ def outlined_end(text: bytes, start: int) -> int | None:
     return None
 
 
+def is_deeper(text: bytes, levels: int) -> bool:
+    """Whether an outline has more levels of brackets than that at its deepest place."""
+    return sum(map(text.count, (b"[", b"{"))) > levels and depth(text) > levels
+
+
 def depth(text: bytes) -> int:
     """How many levels of brackets an outline has at its deepest place."""
-    if sum(map(text.count, (b"[", b"{"))) < 2:
-        return sum(map(text.count, (b"[", b"{")))
     most = level = inside = 0
     for at in range(0, len(text), _STEP):
         parts = text[at : at + _STEP].split(b'"')
-        levels = list(accumulate(map(_step_of, b"".join(parts[inside::2])), initial=level))
+        brackets = b"".join(parts[inside::2]).translate(None, _NO_BRACKETS)
+        levels = list(accumulate(map(_step_of, brackets), initial=level))
         most, level = max(most, *levels), levels[-1]
         inside ^= (len(parts) - 1) & 1
     return most
@@ -152,10 +165,10 @@ def first(text: bytes) -> int:
     return found.end() if found else 0
 
 
-def _flat(text: bytes, start: int, end: int) -> Part:
-    """A run of such elements with commas between them, up to the last comma."""
+def _several(text: bytes, start: int, end: int, content: re.Pattern[bytes]) -> Part:
+    """A run of elements up to its last comma; `content` is what may hold commas within them."""
     part = _stripped(text, start, end)
-    return part._replace(number=1 + _STRING.sub(b"", text[start:end]).count(b","))
+    return part._replace(number=1 + content.sub(b"", text[start:end]).count(b","))
 
 
 def _stripped(text: bytes, start: int, end: int) -> Part:

@@ -12,9 +12,9 @@ slower, so that the intake does it in a thread.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -105,6 +105,21 @@ _KNOWN = _Form[Known](
 )
 _PLAIN = _Form[Raw](facts_of, response_code, has_excess, cut, lambda event: event, with_envelope)
 _ANY = _PLAIN._replace(tidy=lambda event: msgspec.Raw(encode_line(event)))
+
+
+class Decoded(NamedTuple):
+    """The events of a body, and the form that they are decoded to; `quick` unless they were read one by one."""
+
+    events: Sequence[Any]
+    form: _Form[Any]
+    quick: bool = True
+
+    @classmethod
+    def one_by_one(cls, events: Sequence[Raw]) -> Decoded:
+        """Events that were read one by one."""
+        return cls(events, _ANY, quick=False)
+
+
 _SLICE = 1000
 """Events that are decided on before others get their turn."""
 _FORM = b"lines with kind and apiVersion"
@@ -137,29 +152,21 @@ class Filter:
 
     def take(self, body: bytes) -> Taken:
         """Decides on every event of a body; never raises."""
-        quick = self.take_quick(body)
-        if quick is not None:
-            return quick
+        quick = decode(body)
+        parts = list(self.slices(quick)) if quick else []
+        if parts and not parts[-1].dead:
+            return merged(parts)
         events, unreadable = read_body(body)
-        return merged([*self.slices(events), self.left_over(unreadable)])
+        return merged([*self.slices(Decoded.one_by_one(events)), self.left_over(unreadable)])
 
-    def take_quick(self, body: bytes) -> Taken | None:
-        """Likewise; None if the body has to be read item by item before."""
-        known = decode_known(body)
-        if known is not None:
-            return self._take(known, _KNOWN)
-        if is_crowded(body) or not _is_utf8(body):
-            return None
-        try:
-            events = decode_body(body)
-        except Permanent:
-            return None
-        return self._take(events, _PLAIN if is_plain(body) else _ANY)
-
-    def slices(self, events: Sequence[Raw]) -> Iterable[Taken]:
-        """Decides on events that were read one by one, some at a time."""
-        for start in range(0, len(events), _SLICE):
-            yield self._take(events[start : start + _SLICE], _ANY)
+    def slices(self, decoded: Decoded) -> Iterator[Taken]:
+        """Decides on the events, some at a time; at least one part comes. What is refused of a body that was decoded
+        quickly may be an event that can be mended: that part is the last one, and the body has to be read."""
+        for start in range(0, len(decoded.events) or 1, _SLICE):
+            part = self._take(decoded.events[start : start + _SLICE], decoded.form)
+            yield part
+            if part.dead and decoded.quick:
+                return
 
     def left_over(self, unreadable: Iterable[Unreadable]) -> Taken:
         """What no event could be made of, as dead letters."""
@@ -168,7 +175,7 @@ class Filter:
     def _take(self, events: Iterable[E], form: _Form[E]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
         kept, filtered, canaries, excess = list[E | Raw | msgspec.Raw](), 0, list[Raw](), 0
-        refused = list[tuple[E, Permanent]]()
+        refused = list[tuple[Any, Permanent]]()
         facts, tidy, find_fate, by_code = form.facts, form.tidy, self._fates.get, self._by_code
         has_more = form.excess
         (find, learn), *others = self._judges
@@ -191,21 +198,8 @@ class Filter:
                 kept.append(tidy(left) if tidy else left)
             except Permanent as error:
                 refused.append((event, error))
-        taken = Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, [], canaries, excess)
-        return merged([taken, *self._mended(refused)]) if refused else taken
-
-    def _mended(self, refused: Iterable[tuple[E, Permanent]]) -> Iterable[Taken]:
-        """What becomes of events that cannot be decided on, or not be cut, as they are."""
-        left, rest = list[Unreadable](), Rest()
-        for event, error in refused:
-            data = as_item(encode_plain(event))
-            if isinstance(event, dict) and not is_event(event):
-                rest.add(data)
-            elif (again := _mended(data)) is not None:
-                yield self._take([again], _ANY)
-            else:
-                left.append(Unreadable(str(error), data))
-        yield self.left_over([*left, *rest.unreadable()])
+        dead = _refused(refused) if refused else []
+        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead, canaries, excess)
 
     def _others(self, kind: Kind, rest: Where) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""
@@ -229,8 +223,23 @@ class Filter:
         return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for decision in wanted))
 
 
+def decode(body: bytes) -> Decoded | None:
+    """The events of a body, quickly; None if it has to be read item by item."""
+    known = decode_known(body)
+    if known is not None:
+        return Decoded(known, _KNOWN)
+    if is_crowded(body) or not _is_utf8(body):
+        return None
+    try:
+        return Decoded(decode_body(body), _PLAIN if is_plain(body) else _ANY)
+    except Permanent:
+        return None
+
+
 def merged(parts: Sequence[Taken]) -> Taken:
-    """What became of all of them."""
+    """What became of all of them, of which there is at least one."""
+    if len(parts) == 1:
+        return parts[0]
     lines, filtered, dead, canaries, excess = zip(*parts, strict=True)
     return Taken(
         Lines.chained([each for each in lines if each]) if any(lines) else Lines.joined(b"", 0),
@@ -255,13 +264,16 @@ def _letter(each: Unreadable) -> Dead:
     return Dead(NO_OUTPUT, each.reason, each.data, delivery_key(each.data), each.events)
 
 
-def _mended(data: bytes) -> Raw | None:
-    """The event without what the decoders refuse; None if there is no such thing."""
-    try:
-        event = mended(data)
-    except Permanent:
-        return None
-    return event if encode_plain(event) != data else None
+def _refused(refused: Iterable[tuple[Known | Raw, Permanent]]) -> list[Dead]:
+    """Events that cannot be decided on, or not be cut; the first ones by themselves."""
+    alone, rest = list[Unreadable](), Rest()
+    for event, error in refused:
+        data = as_item(encode_plain(event))
+        if len(alone) < MOST_ALONE and (isinstance(event, Known) or is_event(event)):
+            alone.append(Unreadable(str(error), data))
+        else:
+            rest.add(data)
+    return [_letter(each) for each in (*alone, *rest.unreadable())]
 
 
 def _is_utf8(body: bytes) -> bool:
@@ -273,7 +285,14 @@ def _is_utf8(body: bytes) -> bool:
 
 def narrow_line(line: bytes, policies: Policies) -> bytes | None:
     """What a route with these policies gets of a stored line; None where nothing. Permanent where it cannot be read."""
-    event = decode_event(line)
+    try:
+        return _narrowed(decode_event(line), policies)
+    except Permanent:
+        # The deeper the stack is here, the fewer levels can be decoded.
+        return _narrowed(mended(line), policies)
+
+
+def _narrowed(event: Raw, policies: Policies) -> bytes | None:
     captured = head(event)
     decision = narrow(captured, policies)
     return encode_line(cut(event, captured.level, decision)) if decision else None

@@ -12,12 +12,12 @@ pass it by.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from auditpipeline.core.eventlist import read_body
 from auditpipeline.dataplane.canary import Canaries
-from auditpipeline.dataplane.filter import Filter, Taken, merged
+from auditpipeline.dataplane.filter import Decoded, Filter, Taken, decode, merged
 from auditpipeline.dataplane.log import Seldom
 from auditpipeline.dataplane.metrics import Metrics
 from auditpipeline.dataplane.room import Room
@@ -56,8 +56,10 @@ class Intake:
         On disk when it returns. Retryable, and nothing was kept, where there is no room.
         """
         deciding = self.filter
-        taken = deciding.take_quick(body)
-        if taken is None:
+        quick = decode(body)
+        taken = await _decided(deciding.slices(quick)) if quick else None
+        del quick
+        if taken is None or taken.dead:
             taken = await self._take_slowly(deciding, body)
         found = self.canaries.find(taken.canaries)
         self.metrics.bytes_received.inc(len(body))
@@ -83,14 +85,20 @@ class Intake:
         """As `Filter.take`, while other bodies are taken."""
         self._reader = self._reader or Worker("body-reader")
         events, unreadable = await self._reader.run(partial(read_body, body))
-        parts = [deciding.left_over(unreadable)]
-        for part in deciding.slices(events):
-            parts.append(part)
-            await asyncio.sleep(0)
-        return merged(parts)
+        taken = await _decided(deciding.slices(Decoded.one_by_one(events)))
+        return merged([taken, deciding.left_over(unreadable)])
 
     def _tell(self, dead: Sequence[Dead]) -> None:
         """One line for what is buried within a minute."""
         if dead and self._log:
             events = sum(letter.events for letter in dead)
             self._log.warning("events cannot be read: see the dead letters", events=events, reason=dead[0].reason)
+
+
+async def _decided(slices: Iterator[Taken]) -> Taken:
+    """What became of all of them; between two of them others get their turn."""
+    parts = [next(slices)]
+    for part in slices:
+        await asyncio.sleep(0)
+        parts.append(part)
+    return merged(parts)

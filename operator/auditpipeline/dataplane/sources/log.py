@@ -93,7 +93,7 @@ class LogSource:
 
     async def _hand_over(self, piece: Piece, stop: asyncio.Event) -> bool:
         """Whether everything was taken; False where told to stop before there was room."""
-        bodies, dead = ([], [_letter(piece.data, piece.reason)]) if piece.reason else sort_lines(piece.data)
+        bodies, dead = ([], [_letter(piece.data, piece.reason)]) if piece.reason else await self._sorted(piece)
         if dead and not self._strange:
             self._strange = True
             self._log.warning("lines of the audit log are no events: see the dead letters", reason=dead[0].reason)
@@ -104,6 +104,10 @@ class LogSource:
             if not await self._until_taken(call, stop):
                 return False
         return True
+
+    async def _sorted(self, piece: Piece) -> Sorted:
+        """Off the event loop: a line that has to be mended takes its time."""
+        return await self._worker.run(partial(sort_lines, piece.data))
 
     async def _until_taken(self, call: Callable[[], Awaitable[object]], stop: asyncio.Event) -> bool:
         while True:
