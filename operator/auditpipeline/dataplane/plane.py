@@ -161,10 +161,13 @@ class Plane:
 
     async def watch(self) -> None:
         """Raises Failed as soon as something has ended that must run."""
-        while True:
-            if reason := self.failure:
-                raise Failed(reason)
-            await asyncio.sleep(WATCH_SECONDS)
+        spool = asyncio.ensure_future(self._spool.failure())
+        try:
+            while not (spool.done() or self.failure):
+                await asyncio.wait([spool], timeout=WATCH_SECONDS)
+        finally:
+            spool.cancel()
+        raise Failed(f"the spool is broken: {spool.result()}" if spool.done() else self.failure)
 
     async def tidy(self) -> None:
         """What is to be done from time to time."""
