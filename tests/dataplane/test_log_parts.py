@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import lzma
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,7 +26,7 @@ from hypothesis.stateful import (
 
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.sources.parts import parts
-from auditpipeline.dataplane.sources.tail import Tail
+from auditpipeline.dataplane.sources.tail import PATIENCE, Tail
 
 LINE = 4096
 
@@ -136,6 +139,234 @@ def test_the_parts_are_found_in_order(tmp_path: Path, names: list[str], order: l
         (tmp_path / name).touch()
     found = [part.path.name for part in parts(tmp_path / "audit.log")]
     assert found == (order or [*sorted(set(names) - {"audit.log"}), "audit.log"])
+
+
+SCHEMES = [
+    "audit-2022-03-0{}T14-28-05.286.log{}",
+    "audit.log-2022-03-0{}{}",
+    "audit.log-2022-03-0{}-1646317685{}",
+    "audit.log-2022030{}{}",
+    "audit.log.2022030{}{}",
+    "audit.log-202203030{}{}",
+    "audit.log.2022030{}-143445{}",
+    "audit.log.164631768{}{}",
+    "audit-2022030{}.log{}",
+    "audit-2022-03-03T14-28-05.286.log.{}{}",
+    "audit.log.{}{}",
+    "audit.{}.log{}",
+]
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_parts_are_read_however_they_are_called_and_packed(log: Log, scheme: str, packing: str) -> None:
+    """In the order of their names, whatever the time of their last change; the position stands in one of them."""
+    numbered = scheme.endswith((".{}{}", ".{}.log{}")) and "164631768" not in scheme and "2022030{}" not in scheme
+    log.write(2)
+    log.read()
+    log.write(2)
+    for number in (1, 2, 3):
+        name = scheme.format(4 - number if numbered else number, packing)
+        log.path.with_name(name).write_bytes(PACKINGS[packing](log.path.read_bytes()))
+        os.utime(log.path.with_name(name), (1000 - number, 1000 - number))
+        log.path.unlink()
+        log.write(3)
+    log.restart()
+    log.read()
+    assert log.taken == log.written
+    assert "not read" not in log.said.getvalue()
+
+
+def test_parts_of_two_schemes_have_the_order_of_their_last_change(tmp_path: Path) -> None:
+    """Within a scheme the names decide."""
+    times = {"audit.log.2": 1, "audit-20220301.log": 2, "audit.log.old": 3, "audit.log.1": 4, "audit-20220302.log": 5}
+    for name, seconds in {**times, "audit.log": 0}.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (seconds, seconds))
+    assert [part.path.name for part in parts(tmp_path / "audit.log")] == [*times, "audit.log"]
+
+
+@pytest.mark.parametrize("content", [b'{"auditID":"a"}\n', gzip.compress(b'{"auditID":"a"}\n')])
+def test_content_tells_how_a_part_is_packed_and_not_its_name(log: Log, content: bytes) -> None:
+    """A .gz that is not one, and one that is called otherwise."""
+    log.write()
+    log.read()
+    log.rename()
+    log.path.with_name("audit-2026-11-24T01-56-99.log").write_bytes(content)
+    log.path.with_name("audit.log.1.gz" if content[0] == ord("{") else "audit.log.1").write_bytes(content)
+    log.path.with_name("audit-2026-11-24T01-56-99.log").unlink()
+    log.write()
+    log.read()
+    assert log.taken == [log.written[0], b'{"auditID":"a"}', log.written[1]]
+
+
+def test_a_file_that_looks_like_a_part_and_is_not_read_is_said_once(log: Log) -> None:
+    """With its name; others are nobody's business."""
+    for name in ("audit.log.1.bz2", "audit-policy.log", "audit.log.swp", "audit-policy.yaml", "other.log.1"):
+        log.path.with_name(name).touch()
+    log.write()
+    log.read()
+    log.restart()
+    log.read()
+    said = [json.loads(line)["file"] for line in log.said.getvalue().splitlines() if "not read" in line]
+    assert sorted(Path(name).name for name in said[:3]) == ["audit-policy.log", "audit.log.1.bz2", "audit.log.swp"]
+    assert len(said) == 6, "once for each reader"
+
+
+def test_the_files_of_a_container_that_restarts_are_one_log(tmp_path: Path) -> None:
+    """Whichever of them was named: kubelet counts up with each restart."""
+    log = Log(tmp_path)
+    log.tail.leave()
+    log.position.unlink()
+    log.path = tmp_path / "0.log"
+    log.write(2)
+    log.path.rename(tmp_path / "0.log.20261124-143445")
+    log.pack(tmp_path / "0.log.20261124-143445")
+    named = log.path
+    log.write()
+    log.restart()
+    log.read()
+    for name in ("1.log", "2.log", "10.log"):
+        log.path = tmp_path / name
+        log.write(2)
+        if name == "2.log":
+            log.path.rename(tmp_path / "2.log.20261124-143446")
+            log.write()
+        log.path = named
+        log.restart()
+    (tmp_path / "2.log.20261124-143447.tmp").touch()
+    log.read()
+    assert log.taken == log.written[2:], "but what was rotated before the first start"
+    log.path = tmp_path / "10.log"
+    log.write()
+    log.path = named
+    log.read()
+    assert log.taken == log.written[2:]
+    assert "not read" not in log.said.getvalue()
+    log.tail.leave()
+
+
+@pytest.mark.parametrize("beside", ["target", "link"])
+def test_a_link_is_followed_and_its_parts_are_found(tmp_path: Path, beside: str) -> None:
+    """Beside what it leads to; or beside itself, if it leads to the newest of several."""
+    (tmp_path / "real").mkdir()
+    log = Log(tmp_path)
+    log.tail.leave()
+    names = [tmp_path / "real" / "0.log"] if beside == "target" else [tmp_path / f"audit-2022030{n}.log" for n in "123"]
+    log.path.symlink_to(names[0])
+    log.position.unlink()
+    log.restart()
+    for number in range(3):
+        log.write(2)
+        if number == 0:
+            log.read(1)
+        if beside == "target" and number < 2:
+            names[0].rename(f"{names[0]}.2022030{number + 1}-143445")
+        elif number < 2:
+            log.path.unlink()
+            log.path.symlink_to(names[number + 1])
+    log.restart()
+    log.read()
+    assert log.taken == log.written
+    assert "not read" not in log.said.getvalue()
+    log.tail.leave()
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_hole_of_zeros_before_a_line_costs_no_event(log: Log, sparse: bool) -> None:
+    """However long it is: kube-apiserver goes on at its old offset when its file was cut off. A position behind it is
+    found again, in a copy as well."""
+    log.write(3)
+    log.read()
+    size = 100 * 2**20 if sparse else 3 * 2**20
+    log.path.write_bytes(b"" if sparse else bytes(size))
+    with log.path.open("r+b") as file:
+        file.truncate(size)
+    assert log.read() == []
+    log.write(3)
+    log.read(1)
+    log.write(3)
+    log.restart()
+    log.read()
+    log.write(2)
+    log.copy_and_cut()
+    log.restart()
+    log.read()
+    assert log.taken == log.written
+
+
+def test_a_hole_behind_a_torn_line_ends_it(log: Log) -> None:
+    """The torn text comes by itself, and what is behind the hole is read."""
+    log.append(b'{"torn":' + bytes(10 * LINE) + b'{"auditID":"b"}\n')
+    assert log.read() == [b'{"torn":', b'{"auditID":"b"}']
+
+
+def test_a_line_that_a_runtime_cut_goes_on_in_the_next_part(log: Log) -> None:
+    """The position stays before it until all of it was taken."""
+    prefix = b"2026-02-12T08:12:45.1Z stdout "
+    log.append(prefix + b"F a\n" + prefix + b"P b\n" + prefix + b"P c\n")
+    assert log.read() == [prefix + b"F a"]
+    log.rename()
+    log.append(prefix + b"P d\n")
+    assert log.read() == []
+    log.restart()
+    log.append(prefix + b"F e\n")
+    assert log.tail.next() is not None
+    log.restart()
+    assert log.read() == [prefix + line for line in (b"P b", b"P c", b"P d", b"F e")]
+    log.append(prefix + b"F f\n")
+    log.restart()
+    assert log.read() == [prefix + b"F f"]
+
+
+def test_a_line_that_a_runtime_cut_and_that_never_ends_is_taken_when_it_is_too_long(log: Log) -> None:
+    """So that it holds up nothing."""
+    prefix = b"2026-02-12T08:12:45.1Z stdout "
+    lines = [prefix + b"P " + b"x" * 500] * 20
+    log.append(b"".join(line + b"\n" for line in lines))
+    log.append(prefix + b"F a\n")
+    assert log.read() == [*lines, prefix + b"F a"]
+
+
+def test_a_part_that_cannot_be_read_is_given_up_for_the_next_one(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some tries, and with a word; the one that is written to is never given up."""
+    log.write(2)
+    log.read()
+    log.write(2)
+    gone = log.rename()
+    log.write(2)
+    bad = gone.stat().st_ino
+    real = os.pread
+
+    def failing(number: int, size: int, offset: int) -> bytes:
+        if os.fstat(number).st_ino == bad and offset > 10:
+            raise OSError(5, "Input/output error")
+        return real(number, size, offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+    log.tail.leave()
+    log.tail = Tail(log.path, log.position, logs.make(log.said), LINE)
+    log.tail.start()
+    reasons, errors = list[str](), 0
+    while errors < 50 and (not reasons or log.taken[-1] != log.written[-1]):
+        try:
+            piece = log.tail.next()
+        except OSError:
+            errors += 1
+            continue
+        assert piece is not None
+        reasons += [piece.reason] if piece.reason else []
+        log.taken += [] if piece.reason else piece.data.splitlines()
+        log.tail.take()
+    assert errors == PATIENCE - 1
+    assert [reason.split(":")[0] for reason in reasons] == [f"the rest of {gone.name} cannot be read"]
+    assert log.taken[-2:] == log.written[-2:]
 
 
 def test_a_line_is_taken_when_it_has_its_end(log: Log) -> None:
@@ -289,6 +520,47 @@ def test_a_torn_gzip_is_told_once_and_passed(log: Log) -> None:
     assert "cannot be read" in reasons[0]
     assert found[:100] == log.written[1:101]
     assert found[-1] == log.written[-1]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_a_gzip_that_is_torn_before_the_position_costs_no_other_part(log: Log, share: float) -> None:
+    """What can be read of it comes again, what cannot is said, and the rest of the log is read."""
+    log.write(2000, 100)
+    log.read()
+    log.write(10)
+    name = log.rename()
+    log.pack(name)
+    whole = Path(f"{name}.gz").read_bytes()
+    Path(f"{name}.gz").write_bytes(whole[: int(len(whole) * share)])
+    log.write(3)
+    log.restart()
+    reasons, found = list[str](), list[bytes]()
+    while piece := log.tail.next():
+        reasons += [piece.reason] if piece.reason else []
+        found += [] if piece.reason else piece.data.splitlines()
+        log.tail.take()
+    assert len(reasons) == 1
+    assert "damaged or incomplete" in reasons[0]
+    assert found[-3:] == log.written[-3:]
+    assert len(found) > 2000 * share / 2
+
+
+def test_two_torn_parts_are_each_told_once(log: Log) -> None:
+    """However often the log is looked at."""
+    log.write()
+    log.read()
+    for number in (3, 2):
+        log.path.with_name(f"audit.log.{number}.gz").write_bytes(gzip.compress(b"x" * 1000)[:9])
+    log.rename().rename(log.path.with_name("audit.log.4"))
+    log.write()
+    reasons, found = list[str](), list[bytes]()
+    for _ in range(10):
+        if piece := log.tail.next():
+            reasons += [piece.reason] if piece.reason else []
+            found += piece.data.splitlines()
+            log.tail.take()
+    assert len(reasons) == 2
+    assert found == log.written[1:]
 
 
 def test_a_position_that_cannot_be_read_costs_duplicates_and_no_line(log: Log) -> None:

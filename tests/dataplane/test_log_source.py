@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from auditpipeline.core.errors import Retryable
 from auditpipeline.core.eventlist import decode_body
 from auditpipeline.dataplane import log as logs
-from auditpipeline.dataplane.sources.log import LogSource, sort_lines
+from auditpipeline.dataplane.sources.log import LogSource
+from auditpipeline.dataplane.sources.sorting import Sorter
 from auditpipeline.dataplane.store import Dead
 from tests.dataplane.setting import QUICK, Setting, event, ids, lines_in, real_events, until
 
@@ -135,17 +136,22 @@ async def test_a_log_that_cannot_be_read_is_told_once_and_tried_again(tmp_path: 
         await until(lambda: gate.taken == ["a"])
 
 
-@given(
-    st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([b'{"a":1}', b"{", b'{"kind":"EventList","items":[]}'])))
-)
+LIST = b'{"kind":"EventList","items":[]}'
+
+
+@given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from([b'{"auditID":1}', b'{"a":1}', b"{", LIST]))))
 def test_every_line_becomes_an_event_or_a_dead_letter(lines: list[bytes]) -> None:
-    """Whatever it holds; only empty ones become nothing."""
-    data = b"\n".join(lines)
-    bodies, dead = sort_lines(data)
+    """Whatever it holds, once there was an event; only empty ones become nothing."""
+    data = lines_of("a") + b"\n".join(lines)
+    found = Sorter(1000).sort(data)
     whole = [line for line in (line.strip(b"\0\r\t ") for line in data.split(b"\n")) if line]
-    lists = [body for body in bodies if body == b'{"kind":"EventList","items":[]}']
-    events = [item for body in bodies if body not in lists for item in decode_body(body)]
-    assert len(events) + len(lists) + len(dead) == len(whole)
+    lists = [body for body in found.bodies if body == LIST]
+    events = [item for body in found.bodies if body not in lists for item in decode_body(body)]
+    letters = sum(letter.events for letter in found.dead)
+    assert found.lines == len(whole)
+    assert found.events == len(events)
+    assert len(events) + len(lists) + letters + found.foreign.total() >= len(whole)
+    assert found.foreign["other"] == 0
 
 
 @pytest.mark.parametrize("zeros", [b"", b"\0" * 5000])

@@ -30,7 +30,7 @@ from auditpipeline.control.facts import Facts, Losses, Problem, Verdict
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Canary, Events, OutputReport, Report, StaticPolicy, Taken
+from auditpipeline.core.report import Canary, Events, OutputReport, Report, SourceReport, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.descriptors import shares
 from auditpipeline.dataplane.gate import Closing
@@ -422,7 +422,8 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     """From the registry, with everything exposed once."""
     metrics = plane_metrics.Metrics()
     metrics.requests.labels(code="200").inc()
-    report = Report("receiver", "a", "", Events(), (OutputReport("out"),))
+    source = SourceReport("/var/log/audit.log", foreign={"component": 1})
+    report = Report("receiver", "a", "", Events(), (OutputReport("out"),), sources=(source,))
     gate = GateCounts({"known": 1}, {"unknown_idle": 1})
     process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, 0, {"audit": gate}, 0)
     metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}, {"out": 1}), process)
@@ -516,6 +517,7 @@ def test_every_field_of_the_report_is_documented() -> None:
         "events": ("events.", Events),
         "outputs": ("outputs[].", OutputReport),
         "taken": ("taken.", Taken),
+        "sources": ("sources[].", SourceReport),
         "canaries": ("canaries[].", Canary),
         "static_policy": ("staticPolicy.", StaticPolicy),
     }

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 State = Literal["Idle", "Delivering", "Failing"]
+SourceState = Literal["Reading", "Waiting", "Failing"]
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,6 +41,23 @@ class OutputReport(_Value, frozen=True):
     last_error: str = ""
     last_error_at: float = 0.0
     last_delivered_at: float = 0.0
+
+
+class SourceReport(_Value, frozen=True):
+    """A log that is read. `state` is Waiting if there is no room for its events, and Failing if it cannot be read.
+
+    `lines` and `events` were taken, `buried` are dead letters; `foreign` counts lines that are not meant as events, by
+    what they are. All of these count since the process started. `last_error` as in OutputReport.
+    """
+
+    path: str
+    state: SourceState = "Reading"
+    last_error: str = ""
+    last_error_at: float = 0.0
+    lines: int = 0
+    events: int = 0
+    buried: int = 0
+    foreign: dict[str, int] = {}
 
 
 class Taken(_Value, frozen=True):
@@ -90,6 +108,7 @@ class Report(_Value, frozen=True):
     canaries: tuple[Canary, ...] = ()
     taken: Taken | None = None
     source_error: str = ""
+    sources: tuple[SourceReport, ...] = ()
 
 
 def encode(report: Report) -> bytes:

@@ -60,6 +60,7 @@ class Metrics(Collector):
         self._metrics = [
             *_plane(report, figures, process),
             *_outputs(report, process.routes),
+            *_sources(report),
             _losses(figures),
             *_connections(process.connections),
             _removed(report, figures),
@@ -126,6 +127,25 @@ def _outputs(report: Report, routes: Mapping[str, RouteCounts]) -> Iterator[Metr
     for name, (text, value) in counters.items():
         counted = {output: float(value(counts)) for output, counts in routes.items()}
         yield _labelled(CounterMetricFamily, name, text, "output", counted)
+
+
+def _sources(report: Report) -> Iterator[Metric]:
+    sources = report.sources
+    failing = {source.path: float(source.state == "Failing") for source in sources}
+    yield _labelled(GaugeMetricFamily, "log_failing", "1 if the audit log cannot be read", "path", failing)
+    for name, text, values in (
+        ("log_lines", "Lines of the audit log that were taken", {s.path: float(s.lines) for s in sources}),
+        ("log_events", "Events in them", {s.path: float(s.events) for s in sources}),
+        ("log_buried", "Events in them that became dead letters", {s.path: float(s.buried) for s in sources}),
+    ):
+        yield _labelled(CounterMetricFamily, name, text, "path", values)
+    foreign = CounterMetricFamily(
+        f"{PREFIX}_log_foreign_lines", "Lines of the audit log that are not meant as events", labels=["path", "kind"]
+    )
+    for source in sources:
+        for kind, lines in source.foreign.items():
+            foreign.add_metric([source.path, kind], lines)
+    yield foreign
 
 
 def _losses(figures: Figures) -> Metric:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from auditpipeline import __version__
 from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Failed, Invalid, Retryable
-from auditpipeline.core.report import Events, Report, Taken
+from auditpipeline.core.report import Events, Report, SourceReport, Taken
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
@@ -39,8 +39,8 @@ comes again at worst."""
 
 class Plane:
     """A running data plane. `audit_port` and `ops_port` are the bound ports, 0 before; `intake` takes events from
-    other sources than the audit listener; `reading` is what
-    keeps these at work."""
+    other sources than the audit listener; `reading` is what keeps these at work, and `sources` has what each of them
+    says of itself."""
 
     def __init__(
         self, found: Found, spool: Spool, ops: Door, log: Log, places: Places, patience: Patience | None = None
@@ -60,6 +60,7 @@ class Plane:
         self._static = StaticFile()
         self._epoch = secrets.token_hex(4)
         self._stopping = False
+        self.sources: list[Callable[[], SourceReport]] = []
         self.intake = Intake(spool, _filter(config), config.max_body, self._metrics, Seldom(log))
         self.intake.canaries.user = config.canary_user
         listen = config.listen
@@ -222,6 +223,7 @@ class Plane:
             canaries=self.intake.canaries.report(),
             taken=Taken(self._epoch, self.intake.taken),
             source_error=self.reading.error if self.reading else "",
+            sources=tuple(source() for source in self.sources),
         )
 
     def _runs(self, route: RouteConfig) -> bool:

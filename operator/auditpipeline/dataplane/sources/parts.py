@@ -1,32 +1,32 @@
 """The files that one log consists of: what was rotated away, oldest first, and last the one that is written to.
 
-    lumberjack (kube-apiserver)     audit-2026-11-24T01-56-04.123.log[.gz] ... audit.log
-    logrotate                       audit.log.2.gz  audit.log.1  audit.log
-    logrotate, dateext              audit.log-20261123.gz  audit.log-20261124  audit.log   (or audit-20261124.log)
+`names` tells which files are parts, and their order. They lie in the log's folder; if the log is a symbolic link, also
+beside what it leads to, with that name: a link may lead to the log elsewhere, or to the newest of several parts.
 
 A part is known by its content, since neither names (logrotate's move up) nor inodes (used again, and another one in a
-copy or a .gz) stay with it: `Mark` holds digests of its first bytes and of the last ones that were read. Every audit
-event has its own auditID, so that no two parts begin alike. Synchronous; offsets are of inflated bytes.
+copy or a packed part) stay with it: `Mark` holds digests of its first bytes and of the last ones that were read. Every
+audit event has its own auditID, so that no two parts begin alike. Its first bytes also tell how it is packed
+(`packed`). Synchronous; offsets are of unpacked bytes.
 """
 
 from __future__ import annotations
 
-import gzip
+import errno
 import hashlib
-import io
 import os
-import re
-import zlib
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from auditpipeline.dataplane.sources.names import PACKED, Names, Place, ordered
+from auditpipeline.dataplane.sources.packed import Unpacked, packing
+
 EDGE = 1024
 _STEP = 2**20
-_STAMP = r"-(?:\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}|\d{8}(?:-?\d+)*)"
-GZIP_FAULTS = (gzip.BadGzipFile, EOFError, zlib.error)
+_LINKS = 8
 
 Inode = tuple[int, int]
 
@@ -39,10 +39,14 @@ class Part(NamedTuple):
     size: int
     modified: int
 
-    @property
-    def packed(self) -> bool:
-        """Whether it is a .gz: complete, and of another size than its content."""
-        return self.path.suffix == ".gz"
+
+class Listing(NamedTuple):
+    """The parts of a log, oldest first; the last one of them, if it is one that is written to; and the names of files
+    beside the log that look like parts and are not."""
+
+    parts: list[Part]
+    newest: Part | None
+    strange: list[str]
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -59,61 +63,105 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     modified: int = 0
 
 
-def parts(path: Path) -> list[Part]:
-    """The parts of the log at `path`, oldest first; none where there is no such folder.
+def listing(path: Path) -> Listing:
+    """The parts of the log at `path`. OSError if its folder cannot be read, or if something else than a file is there.
 
     A file that is renamed while its folder is read may be missing: looks until it finds the same twice.
     """
-    found = _parts(path)
+    found = _listing(path)
     while True:
-        again = _parts(path)
-        if [part[:2] for part in found] == [part[:2] for part in again]:
+        again = _listing(path)
+        if [part[:2] for part in found.parts] == [part[:2] for part in again.parts]:
             return again
         found = again
 
 
-def _parts(path: Path) -> list[Part]:
-    stem, suffix = re.escape(path.stem), re.escape(path.suffix)
-    dated = re.compile(rf"(?:{stem}({_STAMP}){suffix}|{re.escape(path.name)}({_STAMP}))(?:\.gz)?")
-    numbered = re.compile(rf"{re.escape(path.name)}\.(\d{{1,9}})(?:\.gz)?")
-    found: dict[tuple[int, int, str], Part] = {}
+def parts(path: Path) -> list[Part]:
+    """The parts alone."""
+    return listing(path).parts
+
+
+def _listing(path: Path) -> Listing:
+    newest, last = _newest(path), list[Part]()
+    found: dict[Inode, tuple[Place, int, Part]] = {}
+    strange, places = list[Path](), list(_places(path))
+    for number, place in enumerate(places):
+        names, files = Names(place.name), sorted(_files(place.parent, missing=number > 0))
+        strange += [place.with_name(name) for name in files if names.resembles(name)]
+        for name in _unpacked_first(files):
+            where = names.place(name)
+            part = _part(place.with_name(name)) if where else None
+            if where and part and (where.is_written or not (newest and part.inode == newest.inode)):
+                found.setdefault(part.inode, (where, part.modified, part))
+    rotated = ordered(found.values())
+    known = {*places, *(part.path for part in rotated)}
+    if newest and newest.inode not in found:
+        last = [newest]
+    elif rotated and next(where for where, _, part in found.values() if part == rotated[-1]).is_written:
+        last = [rotated.pop()]
+    return Listing(rotated + last, next(iter(last), None), [str(name) for name in strange if name not in known])
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """The path, and what it leads to as a link, link by link."""
+    for _ in range(_LINKS):
+        yield path
+        if not path.is_symlink():
+            return
+        path = path.parent / path.readlink()
+
+
+def _files(folder: Path, missing: bool) -> list[str]:
+    """The names in a folder; it may be `missing` where a link leads into nothing."""
     try:
-        with os.scandir(path.parent) as folder:
-            entries = sorted(folder, key=lambda entry: entry.name)
-    except OSError:
-        return []
-    for entry in entries:
-        if match := numbered.fullmatch(entry.name):
-            key = (0, -int(match[1]), "")
-        elif match := dated.fullmatch(entry.name):
-            key = (1, 0, re.sub(r"\D", "", match[1] or match[2]))
-        elif entry.name == path.name:
-            key = (2, 0, "")
-        else:
-            continue
-        # A .gz beside the file that it is made from comes later in the alphabet: it may not be whole yet.
-        if key not in found and (part := _part(Path(entry.path))):
-            found[key] = part
-    return [found[key] for key in sorted(found)]
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except FileNotFoundError:
+        if missing:
+            return []
+        raise
+
+
+def _unpacked_first(names: Sequence[str]) -> Iterator[str]:
+    """The names without the packed part beside the file that it is made from: it may not be whole yet."""
+    seen = set[str]()
+    for name in sorted(names, key=lambda name: (PACKED.search(name) is not None, name)):
+        plain = PACKED.sub("", name)
+        if plain not in seen:
+            seen.add(plain)
+            yield name
+
+
+def _newest(path: Path) -> Part | None:
+    """The part that is written to; None if there is none. OSError if it cannot be, as in `listing`."""
+    try:
+        if (part := _as_part(path)) is None:
+            raise OSError(errno.EINVAL, "this is not a file: name the one that kube-apiserver writes", str(path))
+    except FileNotFoundError:
+        return None
+    return part
 
 
 def _part(path: Path) -> Part | None:
+    """The file of that name; None if there is none."""
     try:
-        stat = path.stat()
+        return _as_part(path)
     except OSError:
         return None
-    return Part(path, (stat.st_dev, stat.st_ino), stat.st_size, stat.st_mtime_ns)
+
+
+def _as_part(path: Path) -> Part | None:
+    found = path.stat()
+    regular = stat.S_ISREG(found.st_mode)
+    return Part(path, (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns) if regular else None
 
 
 def find(found: Sequence[Part], mark: Mark) -> int | None:
     """Which of the parts the mark stands in; None where none of them does."""
     ranked = sorted(range(len(found)), key=lambda index: (found[index].inode != mark.inode, -index))
     for index in ranked:
-        part = found[index]
-        if not part.packed and part.size < mark.offset:
-            continue
         try:
-            with Reader(part) as reader:
+            with Reader(found[index]) as reader:
                 if reader.resume(mark):
                     return index
         except OSError:
@@ -126,17 +174,22 @@ class Reader:
 
     def __init__(self, part: Part) -> None:
         self._raw = part.path.open("rb", buffering=0)
-        self._inflated = _Inflated(self._raw) if part.packed else None
+        try:
+            kind = packing(self._raw)
+            found = os.fstat(self._raw.fileno())
+        except OSError:
+            self._raw.close()
+            raise
+        self._unpacked = Unpacked(self._raw, kind) if kind else None
         self.path = part.path
         self.offset = 0
         self._head = self._foot = b""
-        stat = os.fstat(self._raw.fileno())
-        self.inode = (stat.st_dev, stat.st_ino)
+        self.inode = (found.st_dev, found.st_ino)
 
     @property
     def fault(self) -> str:
-        """Why the rest of a .gz cannot be read; empty where it can."""
-        return self._inflated.fault if self._inflated else ""
+        """Why the rest of a packed part cannot be read; empty if it can."""
+        return self._unpacked.fault if self._unpacked else ""
 
     def __enter__(self) -> Reader:
         return self
@@ -164,19 +217,37 @@ class Reader:
         """Whether there is anything that was not read."""
         return bool(self._at(self.offset, 1))
 
-    def read(self, least: int, most: int) -> bytes:
-        """What comes next, to the first line end at least: `least` bytes, more where no line end is among them, up to
-        `most`. Does not move on. Less only at the end of the part."""
+    def zeros(self) -> int:
+        """How many zeros come next. A writer that goes on at its old offset after its file was cut off leaves many,
+        most of them as a hole, which is passed over without being read."""
+        at, size = self.offset, EDGE
+        while data := self._at(at, size):
+            if rest := data.lstrip(b"\0"):
+                return at + len(data) - len(rest) - self.offset
+            at, size = self._behind_hole(at + len(data)), _STEP
+        return at - self.offset
+
+    def _behind_hole(self, offset: int) -> int:
+        if self._unpacked:
+            return offset
+        try:
+            return os.lseek(self._raw.fileno(), offset, os.SEEK_DATA)
+        except OSError as error:
+            return max(offset, self.size()) if error.errno == errno.ENXIO else offset
+
+    def read(self, skip: int, least: int, most: int) -> bytes:
+        """What comes behind the next `skip` bytes, to the first line end at least: `least` bytes, more if no line end
+        is among them, up to `most`. Does not move on. Less only at the end of the part."""
         size = min(least, most)
         while True:
-            data = self._at(self.offset, size)
+            data = self._at(self.offset + skip, size)
             if len(data) < size or size == most or b"\n" in data:
                 return data
             size = min(2 * size, most)
 
     def is_same(self) -> bool:
         """False where the content is another one by now: somebody cut the file off and began it anew."""
-        if self._inflated:
+        if self._unpacked:
             return True
         start = self.offset - len(self._foot)
         return self._at(0, len(self._head)) == self._head and self._at(start, len(self._foot)) == self._foot
@@ -190,16 +261,18 @@ class Reader:
             start += len(data)
         return None
 
-    def advance(self, data: bytes) -> None:
-        """Moves on behind `data`, which is what stood here."""
+    def advance(self, data: bytes, skip: int = 0) -> None:
+        """Moves on behind `data`, which is what stood here, behind `skip` zeros."""
+        self.offset += skip + len(data)
+        data = bytes(min(skip, EDGE)) + data
         self._head += data[: EDGE - len(self._head)]
         self._foot = (self._foot + data[-EDGE:])[-EDGE:]
-        self.offset += len(data)
 
     def skip_to(self, offset: int) -> None:
-        """Moves on to an offset behind `EDGE` bytes or more."""
-        self._head = self._head if len(self._head) == EDGE else self._at(0, EDGE)
-        self._foot = self._at(offset - EDGE, EDGE)
+        """Moves on to an offset."""
+        edge = min(EDGE, offset)
+        self._head = self._head if len(self._head) == EDGE else self._at(0, edge)
+        self._foot = self._at(offset - edge, edge)
         self.offset = offset
 
     def mark(self) -> Mark:
@@ -209,7 +282,7 @@ class Reader:
 
     def size(self) -> int:
         """The size of the content."""
-        return self._inflated.size() if self._inflated else os.fstat(self._raw.fileno()).st_size
+        return self._unpacked.size() if self._unpacked else os.fstat(self._raw.fileno()).st_size
 
     def to_end(self) -> Mark:
         """The mark of the end of the part."""
@@ -220,41 +293,9 @@ class Reader:
 
     def _at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from an offset on; fewer only at the end."""
-        if self._inflated:
-            return self._inflated.at(offset, size)
+        if self._unpacked:
+            return self._unpacked.at(offset, size)
         return os.pread(self._raw.fileno(), size, offset)
-
-
-class _Inflated:
-    """A .gz, read forwards: what was read last stays at hand, since going back means to inflate all of it again."""
-
-    def __init__(self, raw: io.FileIO) -> None:
-        self._file = gzip.GzipFile(fileobj=raw)
-        self._start = 0
-        self._data = b""
-        self.fault = ""
-
-    def at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from an offset on; fewer only at the end."""
-        if self._start <= offset <= self._start + len(self._data):
-            self._data = self._data[offset - self._start :]
-        else:
-            self._file.seek(offset)
-            self._data = b""
-        self._start = offset
-        try:
-            while len(self._data) < size and (data := self._file.read(size - len(self._data))):
-                self._data += data
-        except GZIP_FAULTS as error:
-            self.fault = str(error)
-        return self._data[:size]
-
-    def size(self) -> int:
-        """The size of the content, as far as it can be read."""
-        start = self._start
-        while data := self.at(start, _STEP):
-            start += len(data)
-        return start
 
 
 def _digest(data: bytes) -> str:
