@@ -207,7 +207,7 @@ async def test_an_audit_log_is_read_over_kill_9_and_rotation(bench: Bench) -> No
         file.write(b"".join(lines[2500:]) + b'no event\n"neither"\n')
     async with bench.running("--audit-log", str(log)) as process:
         await until(lambda: set(bench.delivered()) >= expected)
-        await until(lambda: bench.lines("lines of the audit log are no events: see the dead letters"))
+        await until(lambda: bench.lines("lines of the audit log are not events: see the dead letters"))
         assert await end(process) == 0
     assert set(bench.delivered()) == expected
     _, out, _ = await call("spool", "ls", str(bench.spool), "--output", "json")

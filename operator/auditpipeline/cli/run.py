@@ -48,7 +48,7 @@ class Options(NamedTuple):
     hostnames: tuple[str, ...]
     data_dir: Path | None
     kubeconfig: Path | None
-    audit_log: Path | None
+    audit_logs: tuple[Path, ...]
     secrets_dir: Path | None
     root: str
 
@@ -82,7 +82,12 @@ class Options(NamedTuple):
 )
 @click.option("--write-kubeconfig", "kubeconfig", type=_PATH, metavar="FILE", help="Another copy of the kubeconfig.")
 @click.option(
-    "--audit-log", type=_PATH, metavar="FILE", help="Read the file that kube-apiserver's --audit-log-path names, too."
+    "--audit-log",
+    "audit_logs",
+    type=_PATH,
+    multiple=True,
+    metavar="FILE",
+    help="Read the file that kube-apiserver's --audit-log-path names, too; repeatable.",
 )
 @click.option("--secrets-dir", type=_PATH, metavar="DIR", help="Where the outputs' Secrets lie, as DIR/SECRET/KEY.")
 @click.option("--root", default="/", show_default=True, help="Folder below which the outputs' files lie.")
@@ -100,6 +105,7 @@ def run(pipeline: Path, **given: Any) -> None:
     """
     from auditpipeline.cli.logs import configure, for_this_stream
     from auditpipeline.cli.run_folder import DataFolder, check_kubeconfig
+    from auditpipeline.cli.run_logs import checked
     from auditpipeline.cli.run_pipeline import PipelineFile
     from auditpipeline.cli.serve import run_to_end
     from auditpipeline.control.standalone import Places
@@ -109,6 +115,7 @@ def run(pipeline: Path, **given: Any) -> None:
     _hosts(options.listen_ops, "--listen-ops", ())
     if options.kubeconfig:
         check_kubeconfig(options.kubeconfig)
+    audit_logs = checked(options.audit_logs)
     file = PipelineFile(pipeline)
     loaded = file.load()
     folder = DataFolder((options.data_dir or _default_folder(loaded.pipeline.metadata.name)).absolute())
@@ -116,7 +123,7 @@ def run(pipeline: Path, **given: Any) -> None:
     places = Places(str(folder.path), str(Path(options.root).absolute()), secrets, options.listen, options.listen_ops)
     configure()
     standalone = Standalone(file, loaded, folder, places, for_this_stream())
-    standalone.hosts, standalone.also, standalone.audit_log = hosts, options.kubeconfig, options.audit_log
+    standalone.hosts, standalone.also, standalone.audit_logs = hosts, options.kubeconfig, audit_logs
     run_to_end(standalone.run)
 
 
@@ -128,7 +135,7 @@ class Standalone:
 
         self.hosts: tuple[str, ...] = ()
         self.also: Path | None = None
-        self.audit_log: Path | None = None
+        self.audit_logs: tuple[Path, ...] = ()
         self._file = file
         self._loaded = loaded
         self._folder = folder
@@ -216,7 +223,7 @@ class Standalone:
             self._complain("certificates cannot be renewed; trying again", error)
 
     async def _attend(self, ready: asyncio.Future[Plane], stop: asyncio.Event) -> None:
-        """Says that the process is ready, and reads the audit log, if there is one, until told to stop."""
+        """Says that the process is ready, and reads the audit logs, if there are any, until told to stop."""
         from auditpipeline.dataplane.supervise import Supervised
 
         self._plane = plane = await ready
@@ -232,17 +239,16 @@ class Standalone:
         await reading
 
     async def _read(self, plane: Plane, begun: asyncio.Event, stop: asyncio.Event) -> None:
-        """Reads the audit log until told to stop. `begun` is set once its place is found, or was looked for in vain."""
-        from auditpipeline.dataplane.sources.log import LogSource
+        """Reads the audit logs until told to stop. `begun` is set once their places are found, or were looked for in
+        vain."""
+        from auditpipeline.cli.run_logs import Logs
 
         try:
-            if self.audit_log:
-                source = LogSource(self.audit_log.absolute(), self._folder.position, plane.intake, self._log)
-                await source.start()
+            logs = Logs(self.audit_logs, self._folder, plane, self._log)
+            await logs.start()
         finally:
             begun.set()
-        if self.audit_log:
-            await source.run(stop)
+        await logs.run(stop)
         await stop.wait()
 
     async def _keep(self, stop: asyncio.Event) -> None:
