@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import json
+import lzma
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -250,3 +251,25 @@ async def test_the_rate_is_events_a_second(destination: Destination, tmp_path: P
     await sender.send([Batch(b"{}", 10, 1, 10)] * 3, rate=100)
     assert loop.time() - started >= 0.2
     assert sender.events == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "broken"),
+    [
+        ("torn.log", ["e-1", "e-3", "e-5", "e-6", "e-7", "e-8"], 2),
+        ("audit-cri.log", ["e-1", "e-2"], 0),
+        ("audit-cloudwatch.json", ["e-1", "e-2"], 0),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+async def test_logs_are_read_as_people_have_them(
+    destination: Destination, tmp_path: Path, name: str, expected: list[str], broken: int, packed: bool
+) -> None:
+    """Torn lines, lines of a container runtime, an export; packed or not."""
+    log = DATA / "logs" / name
+    if packed:
+        log = tmp_path / "log.xz"
+        log.write_bytes(lzma.compress((DATA / "logs" / name).read_bytes()))
+    code, out, _ = await send(destination, tmp_path, log, "--output", "json")
+    assert [event["auditID"] for event in destination.events] == expected
+    assert (code, json.loads(out)["brokenLines"]) == (1 if broken else 0, broken)

@@ -106,7 +106,7 @@ def test_a_body_over_many_lines_and_a_gz_are_read(tmp_path: Path, capsys: pytest
     packed.write_bytes(packed.read_bytes()[:1000])
     code, _, err = call("replay", BASELINE, str(packed), capsys=capsys)
     assert code == 2
-    assert f"{packed}: this is no whole gzip file" in err
+    assert f"{packed}: its gzip data is damaged or incomplete" in err
 
 
 def test_broken_lines_are_counted_and_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

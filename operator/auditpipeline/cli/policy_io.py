@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import click
 
@@ -18,6 +17,7 @@ STDIN = Path("-")
 FILE = click.Path(path_type=Path, allow_dash=True)
 _BIG = 4 * 1024 * 1024
 _STEP = 1000
+_BLOCK = 2**20
 
 policy_name = click.option(
     "--policy", "name", metavar="NAME", help="Which policy of FILE: an AuditPipeline's name, or PIPELINE/OUTPUT."
@@ -52,34 +52,49 @@ def policies_of(paths: Sequence[Path]) -> list[Source]:
 
 @contextmanager
 def lines_of(path: Path, progress: bool) -> Iterator[Iterator[bytes]]:
-    """The lines of a log, inflated where it is a .gz, with a bar on a terminal where it is big."""
+    """The lines of a log, unpacked if it is packed (gzip, xz, zstd), with a bar on a terminal if it is big."""
+    from auditpipeline.dataplane.sources.packed import packing
+
     if path == STDIN:
         yield iter(sys.stdin.buffer)
         return
-    with path.open("rb") as raw:
-        lines: IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw  # type: ignore[assignment]
+    with path.open("rb", buffering=0) as raw:
+        kind = packing(raw) if path.is_file() else ""
+        lines = _unpacked(raw, kind, path) if kind else iter(io.BufferedReader(raw))
         size = path.stat().st_size
         if progress and size >= _BIG and _terminal():
             with click.progressbar(length=size, label=path.name, file=sys.stderr) as bar:
-                yield _checked(lines, path, lambda: bar.update(raw.tell() - bar.pos))
+                yield _stepping(lines, lambda: bar.update(raw.tell() - bar.pos))
         else:
-            yield _checked(lines, path, lambda: None)
+            yield lines
 
 
 def _terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def _checked(lines: IO[bytes], path: Path, step: Callable[[], None]) -> Iterator[bytes]:
-    """The lines, with a step now and then; a .gz that is broken is told by name."""
-    try:
-        for number, line in enumerate(lines):
-            if number % _STEP == 0:
-                step()
-            yield line
-        step()
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise Invalid(str(path), f"this is no whole gzip file: {error}") from None
+def _unpacked(raw: io.FileIO, kind: str, path: Path) -> Iterator[bytes]:
+    """The lines of a packed log; Invalid, behind the last one that can be read, if it is damaged."""
+    from auditpipeline.dataplane.sources.packed import Unpacked
+
+    content, offset, rest = Unpacked(raw, kind), 0, b""
+    while data := content.at(offset, _BLOCK):
+        offset += len(data)
+        *lines, rest = (rest + data).split(b"\n")
+        yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+    if content.fault:
+        raise Invalid(str(path), content.fault)
+
+
+def _stepping(lines: Iterator[bytes], step: Callable[[], None]) -> Iterator[bytes]:
+    """The lines, with a step now and then."""
+    for number, line in enumerate(lines):
+        if number % _STEP == 0:
+            step()
+        yield line
+    step()
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:

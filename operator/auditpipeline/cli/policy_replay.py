@@ -30,8 +30,9 @@ _WIDE = 72
 def replay(file: Path, log: Path, against: Path | None, top: int, output: str, name: str | None) -> None:
     """Count what a policy records of an audit log: by level and by rule, and against another policy.
 
-    A line of AUDIT.log holds one Event or one EventList (the body that a webhook gets); .gz files are inflated, - is
-    standard input. Broken lines are counted and passed over. A log only holds what its own policy recorded.
+    A line of AUDIT.log holds one Event or one EventList (the body that a webhook gets), and may be one that a container
+    runtime wrote; gzip, xz and zstd are unpacked, - is standard input. Broken lines are counted and passed over. A log
+    only holds what its own policy recorded.
 
     \b
     Examples:

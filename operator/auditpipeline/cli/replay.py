@@ -42,8 +42,9 @@ _TOLD = 5
 def replay(log: Path, kubeconfig: Path, rate: float | None, size: int, initial_backoff: float, output: str) -> int:
     """Send the events of AUDIT.log to an audit webhook, and tell what was acknowledged.
 
-    A line holds one Event or one EventList; .gz files are inflated, - is standard input. Requests, retries and their
-    times are kube-apiserver's. Exit code 1 where an event was not acknowledged, or a line is none.
+    A line holds one Event or one EventList, and may be one that a container runtime wrote; gzip, xz and zstd are
+    unpacked, - is standard input. Requests, retries and their times are kube-apiserver's. Exit code 1 if an event was
+    not acknowledged, or a line is not one.
 
     \b
     Examples:

@@ -1,7 +1,9 @@
 """The events of an audit log, a line each: what kube-apiserver writes, or bodies that a webhook was sent.
 
-A line holds one Event or one EventList; a log may also be a single body that is spread over several lines. What is
-broken is told with line and column, and passed over.
+A line holds one Event or one EventList; a log may also be a single body, or an export of CloudWatch Logs, that is
+spread over several lines. What the log source of the data plane reads is read here too: lines that a container runtime
+wrote (`framing`), and intact events in torn lines (`intact`). What is broken is told with line and column, and passed
+over.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import msgspec
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import decode_event, encode_event
 from auditpipeline.core.eventlist import decode_body
+from auditpipeline.core.framing import Joiner, Text, foreign_object, foreign_text, may_be_torn
+from auditpipeline.core.intact import BLANK, Found, find, is_joined
+from auditpipeline.core.mend import UNPARSED
 
 Raw = dict[str, msgspec.Raw]
 
 _LIST = b'"EventList"'
 _BYTE = "(byte "
+_LONGEST = 64 * 2**20
 
 
 class Line(NamedTuple):
@@ -38,20 +44,70 @@ class Broken(NamedTuple):
     message: str
 
 
+class _Message(msgspec.Struct):
+    message: str
+
+
+class _Export(msgspec.Struct):
+    events: list[_Message]
+
+
 def events(lines: Iterable[bytes], broken: Callable[[Broken], None]) -> Iterator[Line]:
-    """The events of a log; for what is none, `broken` is called. Empty lines do not count."""
+    """The events of a log; for what is none, `broken` is called. Empty lines do not count, nor does what kube-apiserver
+    logs of itself."""
+    reading, joiner, number = _Reading(broken), Joiner(_LONGEST), 0
     for number, line in enumerate(_joined(iter(lines)), 1):
-        text = line.strip()
-        if not text:
-            continue
+        for text in joiner.add(line.removesuffix(b"\n"), ended=line.endswith(b"\n")):
+            yield from reading.of(text, number)
+    for text in joiner.rest():
+        yield from reading.of(text, number)
+
+
+class _Reading:
+    """Tells events from the rest. What follows a line of kube-apiserver's own log goes on with that."""
+
+    def __init__(self, broken: Callable[[Broken], None]) -> None:
+        self._broken = broken
+        self._aside = False
+
+    def of(self, text: Text, number: int) -> Iterator[Line]:
+        """The events of one line."""
+        data = text.data.strip(BLANK)
+        kind = "component" if text.stderr else foreign_text(data)
+        if not data or kind == "component":
+            self._aside = self._aside or bool(data and not text.stderr)
+            return
         try:
-            event = decode_event(text)
-            if bytes(event.get("kind", b"")).strip() == _LIST:
-                yield from (Line(item, len(encode_event(item)), number) for item in decode_body(text))
-            else:
-                yield Line(event, len(text), number)
+            if kind == "legacy":
+                raise Permanent("this is the legacy format: kube-apiserver needs --audit-log-format=json")
+            if is_joined(data):
+                raise Permanent("the line is torn")
+            event = decode_event(data)
         except Permanent as error:
-            broken(Broken(number, _column(line, str(error)), str(error)))
+            yield from self._of_broken(text, data, number, str(error))
+            return
+        self._aside = foreign_object(event) == "component"
+        if bytes(event.get("kind", b"")).strip() == _LIST:
+            yield from self._of_list(data, number)
+        elif not self._aside:
+            yield Line(event, len(data), number)
+
+    def _of_list(self, data: bytes, number: int) -> Iterator[Line]:
+        try:
+            yield from (Line(item, len(encode_event(item)), number) for item in decode_body(data))
+        except Permanent as error:
+            self._broken(Broken(number, _column(data, str(error)), str(error)))
+
+    def _of_broken(self, text: Text, data: bytes, number: int, message: str) -> Iterator[Line]:
+        repeats = self._aside and not data.startswith(b"{")
+        intact = Found([], [data]) if repeats else find(data, text.ended)
+        yield from (Line(decode_event(event), len(event), number) for event in intact.events)
+        self._aside = self._aside and not intact.events
+        if self._aside and not may_be_torn(data):
+            return
+        for rest in intact.rests:
+            column = text.data.find(rest) + 1 if intact.events else _column(text.data, message)
+            self._broken(Broken(number, column, message))
 
 
 def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
@@ -61,10 +117,22 @@ def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
         yield from chain((first,), lines)
         return
     whole = first + b"".join(lines)
+    if exported := _exported(whole):
+        yield from exported
+        return
     try:
         yield msgspec.json.format(whole, indent=-1)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield from whole.splitlines()
+
+
+def _exported(whole: bytes) -> list[bytes]:
+    """The lines in an export of CloudWatch Logs, as `aws logs get-log-events` prints it; none if it is not one."""
+    try:
+        found = msgspec.json.decode(whole, type=_Export)
+    except UNPARSED:
+        return []
+    return [record.message.encode() + b"\n" for record in found.events]
 
 
 def _column(line: bytes, message: str) -> int:
