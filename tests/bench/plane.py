@@ -3,6 +3,7 @@
     naive            tests/bench/naive.py: aiohttp, json, a loop over the rules, append, fsync, 200
     floor            tests/bench/floor.py: the data plane's event loop, TLS and body reader; appends, syncs, answers
     1 worker         `auditpipeline serve` with a spool and one file output
+    before           `1 worker` of another checkout (--before DIR), run by the same Python with the same libraries
     2 workers        twice that, each with a spool and a file of its own; connections are shared out evenly, which is
                      the best that SO_REUSEPORT could make of them
 
@@ -112,11 +113,15 @@ async def measure(start: Start, options: argparse.Namespace, figures: Figures) -
             figures.refused += warm.refused + found.refused + half.refused
 
 
-def contenders(policy: Policy) -> dict[str, Start]:
+def contenders(policy: Policy, checkout: Path | None = None) -> dict[str, Start]:
     """Who takes part, and how each is started."""
     cores = sorted(os.sched_getaffinity(0))
     one = {cores[0]}
+    before: dict[str, Start] = {}
+    if checkout:
+        before["before"] = partial(ours, 1, policy=policy, cores=one, checkout=checkout)
     return {
+        **before,
         "naive": lambda setting: compared("naive", setting, policy, one),
         "floor": lambda setting: compared("floor", setting, policy, one),
         "1 worker": partial(ours, 1, policy=policy, cores=one),
@@ -127,13 +132,14 @@ def contenders(policy: Policy) -> dict[str, Start]:
 def show(found: dict[str, Figures]) -> None:
     """Prints the table, then the aims."""
     middle = statistics.median
-    naive, floor = found["naive"], found["floor"]
+    naive, floor, before = found["naive"], found["floor"], found.get("before")
     rows: list[tuple[str, Callable[[Figures], str]]] = [
         ("events/s acknowledged", lambda f: f"{middle(f.acknowledged):,.0f}"),
         ("  times naive", lambda f: f"{middle(f.acknowledged) / middle(naive.acknowledged):.1f} x"),
         ("events/s through to the file", lambda f: f"{middle(f.delivered):,.0f}"),
         ("CPU s per million events", lambda f: f"{middle(f.cpu):.1f}"),
         ("  naive has times as much", lambda f: f"{middle(naive.cpu) / middle(f.cpu):.1f} x"),
+        ("  times before", lambda f: f"{middle(f.cpu) / middle(before.cpu):.2f} x" if before else "-"),
         ("  over the floor", lambda f: f"{middle(f.cpu) - middle(floor.cpu):+.1f}"),
         ("  at half load", lambda f: f"{middle(f.cpu_half):.1f}"),
         ("acknowledged, saturated: p50 ms", lambda f: _percentile(f.waits, 0.5)),
@@ -166,9 +172,10 @@ def _percentile(waits: list[float], share: float) -> str:
 
 async def bench(options: argparse.Namespace) -> None:
     """All rounds, then the table."""
-    starts = contenders(POLICIES[options.policy])
+    starts = contenders(POLICIES[options.policy], options.before)
     if options.only:
-        starts = {name: start for name, start in starts.items() if name in ("naive", "floor", options.only)}
+        kept = ("before", "naive", "floor", options.only)
+        starts = {name: start for name, start in starts.items() if name in kept}
     found = {name: Figures() for name in starts}
     for number in range(1, options.rounds + 1):
         for name, start in starts.items():
@@ -193,6 +200,9 @@ def main() -> None:
         "(default), 30 real rules that drop and cut, one rule that records everything",
     )
     parser.add_argument("--only", metavar="NAME", help="of our own, only this one: `1 worker`")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="compare with the checkout in DIR, in the same rounds"
+    )
     parser.add_argument("--folder", help="where spools and files go (the system's folder for temporary files)")
     options = parser.parse_args()
     if options.quick:

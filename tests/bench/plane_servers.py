@@ -52,11 +52,14 @@ async def compared(module: str, setting: Setting, policy: Policy, cores: set[int
 
 
 @asynccontextmanager
-async def ours(workers: int, setting: Setting, policy: Policy, cores: set[int]) -> AsyncIterator[Server]:
-    """So many times `auditpipeline serve`, each with a spool and one file output of its own."""
+async def ours(
+    workers: int, setting: Setting, policy: Policy, cores: set[int], checkout: Path | None = None
+) -> AsyncIterator[Server]:
+    """So many times `auditpipeline serve`, each with a spool and one file output of its own; of another checkout, if
+    one is given."""
     async with AsyncExitStack() as stack:
         settings = [setting, *(_beside(setting, number) for number in range(1, workers))]
-        found = [await stack.enter_async_context(_one(each, policy, cores)) for each in settings]
+        found = [await stack.enter_async_context(_one(each, policy, cores, checkout)) for each in settings]
 
         async def arrived(events: int) -> None:
             while True:
@@ -73,10 +76,11 @@ async def ours(workers: int, setting: Setting, policy: Policy, cores: set[int]) 
 
 
 @asynccontextmanager
-async def _one(setting: Setting, policy: Policy, cores: set[int]) -> AsyncIterator[Process]:
+async def _one(setting: Setting, policy: Policy, cores: set[int], checkout: Path | None) -> AsyncIterator[Process]:
     route = setting.route(output=FileOutput(str(setting.file), max_bytes=_LARGE), policies=(policy,))
     setting.write(setting.config(route, max_bytes=_LARGE))
-    async with serving(setting) as process:
+    environment = {"PYTHONPATH": str(checkout / "operator")} if checkout else {}
+    async with serving(setting, environment=environment) as process:
         pin(process.pid, cores)
         await process.listening()
         yield process
