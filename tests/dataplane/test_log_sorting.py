@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -100,12 +101,34 @@ def test_the_legacy_format_is_counted_and_not_buried() -> None:
     assert (found.bodies, found.dead, found.foreign) == ([], [], {"legacy": 1000})
 
 
-def test_many_lines_that_are_no_events_make_few_dead_letters() -> None:
-    """Which stand for all of them, and hold all of them."""
-    found = Sorter(10_000).sort(line("a") + b"{\n" * 50_000)
-    assert len(found.dead) == 100
-    assert sum(letter.events for letter in found.dead) == 50_000
-    assert sum(letter.data.count(b"{") for letter in found.dead) == 50_000
+@pytest.mark.parametrize("junk", [b"{\n", b"x\n", b"{}\n", b"\xff\r\n", b"x\ny" + b"-" * 30 + b"\n"])
+def test_many_lines_that_are_no_events_make_few_dead_letters(junk: bytes) -> None:
+    """Which stand for all of them, and hold all of them; events between them are taken."""
+    found = Sorter(10_000).sort(line("a") + junk * 25_000 + line("b") + junk * 25_000)
+    assert taken(found) == ["a", "b"]
+    assert len(found.dead) <= 100
+    number = junk.count(b"\n") * 50_000
+    assert (sum(letter.events for letter in found.dead), found.lines) == (number, number + 2)
+    assert sum(letter.data.count(junk[:1]) for letter in found.dead) == 50_000
+
+
+def test_short_lines_are_counted_before_the_first_event_and_beside_a_message() -> None:
+    """As longer ones are: only what may be a part of an event is kept."""
+    sorter = Sorter(10_000)
+    assert sorter.sort(b"x\n \n\n" * 1000) == Sorted([], [], 1000, 0, Counter({"other": 1000}))
+    found = sorter.sort(b'x\n"auditID":"a"}\n' * 1000)
+    assert (sum(letter.events for letter in found.dead), found.foreign) == (2000, {})
+    assert sorter.sort(KLOG + b"x\n" * 1000) == Sorted([], [], 1001, 0, Counter({"component": 1001}))
+
+
+def test_short_lines_of_a_container_runtime_are_events_all_the_same() -> None:
+    """Whatever the size of the pieces."""
+    pieces = line("a")[:-1]
+    framed = [b"2026-02-12T08:12:45Z stdout P " + pieces[at : at + 1] + b"\n" for at in range(len(pieces))]
+    docker = [b'{"log":%s}\n' % json.dumps(pieces[at : at + 1].decode()).encode() for at in range(len(pieces))]
+    for each in (b"".join(framed) + b"2026-02-12T08:12:45Z stdout F \n", b"".join(docker) + b'{"log":"\\n"}\n'):
+        found = Sorter(10_000).sort(each)
+        assert (taken(found), found.dead) == (["a"], [])
 
 
 def test_two_torn_lines_make_no_event() -> None:

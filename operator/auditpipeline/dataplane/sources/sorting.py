@@ -9,14 +9,18 @@ Each line is read by itself: lines that are broken must not spoil, or complete, 
 event the intact events in it are taken (core.intact). Bytes of zero, which a writer leaves that does not append after
 its file was cut off, are passed over.
 
+If lines are short on average, those in a row that are too short for an event are kept as one: junk costs what it is
+long, however many lines it has.
+
 A line of unknown text is buried only if it may belong to an audit log: once an event was seen, or if it may be a part
 of one. What follows a line of klog without being an event goes on with that line.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +35,12 @@ from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
 _LIST_KIND = b'"EventList"'
 _LETTERS = 100
+_SHORT = 64
+"""Bytes of a line; junk is looked for if the lines are shorter than that on average."""
+# Shorter than the header of any line of klog or CRI; of docker's lines the first bytes tell.
+_JUNK = re.compile(rb'^(?:(?!\{"log")[^\n]{0,20}+\n){2,}+', re.MULTILINE)
+_FILLED = re.compile(rb"^[\0\r\t ]*+[^\n]", re.MULTILINE)
+_TORN = re.compile(rb'^[\0\r\t ]*+\{|\}[\0\r\t ]*+$|"auditID"|audit\.k8s\.io/|"stageTimestamp"', re.MULTILINE)
 
 
 class _Identity(msgspec.Struct):
@@ -63,14 +73,14 @@ class _Found:
         self.foreign = Counter[Foreign]()
         self.lines = 0
 
-    def bury(self, data: bytes, reason: str, strange: bool = False) -> None:
+    def bury(self, data: bytes, reason: str, strange: bool = False, lines: int = 1) -> None:
         """Makes a dead letter of it; if it is strange, only beside an event."""
-        self.letters.append((letter(data, reason), strange))
+        self.letters.append((letter(data, reason)._replace(events=lines), strange))
 
     def sorted(self, seen: bool) -> Sorted:
         """All of it; `seen` says whether there was an event, now or before."""
         dead = [each for each, strange in self.letters if seen or not strange]
-        if others := len(self.letters) - len(dead):
+        if not seen and (others := sum(each.events for each, strange in self.letters if strange)):
             self.foreign["other"] += others
         bodies = [encode_body(self.events)] if self.events else []
         return Sorted(bodies + self.lists, _bounded(dead), self.lines, len(self.events) + self.listed, self.foreign)
@@ -88,6 +98,15 @@ class Sorter:
     def sort(self, data: bytes) -> Sorted:
         """What becomes of lines; of the last one also if it never got its end."""
         found, joiner = _Found(), Joiner(self._most)
+        for text, is_junk in _parted(data):
+            if is_junk:
+                self._take_junk(text, found)
+            else:
+                self._take_lines(text, joiner, found)
+        self._take(joiner.rest(), found)
+        return found.sorted(self.seen)
+
+    def _take_lines(self, data: bytes, joiner: Joiner, found: _Found) -> None:
         *whole, last = data.split(b"\n")
         for line in whole:
             if _is_plain_event(line):
@@ -98,8 +117,14 @@ class Sorter:
                 self._take(joiner.add(line), found)
         if last:
             self._take(joiner.add(last, ended=False), found)
-        self._take(joiner.rest(), found)
-        return found.sorted(self.seen)
+
+    def _take_junk(self, data: bytes, found: _Found) -> None:
+        lines, torn = len(_FILLED.findall(data)), _TORN.search(data) is not None
+        found.lines += lines
+        if self._aside and not torn:
+            found.foreign["component"] += lines
+        elif lines:
+            found.bury(data, "these lines are too short to be audit events", strange=not torn, lines=lines)
 
     def _take(self, texts: Iterable[Text], found: _Found) -> None:
         for text in texts:
@@ -149,6 +174,17 @@ class Sorter:
         return None
 
 
+def _parted(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """The lines in parts, each with whether it is junk."""
+    at, lines = 0, data.count(b"\n")
+    if lines > _LETTERS and lines * _SHORT > len(data):
+        for found in _JUNK.finditer(data):
+            yield data[at : found.start()], False
+            yield found[0], True
+            at = found.end()
+    yield data[at:], False
+
+
 def _is_plain_event(line: bytes) -> bool:
     """Whether a line is an event as kube-apiserver writes it, which nearly all are: nothing is to be looked for."""
     if not (line.startswith(b"{") and line.endswith(b"}")):
@@ -170,7 +206,10 @@ def _bounded(dead: list[Dead]) -> list[Dead]:
         return dead
     rest = dead[_LETTERS - 1 :]
     data = b"\n".join(each.data for each in rest)
-    return [*dead[: _LETTERS - 1], Dead(NO_OUTPUT, "many lines are not audit events", data, events=len(rest))]
+    return [
+        *dead[: _LETTERS - 1],
+        Dead(NO_OUTPUT, "many lines are not audit events", data, events=sum(each.events for each in rest)),
+    ]
 
 
 def _number(event: Raw) -> int:
