@@ -46,19 +46,20 @@ class Place(NamedTuple):
 
 
 class Names:
-    """The names of the parts of the log that is called `name`, such as audit.log."""
+    """The names of the parts of the log that is called `name`, such as audit.log. If it `may_restart`, the restarts of
+    a container are counted, and a later one is written beside it."""
 
     def __init__(self, name: str) -> None:
         stem, dot, suffix = name.rpartition(".")
         self.name = name
         self._stem, self._suffix = (stem, dot + suffix) if stem else (name, "")
-        self._restarts = _RESTARTED.fullmatch(name) is not None
+        self.may_restart = _RESTARTED.fullmatch(name) is not None
 
     def place(self, name: str) -> Place | None:
         """Where the part of that name stands; None if it is not one, or the log itself: that one has a place only if
         the restarts of a container are counted."""
         name = PACKED.sub("", name)
-        if self._restarts and (restarted := _RESTARTED.fullmatch(name)):
+        if self.may_restart and (restarted := _RESTARTED.fullmatch(name)):
             return Place("restart", (int(restarted[1]), restarted[2] or _WRITTEN))
         if name == f"{self.name}.old":
             return Place("old", ())

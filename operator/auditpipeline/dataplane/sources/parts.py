@@ -41,12 +41,13 @@ class Part(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The parts of a log, oldest first; the last one of them, if it is one that is written to; and the names of files
-    beside the log that look like parts and are not."""
+    """The parts of a log, oldest first; the last one of them, if it is one that is written to; the names of files
+    beside the log that look like parts and are not; and whether restarts of a container are counted."""
 
     parts: list[Part]
     newest: Part | None
     strange: list[str]
+    may_restart: bool
 
 
 class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,7 +100,9 @@ def _listing(path: Path) -> Listing:
         last = [newest]
     elif rotated and next(where for where, _, part in found.values() if part == rotated[-1]).is_written:
         last = [rotated.pop()]
-    return Listing(rotated + last, next(iter(last), None), [str(name) for name in strange if name not in known])
+    may_restart = any(Names(place.name).may_restart for place in places)
+    named = [str(name) for name in strange if name not in known]
+    return Listing(rotated + last, next(iter(last), None), named, may_restart)
 
 
 def _places(path: Path) -> Iterator[Path]:
@@ -156,17 +159,37 @@ def _as_part(path: Path) -> Part | None:
     return Part(path, (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns) if regular else None
 
 
+class Unread(OSError):
+    """A part that cannot be read."""
+
+    def __init__(self, part: Part, error: OSError) -> None:
+        super().__init__(error.errno, error.strerror or str(error), str(part.path))
+        self.part = part
+
+
 def find(found: Sequence[Part], mark: Mark) -> int | None:
-    """Which of the parts the mark stands in; None where none of them does."""
+    """Which of the parts the mark stands in; None if it is in none of them.
+
+    If there is none, one that begins alike and ends before the mark: a copy that was made before its last lines were
+    written, or a packed one that is torn. FileNotFoundError if a part was renamed meanwhile, and Unread if one cannot
+    be read: that may be the one.
+    """
     ranked = sorted(range(len(found)), key=lambda index: (found[index].inode != mark.inode, -index))
+    shorter = unread = None
     for index in ranked:
         try:
             with Reader(found[index]) as reader:
                 if reader.resume(mark):
                     return index
-        except OSError:
-            continue
-    return None
+                if shorter is None and reader.is_shorter(mark):
+                    shorter = index
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            unread = unread or Unread(found[index], error)
+    if unread:
+        raise unread
+    return shorter
 
 
 class Reader:
@@ -212,6 +235,13 @@ class Reader:
             return False
         self.offset, self._head, self._foot = mark.offset, head, foot
         return True
+
+    def is_shorter(self, mark: Mark) -> bool:
+        """Whether the part begins as the mark's does, and ends before the mark. Zeros tell no part from another."""
+        if mark.offset <= EDGE:
+            return False
+        head = self._at(0, EDGE)
+        return _digest(head) == mark.head and bool(head.strip(b"\0")) and not self._at(mark.offset - 1, 1)
 
     def has_more(self) -> bool:
         """Whether there is anything that was not read."""

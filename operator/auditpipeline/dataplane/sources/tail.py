@@ -29,7 +29,7 @@ import msgspec
 from auditpipeline.core.framing import settled
 from auditpipeline.dataplane.disk import write_all
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.sources.parts import EDGE, Inode, Mark, Part, Reader, find, listing
+from auditpipeline.dataplane.sources.parts import EDGE, Inode, Mark, Part, Reader, Unread, find, listing
 
 READ_BYTES = 2**20
 KEPT_BYTES = 2**16
@@ -78,6 +78,7 @@ class Tail:
         self._failures: dict[Inode, int] = {}
         self._strange = set[str]()
         self._newest = path
+        self._may_restart = True
         self.absent = False
         """Whether there was no part at all when they were looked for last."""
 
@@ -143,11 +144,13 @@ class Tail:
     def _before_newest(self) -> Mark:
         """The end of the part before the one that is written to. A folder that cannot be read yet has nothing that was
         there before."""
+        found = list[Part]()
         with suppress(OSError):
-            for part in reversed(self._parts()):
-                if part.path != self._newest and part.size:
-                    with Reader(part) as reader:
-                        return reader.to_end()
+            found = self._parts()
+        for part in reversed(found):
+            if part.path != self._newest and part.size:
+                with suppress(OSError), Reader(part) as reader:
+                    return reader.to_end()
         return Mark()
 
     def _parts(self) -> list[Part]:
@@ -155,16 +158,29 @@ class Tail:
         found = listing(self._path)
         self.absent = not found.parts
         self._newest = found.newest.path if found.newest else self._path
+        self._may_restart = found.may_restart
+        self._forget_all_but({part.inode for part in found.parts})
         for name in found.strange:
             if name not in self._strange and len(self._strange) < _STRANGE:
                 self._strange.add(name)
                 self._log.warning("a file looks like a part of the audit log, and is not read", file=name)
         return found.parts
 
+    def _forget_all_but(self, inodes: set[Inode]) -> None:
+        """Forgets the failures of parts that are gone: their inodes are used again."""
+        if self._reader:
+            inodes.add(self._reader.inode)
+        self._failures = {inode: number for inode, number in self._failures.items() if inode in inodes}
+        self._told = {(inode, offset) for inode, offset in self._told if inode in inodes}
+
     def _tried(self, reader: Reader) -> Piece | None:
         """As `_piece`; a part that cannot be read, time after time, is given up if there is a later one."""
         try:
-            return self._piece(reader)
+            if piece := self._piece(reader):
+                self._failures.pop(reader.inode, None)
+            return piece
+        except Unread:
+            raise  # another part cannot be read; this one stays open
         except OSError as error:
             self._bear(reader.path, reader.inode, error)
             lost = self._lost(reader.path, reader.inode, reader.offset, str(error))
@@ -176,10 +192,14 @@ class Tail:
 
     def _bear(self, path: Path, inode: Inode, error: OSError) -> None:
         """Raises the error again, unless that was tried often enough and the part is not the one that is written to."""
-        self._failures[inode] = self._failures.get(inode, 0) + 1
-        if self._failures[inode] < PATIENCE or path == self._newest:
+        if self._fails(inode) < PATIENCE or path == self._newest:
             self.leave()
             raise error
+
+    def _fails(self, inode: Inode) -> int:
+        """How often that part has failed by now."""
+        self._failures[inode] = self._failures.get(inode, 0) + 1
+        return self._failures[inode]
 
     def _piece(self, reader: Reader) -> Piece | None:
         """What comes next in this part. None if nothing does yet, or if another part is open by now."""
@@ -254,11 +274,35 @@ class Tail:
 
     def _later(self, reader: Reader) -> list[Part]:
         """The parts after this one that hold something."""
+        if self._is_written(reader):
+            return []
         found = self._parts()
         index = next((index for index, part in enumerate(found) if part.inode == reader.inode), None)
         if index is None and reader.offset:
-            index = find(found, reader.mark())
+            try:
+                index = self._find(found, reader.mark())
+            except FileNotFoundError:
+                return []  # renamed since it was listed: it is looked for again
         return [part for part in self._behind(found, index, reader.mark()) if part.size]
+
+    def _is_written(self, reader: Reader) -> bool:
+        """Whether the part is still what is written to, which one look tells, however many parts there are."""
+        if self._may_restart:
+            return False
+        try:
+            found = self._path.stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == reader.inode
+
+    def _find(self, found: Sequence[Part], mark: Mark) -> int | None:
+        """As `find`; a part that cannot be read is given up, time after time."""
+        try:
+            return find(found, mark)
+        except Unread as error:
+            if self._fails(error.part.inode) < PATIENCE or error.part.path == self._newest:
+                raise
+        return None
 
     def _behind(self, found: Sequence[Part], index: int | None, mark: Mark) -> list[Part]:
         """The parts behind that one. If it is gone: those that were written to since, and the newest."""
@@ -272,7 +316,10 @@ class Tail:
         mark, found = self._mark or Mark(), self._parts()
         if not mark.offset:
             return self._open_first(found)
-        index = find(found, mark)
+        try:
+            index = self._find(found, mark)
+        except FileNotFoundError:
+            return False  # renamed since it was listed: it is looked for again
         if index is None:
             self._open_first(self._behind(found, None, mark))
             if self._reader:
@@ -282,7 +329,9 @@ class Tail:
                 )
             return self._reader is not None
         reader = _opened(found[index])
-        if reader and reader.resume(mark):
+        if reader and (reader.resume(mark) or reader.is_shorter(mark)):
+            if not reader.offset:
+                reader.to_end()
             self._reader = reader
             return True
         if reader:
