@@ -135,7 +135,7 @@ def test_a_file_that_inflates_too_much_is_a_fault(folder: Folder, kind: str, mon
     """What comes before the bound is read."""
     monkeypatch.setattr(packed, "SMALL", 2**20)
     monkeypatch.setattr(packed, "RATIO", 20)
-    content = folder.opened(PACK[kind](DATA[:1000] + bytes(2**25)))
+    content = folder.opened(PACK[kind](DATA[:1000] + b"x" * 2**25))
     assert content.at(0, 1000) == DATA[:1000]
     assert content.size() == max(2**20, 20 * folder.path.stat().st_size)
     assert "once it is unpacked" in content.fault
@@ -168,3 +168,16 @@ def test_a_disk_that_fails_is_no_fault_of_the_part(tmp_path: Path, monkeypatch: 
             raw.fails = False
             assert content.at(0, len(DATA)) == DATA
             assert content.fault == ""
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_a_hole_is_passed_over_in_a_packed_part_too(folder: Folder, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that is mostly a hole packs to next to nothing, and what is behind the hole is read; not behind a bomb."""
+    monkeypatch.setattr(packed, "SMALL", 2**20)
+    monkeypatch.setattr(packed, "RATIO", 1)
+    content = folder.opened(PACK[kind](DATA[:1000] + bytes(2**26) + DATA))
+    assert content.at(1000 + 2**26, 2**20) == DATA
+    assert (content.at(0, 500), content.size(), content.fault) == (DATA[:500], 1000 + 2**26 + len(DATA), "")
+    monkeypatch.setattr(packed, "ZEROS", 2**25)
+    content = folder.opened(PACK[kind](bytes(2**26) + DATA))
+    assert "it has more than" in (content.size(), content.fault)[1]

@@ -2,7 +2,8 @@
 
 Whatever a file holds, reading it ends with its last readable byte and a `fault` in words, never with an exception: a
 part that was torn by a crash or a full disk keeps all that stands before the tear. A decoder has at most 64 MiB of
-memory, and what comes out has at most `RATIO` times the bytes of the file, and `MOST` bytes.
+memory, and what comes out has at most `RATIO` times the bytes of the file, and `MOST` bytes. Zeros count apart, up to
+`ZEROS`: a hole, which a log has that was cut off under its writer, packs to next to nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ RATIO = 500
 SMALL = 64 * 2**20
 """Bytes that come out of any file, whatever its ratio."""
 MOST = 64 * 2**30
+ZEROS = 4 * 2**30
 _MEMORY = 64 * 2**20
 _WINDOW = 2**25
 _CHUNK = 2**16
@@ -58,6 +60,8 @@ class Unpacked:
         self._raw = raw
         self._kind = kind
         self._most = min(MOST, max(SMALL, RATIO * os.fstat(raw.fileno()).st_size))
+        self._end = MOST
+        self._zeros = 0
         self._decoder: _Decoder | None = None
         self._behind = 0  # where the decoder stands
         self._start = 0
@@ -92,20 +96,26 @@ class Unpacked:
             self._behind = max(self._behind, offset)
 
     def _rewind(self) -> None:
-        self._decoder, self._behind, self._start = None, 0, 0
+        self._decoder, self._behind, self._start, self._zeros = None, 0, 0, 0
         self._data = bytearray()
 
     def _next(self, most: int) -> bytes:
         """What comes next; nothing at the end, or at a fault. OSError if the file cannot be read."""
-        if self._behind >= self._most:
+        if (left := self._left()) <= 0:
             self.fault = self.fault or f"it has more than {self._most} bytes once it is unpacked"
             return b""
         try:
-            data = self._read(min(most, self._most - self._behind))
+            data = self._read(min(most, left))
         except FAULTS as error:
             data = self._last(error)
         self._behind += len(data)
+        if data.count(0) == len(data):
+            self._zeros += len(data)
         return data
+
+    def _left(self) -> int:
+        """How many bytes may come yet."""
+        return min(self._end - self._behind, self._most - self._behind + min(self._zeros, ZEROS))
 
     def _read(self, most: int) -> bytes:
         if self._decoder is None:
@@ -132,7 +142,7 @@ class Unpacked:
                 self._rewind()
                 raise
             error = again
-        self._most = self._behind + len(found)
+        self._end = self._behind + len(found)
         self.fault = f"its {self._kind} data is damaged or incomplete: {str(error) or type(error).__name__}"[:300]
         return bytes(found)
 
