@@ -70,7 +70,7 @@ def test_a_line_that_becomes_too_long_comes_in_parts() -> None:
         ([cri(b"{}"), cri(b"{", b"P")], 1),
         ([cri(b"{", b"P"), cri(b"}")], 2),
         ([cri(b"{", b"P"), cri(b"E", b"F", b"stderr")], 0),
-        ([cri(b"{}"), cri(b"E", b"P", b"stderr"), cri(b"{}")], 1),
+        ([cri(b"{}"), cri(b"E", b"P", b"stderr"), cri(b"{}")], 3),
         ([docker("a\n"), docker("b")], 1),
     ],
 )
@@ -82,7 +82,7 @@ def test_lines_can_be_taken_up_to_where_none_is_open(lines: list[bytes], taken: 
 
 @given(st.lists(st.tuples(st.sampled_from([b"stdout", b"stderr"]), st.sampled_from([b"F", b"P"]), st.integers(0, 9))))
 def test_taken_in_pieces_the_lines_are_the_same(found: list[tuple[bytes, bytes, int]]) -> None:
-    """However the data is cut for reading."""
+    """However the data is cut for reading; on standard output, the one that events are written to."""
     lines = [cri(b"%d" % number, tag, stream) for stream, tag, number in found]
     data, texts = b"".join(line + b"\n" for line in lines), list[Text]()
     at = 0
@@ -91,7 +91,7 @@ def test_taken_in_pieces_the_lines_are_the_same(found: list[tuple[bytes, bytes, 
         texts += joined(*data[at:end].split(b"\n")[:-1]) if end > at else []
         at = end
     texts += joined(*data[at:].split(b"\n")[:-1])
-    assert texts == joined(*lines)
+    assert [text for text in texts if not text.stderr] == [text for text in joined(*lines) if not text.stderr]
 
 
 @pytest.mark.parametrize(

@@ -90,16 +90,16 @@ class Joiner:
 
 def settled(data: bytes) -> int:
     """Up to where lines can be taken: behind the last line feed at which no line of a runtime is open; 0 if there is
-    none."""
+    none. Lines of standard error hold no event, and nothing waits for their end."""
     end = data.rfind(b"\n") + 1
     if not end or not (_is_framed(data) or _is_framed(data[data.rfind(b"\n", 0, end - 1) + 1 : end])):
         return end
     found = at = 0
-    waiting = set[str]()
+    waiting = False
     while at < end:
         behind = data.index(b"\n", at) + 1
-        if frame := _frame(data[at : behind - 1]):
-            (waiting.add if frame.partial else waiting.discard)(frame.stream)
+        if (frame := _frame(data[at : behind - 1])) and frame.stream != "stderr":
+            waiting = frame.partial
         found, at = found if waiting else behind, behind
     return found
 
