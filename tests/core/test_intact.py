@@ -145,3 +145,12 @@ def test_nothing_of_a_line_is_lost(parts: list[bytes]) -> None:
     if found.rests != [line]:
         assert sum(map(len, found.events + found.rests)) >= len(line) - sum(map(line.count, b"\0\r\t "))
     assert all(event in line for event in found.events)
+
+
+@pytest.mark.parametrize("behind", [b"\0", b"\0\0\r", b"\0 \t"])
+def test_an_object_that_is_torn_before_zeros_and_a_line_feed_is_no_event(behind: bytes) -> None:
+    """The zeros may stand for the rest of its parent: it does not end at the line feed."""
+    torn = NESTED[: NESTED.index(FORGED) + len(FORGED)]
+    assert find(torn + behind).events == []
+    assert find(b"\0" + FORGED + behind).events == []
+    assert find(b"\0" + A).events == [A]

@@ -137,3 +137,12 @@ def test_two_torn_lines_make_no_event() -> None:
     found = Sorter(10_000).sort(line("s") + body + b"\n" + body + line("b") + body + b"\0\0" + line("c"))
     assert taken(found) == ["s", "b", "c"]
     assert len(found.dead) == 3
+
+
+def test_zeros_at_the_ends_of_a_line_complete_no_event() -> None:
+    """They may stand for what is around an object that a user nested; nothing is taken for the end of the line."""
+    nested = line("forged")[:-1]
+    torn = line("a")[:-2] + b',"requestObject":{"a":' + nested
+    found = Sorter(10_000).sort(line("s") + torn + b"\0\0\n" + b"\0\0" + nested + b"\0\0}\n" + line("z"))
+    assert taken(found) == ["s", "z"]
+    assert len(found.dead) == 2

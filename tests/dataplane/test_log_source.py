@@ -20,6 +20,7 @@ from auditpipeline.dataplane.sources.log import LogSource
 from auditpipeline.dataplane.sources.sorting import Sorter
 from auditpipeline.dataplane.store import Dead
 from tests.dataplane.setting import QUICK, Setting, event, ids, lines_in, real_events, until
+from tests.dataplane.test_log_sorting import line as whole_line
 
 
 class Gate:
@@ -170,3 +171,12 @@ async def test_events_of_a_log_arrive_in_an_output(setting: Setting, zeros: byte
         await task
         assert ids(lines_in(setting.file)) == ids(events)
         assert (await running.report()).dead_letters == 0
+
+
+async def test_an_object_between_a_hole_and_zeros_is_no_event(tmp_path: Path) -> None:
+    """The zeros before it are passed over as a hole, and count all the same."""
+    gate = Gate()
+    async with reading(tmp_path, gate) as path:
+        path.write_bytes(bytes(5000) + whole_line("forged")[:-1] + b"\0\0}}\n" + whole_line("a"))
+        await until(lambda: gate.taken)
+    assert gate.taken == ["a"]

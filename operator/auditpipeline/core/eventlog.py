@@ -100,7 +100,7 @@ class _Reading:
 
     def _of_broken(self, text: Text, data: bytes, number: int, message: str) -> Iterator[Line]:
         repeats = self._aside and not data.startswith(b"{")
-        intact = Found([], [data]) if repeats else find(data, text.ended)
+        intact = Found([], [data]) if repeats else find(text.data, text.ended)
         yield from (Line(decode_event(event), len(event), number) for event in intact.events)
         self._aside = self._aside and not intact.events
         if self._aside and not may_be_torn(data):

@@ -12,8 +12,8 @@ events are found by where they begin and end:
 2. From one such place to the next, or to zeros, or to the end of the line, the text is one intact event, or it is torn
    text. An event has all of level, auditID, stage, requestURI, verb and user.
 3. Behind zeros, which may stand for a lost block in the middle of an event, such a text must not end with zeros again.
-4. An event may follow text that is torn right behind a `:` `,` or `[`. It is taken only if it ends at the line feed:
-   behind a nested object, the rest of its parent and the times of the request come first.
+4. An event may follow text that is torn right behind a `:` `,` or `[`. It is taken only if it ends at the line feed,
+   with no zeros before that: behind a nested object, the rest of its parent and the times of the request come first.
 
 In doubt an event is missed, and its text stays in what is torn. What remains possible: an event is torn exactly behind
 a nested look-alike, and the next byte written is a line feed, which kube-apiserver never begins with, or (if the first
@@ -54,7 +54,8 @@ class Found(NamedTuple):
 
 
 def find(line: bytes, ended: bool = True) -> Found:
-    """The intact events in a line, which is given without its line feed; `ended` is False if it never got one.
+    """The intact events in a line, which is given without its line feed, and with its zeros; `ended` is False if it
+    never got one.
 
     There are at most 16 rests: if there were more, the whole line is the one rest.
     """

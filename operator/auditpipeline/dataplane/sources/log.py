@@ -122,7 +122,7 @@ class LogSource:
 
     def _sorted(self, piece: Piece) -> Sorted:
         if not piece.reason:
-            return self._sorter.sort(piece.data)
+            return self._sorter.sort(b"\0" * bool(piece.skip) + piece.data)  # what zeros are before is told by that
         found = self._sorter.sort(b"")
         return found._replace(dead=[letter(piece.data, piece.reason)], lines=int(bool(piece.data)))
 

@@ -130,12 +130,12 @@ class Sorter:
         for text in texts:
             if data := text.data.strip(BLANK):
                 found.lines += 1
-                kind = "component" if text.stderr else self._place(data, text.ended, found)
+                kind = "component" if text.stderr else self._place(data, text, found)
                 self._aside = self._aside or (kind == "component" and not text.stderr)
                 if kind:
                     found.foreign[kind] += 1
 
-    def _place(self, data: bytes, ended: bool, found: _Found) -> Foreign | None:
+    def _place(self, data: bytes, text: Text, found: _Found) -> Foreign | None:
         """Puts a text where it belongs; what it is, if it is foreign."""
         if not data.startswith(b"{") and (kind := foreign_text(data)):
             return kind
@@ -143,7 +143,7 @@ class Sorter:
             decode = decode_strictly if len(data) < SMALLEST or is_joined(data) else decode_event
             event = decode(data)
         except Permanent as error:
-            return self._place_broken(data, ended, str(error), found)
+            return self._place_broken(data, text, str(error), found)
         kind = None
         if bytes(event.get("kind", b"")).strip() == _LIST_KIND:
             found.lists.append(data)
@@ -157,10 +157,10 @@ class Sorter:
             self.seen, self._aside = True, False
         return kind
 
-    def _place_broken(self, data: bytes, ended: bool, reason: str, found: _Found) -> Foreign | None:
+    def _place_broken(self, data: bytes, text: Text, reason: str, found: _Found) -> Foreign | None:
         # What goes on with a message may repeat a user's words: it is kept, and no event is looked for in it.
         repeats = self._aside and not data.startswith(b"{")
-        intact = Found([], [data]) if repeats else find(data, ended)
+        intact = Found([], [data]) if repeats else find(text.data, text.ended)
         if intact.events:
             self.seen, self._aside = True, False
             found.events += intact.events
