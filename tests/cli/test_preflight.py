@@ -285,7 +285,7 @@ async def test_the_text_has_a_line_for_each_check(site: Site, capsys: pytest.Cap
     [
         (["--spool-size", "much"], "--spool-size"),
         (["--manifest", "/nowhere"], "/nowhere"),
-        (["--manifest", __file__], "is no YAML"),
+        (["--manifest", __file__], "is not valid YAML"),
         (["--output", "xml"], "xml"),
     ],
 )
@@ -431,7 +431,7 @@ def test_the_flags_of_a_configuration_are_found(made: Callable[[str], str]) -> N
 @pytest.mark.parametrize("text", ["[]", "kind: Pod", "spec: {containers: [{name: etcd}]}", "a: [", "\x00"])
 def test_another_file_is_no_configuration(text: str) -> None:
     """And its content is not in the message."""
-    with pytest.raises(Invalid, match=r"file: is (no YAML|neither)"):
+    with pytest.raises(Invalid, match=r"file: is (not valid YAML|neither)"):
         preflight_node.configured(text.encode(), "file")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from auditpipeline.cli.run import run as command
 from auditpipeline.cli.run_folder import DataFolder
-from auditpipeline.cli.run_logs import positions
+from auditpipeline.cli.run_logs import checked, positions
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane.sources.parts import Mark
 from auditpipeline.dataplane.sources.tail import Stored, Tail
@@ -52,6 +53,15 @@ def test_what_can_never_be_read_is_one_line_and_exit_code_2(
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("auditpipeline: --audit-log:")
     assert message in err
+
+
+def test_a_log_that_cannot_be_read_yet_is_no_reason_not_to_start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, as one that is missing: the listener does not depend on it."""
+    log, access = bench.folder / "audit.log", os.access
+    log.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != log and access(path, mode))
+    given = command.make_context("run", [*bench.arguments("--audit-log", str(log))[1:]]).params["audit_logs"]
+    assert checked(given) == (log,)
 
 
 async def test_a_torn_part_does_not_end_the_process_at_any_start(bench: Bench) -> None:

@@ -20,11 +20,11 @@ HEAD = "apiVersion: audit.k8s.io/v1\nkind: Policy\n"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rules: [", ":2:1: this is no YAML"),
-        ("a: b: c\n", ":1:5: this is no YAML"),
-        ("a: \t- b\n@", "this is no YAML"),
-        ("a: \x00\n", "this is no YAML"),
-        ("a: 2026-99-99\n", "this is no YAML"),
+        ("rules: [", ":2:1: this is not valid YAML"),
+        ("a: b: c\n", ":1:5: this is not valid YAML"),
+        ("a: \t- b\n@", "this is not valid YAML"),
+        ("a: \x00\n", "this is not valid YAML"),
+        ("a: 2026-99-99\n", "this is not valid YAML"),
         ("&a [*a]\n", "this is no audit policy"),
         ("[" * 5000 + "]" * 5000, "nested too deeply"),
         ("&a {a: *a, rules: *a}\n", "this is no audit policy"),

@@ -64,7 +64,7 @@ def files(directory: Path, address: str, policy: Path | None) -> None:
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
-        raise Invalid("--address", f"{address!r} is no HOST:PORT, such as {plan.ADDRESS}")
+        raise Invalid("--address", f"{address!r} is not HOST:PORT, such as {plan.ADDRESS}")
     text = policy.read_text() if policy else plan.STATIC_POLICY
     fresh = plan.files(_files_in(directory), address, datetime.now(UTC), text)
     for name, file in sorted(fresh.items()):

@@ -39,7 +39,7 @@ class _Kubeconfig:
         try:
             self._document = yaml.safe_load(path.read_bytes())
         except (yaml.YAMLError, UnicodeDecodeError):
-            raise self._invalid("this is no YAML") from None
+            raise self._invalid("this is not valid YAML") from None
 
     def target(self) -> Target:
         """The context that is current, or the only one."""

@@ -84,7 +84,7 @@ class Options(NamedTuple):
 @click.option(
     "--audit-log",
     "audit_logs",
-    type=_PATH,
+    type=click.Path(path_type=Path, readable=False),  # one that cannot be read is waited for, as a missing one is
     multiple=True,
     metavar="FILE",
     help="Read the file that kube-apiserver's --audit-log-path names, too; repeatable.",
@@ -361,7 +361,7 @@ def _hosts(listen: str, option: str, hostnames: tuple[str, ...]) -> tuple[str, .
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise Invalid(option, f"{listen!r} is no HOST:PORT, such as 127.0.0.1:9443")
+        raise Invalid(option, f"{listen!r} is not HOST:PORT, such as 127.0.0.1:9443")
     own = () if host in _EVERYWHERE else (host,)
     return tuple(dict.fromkeys((*hostnames, *own, "127.0.0.1", "localhost")))
 

@@ -42,7 +42,7 @@ def parse(text: bytes, file: str, read: Callable[[str], bytes]) -> Target:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError):
         # What the parser says holds a piece of the file, which may be a key.
-        raise Invalid(file, "is no YAML") from None
+        raise Invalid(file, "is not valid YAML") from None
     if not isinstance(document, dict):
         raise Invalid(file, "is no kubeconfig")
     context = _named(document, "contexts", str(document.get("current-context") or ""), "context", file)

@@ -197,7 +197,7 @@ def configured(text: bytes, file: str) -> Process:
     try:
         document = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError):
-        raise Invalid(file, "is no YAML") from None
+        raise Invalid(file, "is not valid YAML") from None
     words = _words(document) if isinstance(document, dict) else None
     if words is None:
         raise Invalid(file, "is neither a static Pod of kube-apiserver nor a config.yaml with kube-apiserver-arg")

@@ -98,7 +98,7 @@ class Source(NamedTuple):
 
 
 def read(text: bytes, file: str) -> list[Source]:
-    """Every policy of the file, in order; objects of other kinds are passed over. Invalid where it is no YAML."""
+    """Every policy of the file, in order; objects of other kinds are passed over. Invalid if it is not valid YAML."""
     return [source for document in documents(text, file) for source in _sources(document, document.value, "")]
 
 

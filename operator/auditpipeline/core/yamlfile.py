@@ -49,7 +49,7 @@ class Document(NamedTuple):
 
 
 def documents(text: bytes, file: str) -> list[Document]:
-    """The documents of a file that are not empty; Invalid with file, line and column where it is no YAML."""
+    """The documents of a file that are not empty; Invalid with file, line and column if it is not valid YAML."""
     try:
         _check_depth(text.decode(), file)
         loader = _Loader(text.decode())
@@ -61,15 +61,15 @@ def documents(text: bytes, file: str) -> list[Document]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = ": ".join(part for part in (error.context, error.problem) if part)
-        raise Invalid(_place(file, mark), f"this is no YAML: {said}") from None
+        raise Invalid(_place(file, mark), f"this is not valid YAML: {said}") from None
     except yaml.reader.ReaderError as error:
-        raise Invalid(file, f"this is no YAML: {error.reason} (character {error.position})") from None
+        raise Invalid(file, f"this is not valid YAML: {error.reason} (character {error.position})") from None
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         column = error.start - (text.rfind(b"\n", 0, error.start) + 1) + 1
         raise Invalid(f"{file}:{line}:{column}", "this is no UTF-8 text") from None
     except (ValueError, TypeError, AttributeError) as error:  # a value that its own YAML tag does not fit
-        raise Invalid(file, f"this is no YAML: {error}") from None
+        raise Invalid(file, f"this is not valid YAML: {error}") from None
 
 
 def _check_depth(text: str, file: str) -> None:
