@@ -781,3 +781,26 @@ def test_a_log_with_many_parts_costs_one_look_while_nothing_comes(log: Log, monk
     log.read()
     assert listings
     assert log.taken == log.written
+
+
+def test_a_line_that_has_not_ended_is_read_again_once_the_file_has_changed(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at every look: it may be long."""
+    log.write(2)
+    log.read()
+    reads, read = list[int](), Reader.read
+
+    def counted(reader: Reader, skip: int, least: int, most: int) -> bytes:
+        reads.append(skip)
+        return read(reader, skip, least, most)
+
+    monkeypatch.setattr(Reader, "read", counted)
+    log.append(b"{")
+    for _ in range(20):
+        log.read()
+    assert len(reads) <= 2
+    log.append(b"}\n")
+    log.written.append(b"{}")
+    log.read()
+    assert log.taken == log.written

@@ -29,6 +29,8 @@ _STEP = 2**20
 _LINKS = 8
 
 Inode = tuple[int, int]
+State = tuple[Inode, int, int, int]
+"""Which file, up to where it was read, its size, and the time of its last change."""
 
 
 class Part(NamedTuple):
@@ -309,6 +311,11 @@ class Reader:
         """Where the reader stands."""
         modified = os.fstat(self._raw.fileno()).st_mtime_ns
         return Mark(self.offset, _digest(self._head), _digest(self._foot), self.inode, modified)
+
+    def state(self) -> State:
+        """What changes if there is more to read."""
+        found = os.fstat(self._raw.fileno())
+        return self.inode, self.offset, found.st_size, found.st_mtime_ns
 
     def size(self) -> int:
         """The size of the content."""

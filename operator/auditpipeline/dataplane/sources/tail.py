@@ -29,7 +29,7 @@ import msgspec
 from auditpipeline.core.framing import settled
 from auditpipeline.dataplane.disk import write_all
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.sources.parts import EDGE, Inode, Mark, Part, Reader, Unread, find, listing
+from auditpipeline.dataplane.sources.parts import EDGE, Inode, Mark, Part, Reader, State, Unread, find, listing
 
 READ_BYTES = 2**20
 KEPT_BYTES = 2**16
@@ -74,6 +74,7 @@ class Tail:
         self._reader: Reader | None = None
         self._carry = b""
         self._coming: Piece | None = None
+        self._idle: State | None = None
         self._told = set[tuple[Inode, int]]()
         self._failures: dict[Inode, int] = {}
         self._strange = set[str]()
@@ -202,18 +203,25 @@ class Tail:
         return self._failures[inode]
 
     def _piece(self, reader: Reader) -> Piece | None:
-        """What comes next in this part. None if nothing does yet, or if another part is open by now."""
-        coming = self._read(reader)
+        """What comes next in this part. None if nothing does yet, or if another part is open by now. What has not ended
+        is read again once the file has changed."""
+        state = reader.state()
+        if state != self._idle:
+            coming = self._read(reader)
+            if coming is None or coming.end:
+                return self._settled(coming)
+            self._idle = state
+            if len(coming.data) > self._max_line:
+                return self._too_long(reader, coming)
+        later = self._later(reader)
+        if not later:
+            return None
+        self._idle = None
+        coming = self._read(reader)  # once more: it may have got the rest since
         if coming is None or coming.end:
             return self._settled(coming)
         if len(coming.data) > self._max_line:
             return self._too_long(reader, coming)
-        later = self._later(reader)
-        if not later:
-            return None
-        coming = self._read(reader)  # once more: it may have got the rest since
-        if coming is None or coming.end:
-            return self._settled(coming)
         return self._end_of_part(reader, later, coming)
 
     def _read(self, reader: Reader) -> _Coming | None:
