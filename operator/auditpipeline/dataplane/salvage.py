@@ -43,9 +43,8 @@ from urllib.parse import quote
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane import numbers
 from auditpipeline.dataplane.disk import is_readable, sync_folder
-from auditpipeline.dataplane.layout import is_beheaded, make, open_checked
+from auditpipeline.dataplane.layout import Span, beyond, is_beheaded, make, open_checked
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.numbers import Span
 from auditpipeline.dataplane.rows import inflate, lenient
 from auditpipeline.dataplane.store import NO_OUTPUT, count_loss
 
@@ -228,7 +227,7 @@ def _copy_all(old: _Old, new: sqlite3.Connection, outputs: list[str]) -> tuple[i
     cursors = cursors or [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
     _copy(iter(cursors), new, "cursors", 4)
     spans += _copy_taken(old, new, taken, _end(new, spans, cursors))
-    missing = _settle_numbers(new, spans, cursors)
+    missing = _settle_numbers(new, spans, cursors, _known_gaps(old))
     new.execute("COMMIT")
     return sum(end - first for first, end in spans), missing
 
@@ -316,14 +315,23 @@ def _end(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int
     return max(ends)
 
 
-def _settle_numbers(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int:
-    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed."""
+def _known_gaps(old: _Old) -> list[Span]:
+    """The gaps that were counted when the spool was opened before, as far as they can be read."""
+    rows = _rows(old, "SELECT first, next FROM gaps")
+    return [(first, behind) for first, behind in rows if isinstance(first, int) and isinstance(behind, int)]
+
+
+def _settle_numbers(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row], known: list[Span]) -> int:
+    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed. What is
+    `known` is not counted again, unless that count could not be read."""
     end = _end(new, spans, cursors)
     new.execute("UPDATE counters SET value = ? WHERE name = 'received'", (end,))
     new.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
+    told = dict(new.execute("SELECT output, events FROM lost WHERE reason = 'damaged'"))
     missing = 0
     for output, position, *_ in cursors:
-        lost = end - position - sum(max(0, last - max(first, position)) for first, last in spans)
+        counted = min(beyond(position, known), told.get(output, 0))
+        lost = max(0, end - position - beyond(position, spans) - counted)
         missing = max(missing, lost)
         count_loss(new, output, "damaged", lost)
     return missing

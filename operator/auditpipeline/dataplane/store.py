@@ -57,7 +57,7 @@ import zstandard
 from auditpipeline.core.config import Backpressure, DeadLetters
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane import letters
-from auditpipeline.dataplane.layout import counters
+from auditpipeline.dataplane.layout import beyond, counters, known_gaps
 from auditpipeline.dataplane.letters import NO_OUTPUT, Budget, Dead
 from auditpipeline.dataplane.lines import Lines, as_lines
 
@@ -161,6 +161,7 @@ class Store:
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
         self._state = _loaded(connection)
+        self._gaps = known_gaps(connection)
 
     @property
     def end(self) -> int:
@@ -263,7 +264,7 @@ class Store:
         """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor.
         How many events waited for each that is gone, up to its number in `ends`: they are lost by `removed`."""
         gone = {
-            name: max(0, (ends or {}).get(name, self.end) - cursor.next)
+            name: self._uncounted(cursor.next, (ends or {}).get(name, self.end))
             for name, cursor in self.cursors.items()
             if name not in outputs
         }
@@ -340,12 +341,16 @@ class Store:
     def _drop(self, floor: int, expired: bool = False) -> None:
         for output, cursor in self.cursors.items():
             if cursor.next < floor:
-                count_loss(self._db, output, "expired" if expired else "overflow", floor - cursor.next)
+                count_loss(self._db, output, "expired" if expired else "overflow", self._uncounted(cursor.next, floor))
                 self._replace("UPDATE cursors SET next = ? WHERE output = ? AND next = ?", floor, output, cursor.next)
                 self.cursors[output] = cursor._replace(next=floor)
                 self._state.dropped[output] = floor
         while self.prune():
             pass
+
+    def _uncounted(self, start: int, end: int) -> int:
+        """How many events have the numbers from `start` up to `end`: gaps were counted when the spool was opened."""
+        return max(0, end - start) - beyond(start, ((first, min(behind, end)) for first, behind in self._gaps))
 
     def prune(self, most: int = 64) -> bool:
         """Deletes up to `most` rows that every cursor has passed; whether there may be more."""
