@@ -242,13 +242,14 @@ class Store:
         its output stays gone."""
         if output not in self.cursors:
             return
-        old = self.cursors[output]
+        old, losses = self.cursors[output], dict(lost or {})
         if floor := self._state.dropped.get(output):
             # What lies below was counted when it was dropped, while this was under way.
             if position <= floor:
                 return
             del self._state.dropped[output]
             delivered = min(delivered, position - floor)
+            losses = _at_most(losses, position - floor - delivered - sum(letter.events for letter in dead))
         new = Cursor(max(old.next, position), old.delivered + delivered, time.time() if delivered else old.at)
         self._replace(
             "UPDATE cursors SET next = ?, delivered = ?, at = ? WHERE output = ? AND next = ?",
@@ -257,7 +258,7 @@ class Store:
         self.cursors[output] = new
         self._add("delivered", delivered)
         self._bury(dead)
-        for reason, events in (lost or {}).items():
+        for reason, events in losses.items():
             count_loss(self._db, output, reason, events)
 
     def use(self, outputs: Collection[str], ends: Mapping[str, int] | None = None) -> dict[str, int]:
@@ -450,6 +451,15 @@ class Store:
         """Makes a change that names the value which it replaces; sqlite3.IntegrityError if the file has another one."""
         if self._db.execute(update, values).rowcount != 1:
             raise sqlite3.IntegrityError("the file does not have the numbers that were committed last")
+
+
+def _at_most(losses: Mapping[str, int], rest: int) -> dict[str, int]:
+    """The losses, `rest` of them at most."""
+    found = dict[str, int]()
+    for reason, events in losses.items():
+        found[reason] = max(0, min(events, rest))
+        rest -= found[reason]
+    return found
 
 
 def _loaded(connection: sqlite3.Connection) -> _State:
