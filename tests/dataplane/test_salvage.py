@@ -67,6 +67,28 @@ async def test_a_salvage_that_is_killed_anywhere_loses_nothing(tmp_path: Path) -
     assert step > 10, "nothing was interrupted: this proves nothing"
 
 
+async def test_a_torn_page_costs_its_row_alone(tmp_path: Path) -> None:
+    """Neither the row before it nor the one behind it: sqlite3 looks one row ahead of what it returns."""
+    path = tmp_path / "spool.sqlite"
+    made = Store(layout.open_checked(path), 2**30)
+    for number in range(20):
+        with made.transaction():
+            made.use(["out"])
+            noise = os.urandom(4 * PAGE).hex()
+            made.append([json.dumps(event(auditID=f"{number}", userAgent=noise)).encode()], "digest")
+    (data,) = made._db.execute("SELECT data FROM events WHERE first = 9").fetchone()
+    made.checkpoint()
+    made.close(clean=False)
+    with path.open("r+b") as file:
+        file.seek(file.read().index(data[len(data) // 2 :][:256]) // PAGE * PAGE)
+        file.write(b"\xff" * PAGE)
+    spool = await opened(path)
+    found = [int(json.loads(line)["auditID"]) for line in await lines_from(spool)]
+    assert found == [number for number in range(20) if number != 9]
+    assert (await spool.figures()).lost == [("out", "damaged", 1)]
+    await spool.close()
+
+
 async def test_a_salvage_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     """Each process gets one step further than the one before it, from what that left."""
     path, step = tmp_path / "spool.sqlite", 0

@@ -346,12 +346,28 @@ def _copy(rows: Iterator[_Row], new: sqlite3.Connection, table: str, columns: in
 
 def _rows(old: _Old, query: str) -> Iterator[_Row]:
     """The rows up to the first damage; sqlite3.OperationalError where it is the disk that fails, and not the file."""
+    taken = 0
     try:
-        yield from old.execute(query)
+        for row in old.execute(query):
+            taken += 1
+            yield row
     except sqlite3.DatabaseError as error:
-        if _is_disk(error):
-            raise
-        old.unread |= getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_READ
+        _check(old, error)
+        yield from _held_back(old, query, taken)
+
+
+def _held_back(old: _Old, query: str, taken: int) -> Iterator[_Row]:
+    """The row before the one that cannot be read: sqlite3 looks one ahead, and throws it away if that fails."""
+    try:
+        yield from old.execute(f"{query} LIMIT 1 OFFSET {taken}").fetchall()
+    except sqlite3.DatabaseError as error:
+        _check(old, error)
+
+
+def _check(old: _Old, error: sqlite3.DatabaseError) -> None:
+    if _is_disk(error):
+        raise error
+    old.unread |= getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_READ
 
 
 def _is_disk(error: sqlite3.DatabaseError) -> bool:
