@@ -136,7 +136,7 @@ async def _opened(opening: _Opening, ops: Door, stop: asyncio.Event) -> Spool | 
 
 async def _started(plane: Plane, ops: Door, stop: asyncio.Event, log: Log) -> bool:
     """Starts the routes; False when told to stop before. On a disk without room new outputs wait for their cursors, and
-    no event is taken, which they would miss; the others deliver."""
+    no event is taken, which they would miss; the others deliver. Failed if only a new start can help."""
     complaint = ""
     while not stop.is_set():
         try:
@@ -146,6 +146,8 @@ async def _started(plane: Plane, ops: Door, stop: asyncio.Event, log: Log) -> bo
             if str(error) != complaint:
                 complaint = str(error)
                 log.error("no events are taken: the outputs cannot be started", error=complaint)
+        if plane.failure:
+            raise Failed(plane.failure)
         await ops.refresh(plane.config.listen.ops)
         await _wait(stop)
     return False
