@@ -86,12 +86,17 @@ async def _first(source: Source, transform: Transform | None, stop: asyncio.Even
     """Waits for a configuration that can be used; None when told to stop before."""
     if missing := source.missing():
         log.info("looking for the configuration", path=missing)
+    complaint = ""
     while not stop.is_set():
         try:
             if found := _transformed(source.changed(), transform):
                 return found
         except Invalid as error:
             log.error("the configuration cannot be used; waiting for another", error=str(error))
+        except Retryable as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                log.error("the configuration cannot be read; trying again", error=complaint)
         await _wait(stop)
     return None
 
