@@ -22,7 +22,8 @@ all of its bytes have to be readable, or stay unreadable for ten seconds; if rea
 Retryable says so.
 
 In every other case the process goes on, since a crash loop stores nothing. Rows are read from the oldest on until the
-damage, and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is
+damage, and from the newest back until it, so that torn pages cost only what lies on them, unless rows are found by way
+of two of them: then also what is between these. Event numbers show what is
 missing: each output that had not passed it yet counts it as lost with the reason `damaged`. If cursors cannot be read,
 their outputs start at the oldest event: twice is better than never. A whole row whose numbers another one holds as well
 gets new ones.
@@ -51,6 +52,9 @@ from auditpipeline.dataplane.store import NO_OUTPUT, count_loss
 _Row = tuple[Any, ...]
 _FILES = ("", "-wal", "-shm")
 _TRIES, _TRY_SECONDS = 10, 1.0
+_IN_VAIN, _UNREADABLE = 64, 1024
+"""So many unreadable rows one behind the other mean that no later one can be read, either; and so many in all are
+passed over, since each makes SQLite walk through all rows before it."""
 _DISK = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
@@ -345,23 +349,30 @@ def _copy(rows: Iterator[_Row], new: sqlite3.Connection, table: str, columns: in
 
 
 def _rows(old: _Old, query: str) -> Iterator[_Row]:
-    """The rows up to the first damage; sqlite3.OperationalError where it is the disk that fails, and not the file."""
-    taken = 0
-    try:
-        for row in old.execute(query):
-            taken += 1
-            yield row
-    except sqlite3.DatabaseError as error:
-        _check(old, error)
-        yield from _held_back(old, query, taken)
+    """The rows that can be read, past those that cannot; up to the damage if that lies where SQLite finds its way from
+    row to row. sqlite3.OperationalError where it is the disk that fails, and not the file."""
+    behind, in_vain, unreadable = 0, 0, 0
+    while in_vain < _IN_VAIN and unreadable < _UNREADABLE:
+        try:
+            for row in old.execute(f"{query} LIMIT -1 OFFSET {behind}"):
+                behind, in_vain = behind + 1, 0
+                yield row
+            return
+        except sqlite3.DatabaseError as error:
+            _check(old, error)
+        held_back = _one(old, query, behind)
+        yield from held_back
+        behind, unreadable = behind + 1, unreadable + 1
+        in_vain = 0 if held_back else in_vain + 1
 
 
-def _held_back(old: _Old, query: str, taken: int) -> Iterator[_Row]:
-    """The row before the one that cannot be read: sqlite3 looks one ahead, and throws it away if that fails."""
+def _one(old: _Old, query: str, behind: int) -> list[_Row]:
+    """The row behind so many, if it can be read: sqlite3 looks one ahead, and throws it away if the next one fails."""
     try:
-        yield from old.execute(f"{query} LIMIT 1 OFFSET {taken}").fetchall()
+        return old.execute(f"{query} LIMIT 1 OFFSET {behind}").fetchall()
     except sqlite3.DatabaseError as error:
         _check(old, error)
+        return []
 
 
 def _check(old: _Old, error: sqlite3.DatabaseError) -> None:
