@@ -76,3 +76,8 @@ async def run(self, stop):
 log.LogSource.run = run
 supervise.FIRST_SECONDS = 0.05
 """
+HASTE = """
+from auditpipeline.dataplane import lasting, salvage
+
+lasting.SECONDS, salvage._TRIES = 1.0, 2
+"""

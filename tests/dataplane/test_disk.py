@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from auditpipeline.cli.run_folder import DataFolder
 from auditpipeline.core import config as contract
 from auditpipeline.core.errors import AuditPipelineError
 from auditpipeline.dataplane import disk
@@ -44,6 +45,12 @@ async def test_the_folders_of_a_spool_are_synced(tmp_path: Path, synced: list[Pa
     spool = await open_spool(contract.Spool(str(tmp_path / "new" / "spool.sqlite")), ("out",), LOG)
     await spool.close()
     assert tmp_path in synced
+
+
+def test_the_data_folder_of_a_process_without_kubernetes_is_synced(tmp_path: Path, synced: list[Path]) -> None:
+    """The spool lies in it, and finds it there: nobody else would sync its name."""
+    DataFolder(tmp_path / "auditpipeline" / "main").make()
+    assert synced == [tmp_path, tmp_path / "auditpipeline"]
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:

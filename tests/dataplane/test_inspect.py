@@ -198,6 +198,18 @@ def test_a_letter_whose_output_is_gone_stays(tmp_path: Path) -> None:
     assert inspect.summary(path).events == 5
 
 
+@pytest.mark.parametrize("output", [NO_OUTPUT, "siem"])
+def test_a_letter_stays_while_there_is_no_output_at_all(tmp_path: Path, output: str) -> None:
+    """Whatever came next would begin behind it: nobody would get the event, and nobody miss it."""
+    path = tmp_path / "spool.sqlite"
+    writer = Store(layout.open_checked(path), 2**30)
+    with writer.transaction():
+        writer.append([], "", [Dead(output, "refused", json.dumps(event()).encode())])
+    writer.close()
+    assert requeue(path, Chosen()) == Requeued(0, 0, {1: "there is no output that would get it"})
+    assert [letter.id for letter in inspect.dead(path, Chosen(), 9)] == [1]
+
+
 async def test_requeued_letters_are_delivered_once_to_their_output(setting: Setting) -> None:
     """A running plane refuses the requeue; the next start delivers. Other outputs get nothing again."""
     other = setting.folder / "out" / "other.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auditpipeline.dataplane import layout, numbers
-from auditpipeline.dataplane.numbers import Mended, beyond, gaps, settle
+from auditpipeline.dataplane.layout import beyond
+from auditpipeline.dataplane.numbers import Mended, gaps, settle
 from auditpipeline.dataplane.store import Store
 from tests.dataplane.test_spool import aside, lines_from, opened
 
@@ -75,6 +77,57 @@ def test_a_gap_is_counted_once_for_each_output_before_it(tmp_path: Path, first: 
     again = {"behind": 10}
     assert settled(path) == (again, 0)
     assert lost(path) == {output: missing.get(output, 0) + again.get(output, 0) for output in missing}
+
+
+def let_go(store: Store) -> None:
+    """Both outputs lose what they have not got."""
+    with store.transaction():
+        store.drop_oldest(2**30)
+
+
+def expire(store: Store) -> None:
+    """Likewise, by age."""
+    store.max_age, store.clock = 1.0, iter([0.0, 10.0, 20.0]).__next__
+    for _ in range(3):
+        with store.transaction():
+            store.expire()
+
+
+def remove(store: Store) -> None:
+    """Both outputs go."""
+    with store.transaction():
+        store.use([])
+
+
+@pytest.mark.parametrize("lose", [let_go, expire, remove])
+def test_a_gap_is_not_counted_again_when_the_rest_is_lost(tmp_path: Path, lose: Callable[[Store], None]) -> None:
+    """Each event that an output does not get has one reason: 30 and 50 wait, ten of them are missing from the disk."""
+    path = tmp_path / "spool.sqlite"
+    made(path)
+    changed(path, "DELETE FROM events WHERE first = 20")
+    assert settled(path).missing == {"ahead": 10, "behind": 10}
+    store = Store(layout.open_checked(path), 2**30)
+    lose(store)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as found:
+        assert found.execute("SELECT sum(events) FROM lost").fetchone() == (30 + 50,)
+        assert found.execute("SELECT sum(events) FROM lost WHERE reason = 'damaged'").fetchone() == (20,)
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["its count can be read", "its count is lost"])
+async def test_a_gap_is_counted_once_by_a_later_salvage(tmp_path: Path, forgotten: bool) -> None:
+    """The file is damaged twice; what was missing before is missing once."""
+    path = tmp_path / "spool.sqlite"
+    made(path)
+    changed(path, "DELETE FROM events WHERE first = 20")
+    settled(path)
+    if forgotten:
+        changed(path, "DELETE FROM lost")
+    changed(path, "UPDATE counters SET value = 'x' WHERE name = 'received'")
+    spool = await opened(path, outputs=("ahead", "behind"))
+    await spool.close()
+    assert aside(tmp_path)
+    assert lost(path) == {"ahead": 10, "behind": 10}
 
 
 def test_what_the_release_before_has_counted_is_not_counted_again(tmp_path: Path) -> None:

@@ -307,3 +307,22 @@ async def test_new_folders_are_synced_in_those_above(path: Path, monkeypatch: py
     async with opened(deep) as output:
         await output.deliver(LINES)
     assert synced == [*map(str, (path.parent, path.parent / "a", deep.parent)), str(deep)]
+
+
+def test_a_file_whose_system_answers_no_more_is_released(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ESTALE, as of a network file system on which somebody removed it: else no output could ever write the file that
+    has its inode next, and the descriptor would stay open."""
+    number = os.open(path, os.O_RDWR | os.O_CREAT)
+    claim.claim(number)
+    with monkeypatch.context() as patched:
+
+        def fstat(_: int) -> os.stat_result:
+            raise OSError(errno.ESTALE, "Stale file handle")
+
+        patched.setattr(os, "fstat", fstat)
+        claim.release(number)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    number = os.open(path, os.O_RDWR)
+    claim.claim(number)
+    claim.release(number)

@@ -67,6 +67,30 @@ async def test_a_salvage_that_is_killed_anywhere_loses_nothing(tmp_path: Path) -
     assert step > 10, "nothing was interrupted: this proves nothing"
 
 
+@pytest.mark.parametrize("torn", [(9,), (0,), (19,), (3, 9, 10, 16)], ids=str)
+async def test_a_torn_page_costs_its_row_alone(tmp_path: Path, torn: tuple[int, ...]) -> None:
+    """Neither the row before it (sqlite3 looks one row ahead of what it returns) nor what lies between two of them."""
+    path = tmp_path / "spool.sqlite"
+    made = Store(layout.open_checked(path), 2**30)
+    for number in range(20):
+        with made.transaction():
+            made.use(["out"])
+            noise = os.urandom(4 * PAGE).hex()
+            made.append([json.dumps(event(auditID=f"{number}", userAgent=noise)).encode()], "digest")
+    rows = dict(made._db.execute("SELECT first, data FROM events"))
+    made.checkpoint()
+    made.close(clean=False)
+    for number in torn:
+        with path.open("r+b") as file:
+            file.seek(file.read().index(rows[number][len(rows[number]) // 2 :][:256]) // PAGE * PAGE)
+            file.write(b"\xff" * PAGE)
+    spool = await opened(path)
+    found = [int(json.loads(line)["auditID"]) for line in await lines_from(spool)]
+    assert found == [number for number in range(20) if number not in torn]
+    assert (await spool.figures()).lost == [("out", "damaged", len(torn))]
+    await spool.close()
+
+
 async def test_a_salvage_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
     """Each process gets one step further than the one before it, from what that left."""
     path, step = tmp_path / "spool.sqlite", 0

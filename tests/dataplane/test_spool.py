@@ -72,8 +72,9 @@ class SpoolAgainstAList(RuleBasedStateMachine):
             return  # a delivery that was under way when its events were dropped: they are counted
         self.floors.pop(output, None)
         self.positions[output] = position
-        self.delivered[output] += min(step, position - floor) if floor else step
-        self.lost += lost + 1
+        delivered = min(step, position - floor) if floor else step
+        self.delivered[output] += delivered
+        self.lost += 1 + (max(0, min(lost, position - floor - delivered - 1)) if floor else lost)
 
     @rule(outputs=st.sets(st.sampled_from(OUTPUTS)))
     def use(self, outputs: set[str]) -> None:
@@ -296,6 +297,29 @@ async def test_the_oldest_make_room_where_the_spool_says_so(tmp_path: Path) -> N
     assert (spool.cursors["slow"].next, spool.cursors["slow"].delivered) == (floor + 2, 2)
     assert (await spool.figures()).lost == figures.lost
     await spool.close()
+
+
+@pytest.mark.parametrize(
+    ("position", "undelivered"), [(3, 0), (5, 1), (10, 6)], ids=["all dropped", "one left", "six left"]
+)
+def test_a_batch_that_is_given_up_while_it_is_dropped_is_lost_once(
+    tmp_path: Path, position: int, undelivered: int
+) -> None:
+    """BestEffort gives up ten events, of which an overflow has taken the first four meanwhile."""
+    store_ = Store(layout.open_checked(tmp_path / "spool.sqlite"), 2**30)
+    with store_.transaction():
+        store_.use(["out"])
+        for _ in range(5):
+            store_.append([b"{}"] * 2, "digest")
+    with store_.transaction():
+        store_.drop_oldest(store_.size * 2 // 5)
+        assert store_.cursors["out"].next == 4
+    with store_.transaction():
+        store_.advance("out", position, 0, (), {"undelivered": position})
+    store_.close()
+    with contextlib.closing(layout.connect(tmp_path / "spool.sqlite")) as found:
+        lost = {reason: events for _, reason, events in store.figures(found).lost}
+    assert lost == {"overflow": 4, **({"undelivered": undelivered} if undelivered else {})}
 
 
 async def test_who_is_far_behind_makes_room_for_the_others(tmp_path: Path) -> None:

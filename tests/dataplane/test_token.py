@@ -85,6 +85,25 @@ async def test_a_renewed_token_counts_at_once_and_a_broken_one_never(setting: Se
     assert "short" not in setting.log.getvalue().replace("too short", "")
 
 
+async def test_a_token_and_a_certificate_are_followed_each_by_itself(setting: Setting, config: Config) -> None:
+    """A token that leaked is replaced while the certificate cannot be, and the other way round."""
+    stranger, certificate = setting.authority.client(None), setting.folder / setting.server_tls.certificate
+    good = certificate.read_bytes()
+    async with setting.running(config) as plane:
+        certificate.write_bytes(b"none")
+        await until(lambda: setting.log_lines("the TLS files cannot be used"))
+        (setting.folder / "token").write_text(SECRET[::-1])
+        await until(lambda: setting.log_lines("the token was renewed"))
+        assert (await post(plane, stranger, Authorization=f"Bearer {SECRET}"))[0] == 401
+        (setting.folder / "token").write_text("short")
+        await until(lambda: setting.log_lines("the token cannot be used"))
+        certificate.write_bytes(good + b"\n")
+        await until(
+            lambda: {line["listener"] for line in setting.log_lines("the certificate was renewed")} == {"audit", "ops"}
+        )
+        assert (await post(plane, stranger, Authorization=f"Bearer {SECRET[::-1]}"))[0] == 200
+
+
 @given(st.text(max_size=60) | st.sampled_from([SECRET[:-1], f"{SECRET} {SECRET}", SECRET.upper()]))
 def test_nothing_but_the_token_matches(header: str) -> None:
     """Whatever a client sends, and before the file was read nothing at all."""

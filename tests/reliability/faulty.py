@@ -2,7 +2,7 @@
 
     faulty = make(folder, "spool.sqlite")      files whose path has that in it
     async with serving(setting, environment=faulty.environment) as process:
-        with faulty.failing("rw"):             r: reads, w: writes, s: syncs
+        with faulty.failing("rw"):             r: reads, w: writes, s: syncs; r@INODE@OFFSET: reads of that byte
             ...
 
 A preloaded library (shim/eio.c) does it, since no real disk fails when it is asked to. Tests compile it.

@@ -3,7 +3,9 @@ nothing that failed is held against later requests."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import aiohttp
 import pytest
 
 from auditpipeline.core.config import HttpOutput
+from tests.dataplane.faults import HASTE, Fault
 from tests.dataplane.process import Process, serving
 from tests.dataplane.setting import Setting, until
 from tests.reliability import faulty
@@ -117,3 +120,44 @@ async def test_a_disk_that_fails_at_the_start(
         assert (await process.report(setting)).events.dropped == 0
     assert not list(setting.folder.glob("*damaged*"))
     keep(settle(f"EIO on {calls} at the start", sender, in_files(setting.file), kills=1))
+
+
+def place_in_a_row(spool: Path) -> tuple[int, int]:
+    """The offset of a byte in the middle of a row that has pages of its own, and how many events the row holds."""
+    with contextlib.closing(sqlite3.connect(spool)) as found:
+        query = "SELECT count, data FROM events WHERE size > 20000 ORDER BY first LIMIT 1 OFFSET 3"
+        events, data = found.execute(query).fetchone()
+    at = spool.read_bytes().index(data[len(data) // 2 :][:256])
+    return at, events
+
+
+@pytest.mark.parametrize("needed_by", ["an output", "a commit"])
+async def test_a_place_that_can_never_be_read_costs_its_row(
+    setting: Setting, sender: Sender, disk: Faulty, needed_by: str
+) -> None:
+    """Such a row can neither be delivered nor deleted: the process ends after a while, and the next one takes over what
+    can be read."""
+    environment = {**disk.environment, **Fault(setting.folder, HASTE).environment}
+    setting.write(setting.config(setting.route("siem", HttpOutput("http://127.0.0.1:1/"))))
+    async with serving(setting) as process:
+        await process.listening()
+        async with sender.sending(lambda: process.ports["audit"]):
+            await sender.reaches(1000)
+        await process.end(signal.SIGTERM)
+    at, events = place_in_a_row(setting.spool)
+    # If its output is removed, nobody waits for the row, and it is to be deleted.
+    setting.write(setting.config(setting.route("siem" if needed_by == "an output" else "archive")))
+    disk.begin(f"r@{setting.spool.stat().st_ino}@{at}")
+    async with serving(setting, environment=environment) as process:
+        await until(lambda: process.process.returncode is not None, 60)
+        assert process.process.returncode == 1
+        assert "the spool is broken" in process.log.read_text()
+    async with serving(setting, environment=environment) as process:
+        await process.listening()
+        async with sender.sending(lambda: process.ports["audit"]):
+            await sender.reaches(200)
+        await drained(process, setting)
+        dropped = (await process.report(setting)).events.dropped
+    if needed_by == "an output":
+        account = settle("a place that cannot be read", sender, in_files(setting.file))
+        assert account.lost == dropped == events

@@ -19,7 +19,7 @@ from auditpipeline.control import standalone
 from auditpipeline.control.bootstrap import kubeconfig, pair_in
 from auditpipeline.core.config import Tls
 from auditpipeline.core.errors import Invalid
-from auditpipeline.dataplane.disk import sync_folder, write_all
+from auditpipeline.dataplane.disk import make_folders, sync_folder, write_all
 from auditpipeline.dataplane.tls import ServerTls
 
 _CERTIFICATES = ("ca.crt", "ca.key", "tls/tls.crt", "tls/tls.key", "tls/ca.crt", "client.crt", "client.key")
@@ -37,7 +37,7 @@ class DataFolder:
 
     def make(self) -> None:
         """Makes the folder if there is none. Invalid if it is somebody else's, OSError if it cannot be made."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(self.path)
         if not (self.path / "ca.key").exists() and any(not _is_ours(found.name) for found in self.path.iterdir()):
             raise Invalid("--data-dir", f"{self.path} holds other files: name a folder that is new, empty or its own")
         self.path.chmod(0o700)
@@ -109,7 +109,7 @@ def stage(path: Path, content: bytes, mode: int) -> Path:
     """Writes what is to replace the file, beside it; nothing is left of it if that fails."""
     scratch = path.with_name(f".{path.name}.new")
     with named(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folders(path.parent)
         scratch.unlink(missing_ok=True)
         number = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:

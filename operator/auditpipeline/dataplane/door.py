@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from auditpipeline.core.errors import Invalid
 from auditpipeline.dataplane.gate import Closing
@@ -26,7 +27,7 @@ class Door:
         self._token = token
         self._name = name
         self._log = log
-        self._complaint = ""
+        self._complaints: dict[str, str] = {}
         self._warned: dict[Closing, int] = {}
         self._warned_at = 0.0
 
@@ -35,23 +36,32 @@ class Door:
         AuditPipelineError if the port is taken."""
         self.listener.tidy()
         self._warn()
-        try:
-            event = "the TLS files cannot be used"
-            changed = self.tls.refresh()
-            event = "the token cannot be used"
-            if self._token and self._token.refresh() and self.listener.port:
-                self._log.info("the token was renewed", listener=self._name)
-        except Invalid as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                self._log.error(event, listener=self._name, error=self._complaint)
-            return
-        self._complaint = ""
-        if not self.listener.port:
+        renewed = self._look("the TLS files cannot be used", self.tls.refresh)
+        another = self._look("the token cannot be used", self._token.refresh) if self._token else False
+        if self.listener.port:
+            self._tell(renewed, another)
+        elif None not in (renewed, another):
             await self.listener.start(address, self.tls.context)
             self._log.info("listening", listener=self._name, address=address, port=self.listener.port)
-        elif changed:
+
+    def _look(self, event: str, refresh: Callable[[], bool]) -> bool | None:
+        """Whether there is something new; None, and one log line for each reason, if it cannot be used. Neither file
+        keeps the other from being followed."""
+        try:
+            found = refresh()
+        except Invalid as error:
+            if str(error) != self._complaints.get(event):
+                self._complaints[event] = str(error)
+                self._log.error(event, listener=self._name, error=str(error))
+            return None
+        self._complaints.pop(event, None)
+        return found
+
+    def _tell(self, renewed: bool | None, another: bool | None) -> None:
+        if renewed:
             self._log.info("the certificate was renewed", listener=self._name)
+        if another:
+            self._log.info("the token was renewed", listener=self._name)
 
     def _warn(self) -> None:
         """Says which peers were closed, at most once a minute."""

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 from auditpipeline.core.errors import AuditPipelineError
 
 LAYOUT = 1
+Span = tuple[int, int]
+"""Numbers of events: the first one, and the one behind the last."""
 _SCHEMA = """
 CREATE TABLE events (first INTEGER PRIMARY KEY, count INTEGER NOT NULL, received REAL NOT NULL, filter TEXT NOT NULL,
                      size INTEGER NOT NULL, data BLOB NOT NULL);
@@ -122,3 +125,15 @@ def _tables(connection: sqlite3.Connection) -> dict[str, str]:
 def counters(connection: sqlite3.Connection) -> dict[str, int]:
     """The counters by name."""
     return dict(connection.execute("SELECT name, value FROM counters"))
+
+
+def known_gaps(connection: sqlite3.Connection) -> list[Span]:
+    """The numbers that no row has, and that are counted as lost (`numbers`)."""
+    if "gaps" not in _tables(connection):
+        return []
+    return connection.execute("SELECT first, next FROM gaps ORDER BY first").fetchall()
+
+
+def beyond(position: int, spans: Iterable[Span]) -> int:
+    """How many of the numbers are not before the position."""
+    return sum(max(0, behind - max(first, position)) for first, behind in spans)

@@ -23,13 +23,11 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-from auditpipeline.dataplane.layout import counters
+from auditpipeline.dataplane.layout import Span, beyond, counters, known_gaps
 from auditpipeline.dataplane.rows import lines_in
 from auditpipeline.dataplane.store import count_loss
 
 _COUNTERS = ("received", "delivered", "dead_removed", "clean")
-Span = tuple[int, int]
-"""The first number, and the one behind the last."""
 
 
 class Mended(NamedTuple):
@@ -62,11 +60,6 @@ def gaps(spans: Iterable[Span], start: int, end: int) -> list[Span]:
     return found
 
 
-def beyond(position: int, spans: Iterable[Span]) -> int:
-    """How many of the numbers are not before the position."""
-    return sum(max(0, behind - max(first, position)) for first, behind in spans)
-
-
 def _settle(connection: sqlite3.Connection) -> Mended:
     known = _known(connection)
     connection.executemany("INSERT INTO counters VALUES (?, 0) ON CONFLICT DO NOTHING", [(name,) for name in _COUNTERS])
@@ -91,7 +84,7 @@ def _known(connection: sqlite3.Connection) -> set[Span] | None:
     """The gaps that are counted; None if no release that knows them has opened the spool yet."""
     fresh = not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'gaps'").fetchone()
     connection.execute("CREATE TABLE IF NOT EXISTS gaps (first INTEGER PRIMARY KEY, next INTEGER NOT NULL)")
-    return None if fresh else set(connection.execute("SELECT first, next FROM gaps"))
+    return None if fresh else set(known_gaps(connection))
 
 
 def _spans(connection: sqlite3.Connection, received: int, known: set[Span]) -> list[Span]:

@@ -135,13 +135,20 @@ def _lines_of(letter: Letter, writer: Store) -> _Found:
     if not letter.data:
         return _Found([], "only its digest was kept" if "SHA-256" in letter.reason else "it is empty")
     try:
+        if missing := _missing(letter.output, writer):
+            return _Found([], missing)
         if letter.output == NO_OUTPUT:
             return _events_of(letter.data)
-        if letter.output not in writer.cursors:
-            return _Found([], f"there is no output {letter.output!r} any more")
         return _Found([encode_line(decode_event(letter.data)) if b"\n" in letter.data else letter.data])
     except Permanent as error:
         return _Found([], str(error))
+
+
+def _missing(output: str, writer: Store) -> str:
+    """Why nobody would get a letter of that output: a new output begins behind what is stored; else empty."""
+    if not writer.cursors:
+        return "there is no output that would get it"
+    return "" if output in (NO_OUTPUT, *writer.cursors) else f"there is no output {output!r} any more"
 
 
 def _events_of(body: bytes) -> _Found:

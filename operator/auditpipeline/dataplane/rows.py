@@ -22,11 +22,21 @@ _NEXT = "SELECT min(first) FROM events WHERE first > ?"
 
 
 def read(connection: sqlite3.Connection, position: int, max_bytes: int) -> list[Chunk]:
-    """The rows from the event of that number on: one at least if there is one, more up to `max_bytes` of lines."""
+    """The rows from the event of that number on: one at least if there is one, more up to `max_bytes` of lines. If a
+    later one cannot be read, the first alone; sqlite3.Error if that cannot."""
+    try:
+        return _read(connection, position, max_bytes, _ROWS)
+    except sqlite3.DatabaseError:
+        if found := _read(connection, position, max_bytes, 1):
+            return found
+        raise
+
+
+def _read(connection: sqlite3.Connection, position: int, max_bytes: int, most: int) -> list[Chunk]:
     rows = connection.execute(
         "SELECT first, count, received, filter, data FROM events WHERE first >= "
         "coalesce((SELECT max(first) FROM events WHERE first <= ?), 0) ORDER BY first LIMIT ?",
-        (position, _ROWS),
+        (position, most),
     )
     chunks, total = list[Chunk](), 0
     for row in rows:

@@ -86,12 +86,17 @@ async def _first(source: Source, transform: Transform | None, stop: asyncio.Even
     """Waits for a configuration that can be used; None when told to stop before."""
     if missing := source.missing():
         log.info("looking for the configuration", path=missing)
+    complaint = ""
     while not stop.is_set():
         try:
             if found := _transformed(source.changed(), transform):
                 return found
         except Invalid as error:
             log.error("the configuration cannot be used; waiting for another", error=str(error))
+        except Retryable as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                log.error("the configuration cannot be read; trying again", error=complaint)
         await _wait(stop)
     return None
 
@@ -136,7 +141,7 @@ async def _opened(opening: _Opening, ops: Door, stop: asyncio.Event) -> Spool | 
 
 async def _started(plane: Plane, ops: Door, stop: asyncio.Event, log: Log) -> bool:
     """Starts the routes; False when told to stop before. On a disk without room new outputs wait for their cursors, and
-    no event is taken, which they would miss; the others deliver."""
+    no event is taken, which they would miss; the others deliver. Failed if only a new start can help."""
     complaint = ""
     while not stop.is_set():
         try:
@@ -146,6 +151,8 @@ async def _started(plane: Plane, ops: Door, stop: asyncio.Event, log: Log) -> bo
             if str(error) != complaint:
                 complaint = str(error)
                 log.error("no events are taken: the outputs cannot be started", error=complaint)
+        if plane.failure:
+            raise Failed(plane.failure)
         await ops.refresh(plane.config.listen.ops)
         await _wait(stop)
     return False

@@ -22,7 +22,8 @@ all of its bytes have to be readable, or stay unreadable for ten seconds; if rea
 Retryable says so.
 
 In every other case the process goes on, since a crash loop stores nothing. Rows are read from the oldest on until the
-damage, and from the newest back until it, so that one torn page costs only what lies on it. Event numbers show what is
+damage, and from the newest back until it, so that torn pages cost only what lies on them, unless rows are found by way
+of two of them: then also what is between these. Event numbers show what is
 missing: each output that had not passed it yet counts it as lost with the reason `damaged`. If cursors cannot be read,
 their outputs start at the oldest event: twice is better than never. A whole row whose numbers another one holds as well
 gets new ones.
@@ -43,15 +44,17 @@ from urllib.parse import quote
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane import numbers
 from auditpipeline.dataplane.disk import is_readable, sync_folder
-from auditpipeline.dataplane.layout import is_beheaded, make, open_checked
+from auditpipeline.dataplane.layout import Span, beyond, is_beheaded, make, open_checked
 from auditpipeline.dataplane.log import Log
-from auditpipeline.dataplane.numbers import Span
 from auditpipeline.dataplane.rows import inflate, lenient
 from auditpipeline.dataplane.store import NO_OUTPUT, count_loss
 
 _Row = tuple[Any, ...]
 _FILES = ("", "-wal", "-shm")
 _TRIES, _TRY_SECONDS = 10, 1.0
+_IN_VAIN, _UNREADABLE = 64, 1024
+"""So many unreadable rows one behind the other mean that no later one can be read, either; and so many in all are
+passed over, since each makes SQLite walk through all rows before it."""
 _DISK = (
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_IOERR,
@@ -228,7 +231,7 @@ def _copy_all(old: _Old, new: sqlite3.Connection, outputs: list[str]) -> tuple[i
     cursors = cursors or [(name, spans[0][0] if spans else 0, 0, 0.0) for name in outputs]
     _copy(iter(cursors), new, "cursors", 4)
     spans += _copy_taken(old, new, taken, _end(new, spans, cursors))
-    missing = _settle_numbers(new, spans, cursors)
+    missing = _settle_numbers(new, spans, cursors, _known_gaps(old))
     new.execute("COMMIT")
     return sum(end - first for first, end in spans), missing
 
@@ -316,14 +319,23 @@ def _end(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int
     return max(ends)
 
 
-def _settle_numbers(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row]) -> int:
-    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed."""
+def _known_gaps(old: _Old) -> list[Span]:
+    """The gaps that were counted when the spool was opened before, as far as they can be read."""
+    rows = _rows(old, "SELECT first, next FROM gaps")
+    return [(first, behind) for first, behind in rows if isinstance(first, int) and isinstance(behind, int)]
+
+
+def _settle_numbers(new: sqlite3.Connection, spans: list[Span], cursors: list[_Row], known: list[Span]) -> int:
+    """Sets `received` to the end of the numbers, and counts for each output the gaps that it has not passed. What is
+    `known` is not counted again, unless that count could not be read."""
     end = _end(new, spans, cursors)
     new.execute("UPDATE counters SET value = ? WHERE name = 'received'", (end,))
     new.execute("UPDATE counters SET value = 0 WHERE name = 'clean'")
+    told = dict(new.execute("SELECT output, events FROM lost WHERE reason = 'damaged'"))
     missing = 0
     for output, position, *_ in cursors:
-        lost = end - position - sum(max(0, last - max(first, position)) for first, last in spans)
+        counted = min(beyond(position, known), told.get(output, 0))
+        lost = max(0, end - position - beyond(position, spans) - counted)
         missing = max(missing, lost)
         count_loss(new, output, "damaged", lost)
     return missing
@@ -337,13 +349,36 @@ def _copy(rows: Iterator[_Row], new: sqlite3.Connection, table: str, columns: in
 
 
 def _rows(old: _Old, query: str) -> Iterator[_Row]:
-    """The rows up to the first damage; sqlite3.OperationalError where it is the disk that fails, and not the file."""
+    """The rows that can be read, past those that cannot; up to the damage if that lies where SQLite finds its way from
+    row to row. sqlite3.OperationalError where it is the disk that fails, and not the file."""
+    behind, in_vain, unreadable = 0, 0, 0
+    while in_vain < _IN_VAIN and unreadable < _UNREADABLE:
+        try:
+            for row in old.execute(f"{query} LIMIT -1 OFFSET {behind}"):
+                behind, in_vain = behind + 1, 0
+                yield row
+            return
+        except sqlite3.DatabaseError as error:
+            _check(old, error)
+        held_back = _one(old, query, behind)
+        yield from held_back
+        behind, unreadable = behind + 1, unreadable + 1
+        in_vain = 0 if held_back else in_vain + 1
+
+
+def _one(old: _Old, query: str, behind: int) -> list[_Row]:
+    """The row behind so many, if it can be read: sqlite3 looks one ahead, and throws it away if the next one fails."""
     try:
-        yield from old.execute(query)
+        return old.execute(f"{query} LIMIT 1 OFFSET {behind}").fetchall()
     except sqlite3.DatabaseError as error:
-        if _is_disk(error):
-            raise
-        old.unread |= getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_READ
+        _check(old, error)
+        return []
+
+
+def _check(old: _Old, error: sqlite3.DatabaseError) -> None:
+    if _is_disk(error):
+        raise error
+    old.unread |= getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_READ
 
 
 def _is_disk(error: sqlite3.DatabaseError) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from auditpipeline.core.config import Config, decode, digest, inflate
-from auditpipeline.core.errors import Invalid
+from auditpipeline.core.errors import Retryable
 
 _Stamp = tuple[str, int, int, int] | None
 
@@ -23,7 +23,8 @@ class Source(Protocol):
     """What the data plane follows."""
 
     def changed(self) -> Found | None:
-        """The configuration if it is new, or another since the last call; Invalid (once) if it cannot be used."""
+        """The configuration if it is new, or another since the last call; Invalid (once) if it cannot be used,
+        Retryable (each time) if it cannot be read just now."""
 
     def forget(self) -> None:
         """Makes `changed` return the configuration again: it could not be put in force."""
@@ -66,18 +67,18 @@ class ConfigFile:
 
     def changed(self) -> Found | None:
         """The configuration, where the file is new or another since the last call; Invalid (once) where it cannot be
-        used.
+        used, Retryable where it cannot be read.
 
         A file that went away is no change: what is in force stays.
         """
         path, stamp = self._look()
         if path is None or stamp == self._stamp:
             return None
-        self._stamp = stamp
         try:
             body = path.read_bytes()
         except OSError as error:
-            raise Invalid(str(path), f"cannot be read: {error.strerror}") from error
+            raise Retryable(f"{path}: cannot be read: {error.strerror}") from error
+        self._stamp = stamp
         plain = inflate(body) if path.suffix == ".gz" else body
         return Found(decode(plain), digest(plain))
 

@@ -40,6 +40,7 @@ from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane import layout, rows, store
 from auditpipeline.dataplane.disk import Reserve, has_no_room, is_full, make_folders, sync_folder
 from auditpipeline.dataplane.journal import Journal
+from auditpipeline.dataplane.lasting import Lasting
 from auditpipeline.dataplane.log import Log
 from auditpipeline.dataplane.readers import THREADS, Readers
 from auditpipeline.dataplane.recent import Recent
@@ -73,11 +74,11 @@ class Opened(NamedTuple):
 class Spool:
     """An open spool; made by `open_spool`. All methods belong to one event loop."""
 
-    def __init__(self, opened: Opened, reserve: Reserve, journal: Journal, log: Log) -> None:
+    def __init__(self, opened: Opened, path: Path, reserve: Reserve, log: Log) -> None:
         self.end = opened.store.end
         self.size = opened.store.size
         self.cursors = dict(opened.store.cursors)
-        self.journal = journal
+        self.journal = Journal(path)
         self._store = opened.store
         self._lock = opened.lock
         self._log = log
@@ -93,7 +94,10 @@ class Spool:
         self._failure: asyncio.Future[Exception] = self._loop.create_future()
         self._written: asyncio.Future[None] = self._loop.create_future()
         self._reading = Readers(opened.readers, lambda error: call_in(self._loop, self._fail, error))
-        self._writer = Writer(opened.store, reserve, journal, self._announce, self._ended, self._broken)
+        self._unread = Lasting(path)
+        self._writer = Writer(
+            opened.store, reserve, self.journal, Lasting(path), self._announce, self._ended, self._broken
+        )
 
     @property
     def healthy(self) -> bool:
@@ -173,9 +177,13 @@ class Spool:
         if (recent := self._recent.read(position, max_bytes)) is not None:
             return recent
         try:
-            return await self._reading.read(partial(rows.read, position=position, max_bytes=max_bytes))
+            found = await self._reading.read(partial(rows.read, position=position, max_bytes=max_bytes))
+            self._unread.works(position)
+            return found
         except (sqlite3.Error, MemoryError) as error:
             self._writer.note(error)
+            if self._unread.failed(position, error):
+                self._writer.give_up(error)
             raise Retryable(f"the spool cannot be read: {error}") from error
 
     async def figures(self) -> Figures:
@@ -270,7 +278,7 @@ async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -
     full or fails, or has no room yet for saving a damaged one.
     """
     path = Path(config.path)
-    reserve, journal = Reserve(path.with_name(f"{path.name}.reserve"), RESERVE), Journal(path)
+    reserve = Reserve(path.with_name(f"{path.name}.reserve"), RESERVE)
     opening, given_up = Worker("spool-opener"), threading.Event()
 
     def opened() -> Opened:
@@ -280,7 +288,7 @@ async def open_spool(config: contract.Spool, outputs: Sequence[str], log: Log) -
         return found
 
     try:
-        return Spool(await opening.run(opened), reserve, journal, log)
+        return Spool(await opening.run(opened), path, reserve, log)
     except asyncio.CancelledError:
         # A check cannot be broken off, but nobody waits for it any more.
         given_up.set()

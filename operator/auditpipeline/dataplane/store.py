@@ -57,7 +57,7 @@ import zstandard
 from auditpipeline.core.config import Backpressure, DeadLetters
 from auditpipeline.core.errors import Retryable
 from auditpipeline.dataplane import letters
-from auditpipeline.dataplane.layout import counters
+from auditpipeline.dataplane.layout import beyond, counters, known_gaps
 from auditpipeline.dataplane.letters import NO_OUTPUT, Budget, Dead
 from auditpipeline.dataplane.lines import Lines, as_lines
 
@@ -161,6 +161,7 @@ class Store:
         self._db = connection
         self._quick, self._small = (zstandard.ZstdCompressor(level=level, write_checksum=True) for level in _LEVELS)
         self._state = _loaded(connection)
+        self._gaps = known_gaps(connection)
 
     @property
     def end(self) -> int:
@@ -241,13 +242,14 @@ class Store:
         its output stays gone."""
         if output not in self.cursors:
             return
-        old = self.cursors[output]
+        old, losses = self.cursors[output], dict(lost or {})
         if floor := self._state.dropped.get(output):
             # What lies below was counted when it was dropped, while this was under way.
             if position <= floor:
                 return
             del self._state.dropped[output]
             delivered = min(delivered, position - floor)
+            losses = _at_most(losses, position - floor - delivered - sum(letter.events for letter in dead))
         new = Cursor(max(old.next, position), old.delivered + delivered, time.time() if delivered else old.at)
         self._replace(
             "UPDATE cursors SET next = ?, delivered = ?, at = ? WHERE output = ? AND next = ?",
@@ -256,14 +258,14 @@ class Store:
         self.cursors[output] = new
         self._add("delivered", delivered)
         self._bury(dead)
-        for reason, events in (lost or {}).items():
+        for reason, events in losses.items():
             count_loss(self._db, output, reason, events)
 
     def use(self, outputs: Collection[str], ends: Mapping[str, int] | None = None) -> dict[str, int]:
         """From now on there are these outputs: a new one gets what is stored from now on, others keep their cursor.
         How many events waited for each that is gone, up to its number in `ends`: they are lost by `removed`."""
         gone = {
-            name: max(0, (ends or {}).get(name, self.end) - cursor.next)
+            name: self._uncounted(cursor.next, (ends or {}).get(name, self.end))
             for name, cursor in self.cursors.items()
             if name not in outputs
         }
@@ -340,12 +342,16 @@ class Store:
     def _drop(self, floor: int, expired: bool = False) -> None:
         for output, cursor in self.cursors.items():
             if cursor.next < floor:
-                count_loss(self._db, output, "expired" if expired else "overflow", floor - cursor.next)
+                count_loss(self._db, output, "expired" if expired else "overflow", self._uncounted(cursor.next, floor))
                 self._replace("UPDATE cursors SET next = ? WHERE output = ? AND next = ?", floor, output, cursor.next)
                 self.cursors[output] = cursor._replace(next=floor)
                 self._state.dropped[output] = floor
         while self.prune():
             pass
+
+    def _uncounted(self, start: int, end: int) -> int:
+        """How many events have the numbers from `start` up to `end`: gaps were counted when the spool was opened."""
+        return max(0, end - start) - beyond(start, ((first, min(behind, end)) for first, behind in self._gaps))
 
     def prune(self, most: int = 64) -> bool:
         """Deletes up to `most` rows that every cursor has passed; whether there may be more."""
@@ -445,6 +451,15 @@ class Store:
         """Makes a change that names the value which it replaces; sqlite3.IntegrityError if the file has another one."""
         if self._db.execute(update, values).rowcount != 1:
             raise sqlite3.IntegrityError("the file does not have the numbers that were committed last")
+
+
+def _at_most(losses: Mapping[str, int], rest: int) -> dict[str, int]:
+    """The losses, `rest` of them at most."""
+    found = dict[str, int]()
+    for reason, events in losses.items():
+        found[reason] = max(0, min(events, rest))
+        rest -= found[reason]
+    return found
 
 
 def _loaded(connection: sqlite3.Connection) -> _State:

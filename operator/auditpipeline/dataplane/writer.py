@@ -6,7 +6,8 @@
    refused until there is room for the reserve again. With `dropOldest`, as many rows go as are missing for that, and
    no more: pages that are free already, and the journal, count.
 3. While the journal is too long (`journal`), events are refused as well, and it is looked at once a second.
-4. An error that says that the file is damaged, or not what this process has written, makes the spool unhealthy.
+4. An error that says that the file is damaged, or not what this process has written, makes the spool unhealthy. So
+   does a place that cannot be read for minutes (`lasting`): as long as a commit needs it, none succeeds.
 5. Whatever else ends the thread is told to `ended`.
 """
 
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 from auditpipeline.core.errors import AuditPipelineError, Retryable
 from auditpipeline.dataplane.disk import Reserve
 from auditpipeline.dataplane.journal import Journal
+from auditpipeline.dataplane.lasting import Lasting
 from auditpipeline.dataplane.store import Chunk, Cursor, Dead, Full, Store
 from auditpipeline.dataplane.worker import Ended, Outcome, call_in, resolve
 
@@ -91,6 +93,7 @@ class Writer:
         store: Store,
         reserve: Reserve,
         journal: Journal,
+        lasting: Lasting,
         announce: Callable[[Committed], None],
         ended: Callable[[Ended | None], None],
         broken: Callable[[Exception], None],
@@ -100,6 +103,7 @@ class Writer:
         self._store = store
         self._reserve = reserve
         self._journal = journal
+        self._lasting = lasting
         self._announce = announce
         self._ended = ended
         self._broken = broken
@@ -143,7 +147,12 @@ class Writer:
         if code == sqlite3.SQLITE_IOERR:
             self._suspected = -_FORGET_SECONDS
         broken = self._is_sure(time.monotonic()) if code in _MALFORMED else code in _BROKEN
-        if (broken or isinstance(error, sqlite3.IntegrityError)) and not self.damaged:
+        if broken or isinstance(error, sqlite3.IntegrityError):
+            self.give_up(error)
+
+    def give_up(self, error: Exception) -> None:
+        """Makes the spool unhealthy, from any thread."""
+        if not self.damaged:
             self.damaged = True
             call_in(self._loop, self._broken, error)
 
@@ -200,11 +209,14 @@ class Writer:
             return self._failed(group, error)
         self._more_to_do = more_to_do
         self._unmoved.clear()
+        self._lasting.works(0)
         return results
 
     def _failed(self, group: list[Change], error: Exception) -> list[Outcome]:
         """What becomes of changes after a transaction has failed. The error is raised again if it is nobody's."""
         self.note(error)
+        if self._lasting.failed(0, error):
+            self.give_up(error)
         known = isinstance(error, sqlite3.Error | MemoryError)
         if not (known or group):
             raise error

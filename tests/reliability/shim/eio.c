@@ -1,7 +1,8 @@
 /* A disk that fails: preloaded, it lets read, write and sync fail with EIO.
 
    EIO_PATH      files whose path has this in it
-   EIO_CONTROL   while this file exists, and holds the letter of the call: r (read), w (write), s (sync)
+   EIO_CONTROL   while this file exists, and holds the letter of the call: r (read), w (write), s (sync); with
+                 @INODE@OFFSET behind it, only reads of that file that touch that byte fail
 
    Built and used by faulty.py. */
 #define _GNU_SOURCE
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -51,8 +53,35 @@ static int fails(int fd, char call) {
     return failing;
 }
 
+static int touches(int fd, size_t size, off_t at) {
+    char found[64] = "";
+    int number = open(getenv("EIO_CONTROL"), O_RDONLY | O_CLOEXEC);
+    unsigned long long inode;
+    long long offset;
+    struct stat file;
+    if (number >= 0) {
+        ((read_t)dlsym(RTLD_NEXT, "read"))(number, found, sizeof found - 1);
+        close(number);
+    }
+    if (sscanf(found, "%*[rws]@%llu@%lld", &inode, &offset) != 2)
+        return 1;
+    return fstat(fd, &file) == 0 && file.st_ino == inode && at <= offset && offset < at + (off_t)size;
+}
+
+static int fails_at(int fd, size_t size, off_t at) {
+    int saved = errno;
+    if (!fails(fd, 'r'))
+        return 0;
+    if (touches(fd, size, at)) {
+        errno = EIO;
+        return 1;
+    }
+    errno = saved;
+    return 0;
+}
+
 ssize_t read(int fd, void *to, size_t size) {
-    return fails(fd, 'r') ? -1 : ((read_t)dlsym(RTLD_NEXT, "read"))(fd, to, size);
+    return fails_at(fd, size, lseek(fd, 0, SEEK_CUR)) ? -1 : ((read_t)dlsym(RTLD_NEXT, "read"))(fd, to, size);
 }
 
 ssize_t write(int fd, const void *from, size_t size) {
@@ -60,11 +89,11 @@ ssize_t write(int fd, const void *from, size_t size) {
 }
 
 ssize_t pread(int fd, void *to, size_t size, off_t at) {
-    return fails(fd, 'r') ? -1 : ((pread_t)dlsym(RTLD_NEXT, "pread"))(fd, to, size, at);
+    return fails_at(fd, size, at) ? -1 : ((pread_t)dlsym(RTLD_NEXT, "pread"))(fd, to, size, at);
 }
 
 ssize_t pread64(int fd, void *to, size_t size, off_t at) {
-    return fails(fd, 'r') ? -1 : ((pread_t)dlsym(RTLD_NEXT, "pread64"))(fd, to, size, at);
+    return fails_at(fd, size, at) ? -1 : ((pread_t)dlsym(RTLD_NEXT, "pread64"))(fd, to, size, at);
 }
 
 ssize_t pwrite(int fd, const void *from, size_t size, off_t at) {

@@ -17,8 +17,9 @@ import threading
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _mutex = threading.Lock()
-_written: set[tuple[int, int]] = set()
-"""The files that outputs of this process write, by device and inode."""
+_written: dict[int, tuple[int, int]] = {}
+"""The files that outputs of this process write, by descriptor: device and inode. They are not asked for again at the
+release, when the file system may not answer any more (ESTALE)."""
 
 
 class Busy(OSError):
@@ -29,30 +30,27 @@ def claim(number: int) -> None:
     """Makes the open file `number` this writer's alone until `release`; Busy if it is somebody else's."""
     name = _name(number)
     with _mutex:
-        if name in _written:
+        if name in _written.values():
             raise Busy(errno.EBUSY, "another output writes it")
-        _written.add(name)
+        _written[number] = name
     try:
         _lock(number, fcntl.LOCK_EX)
     except BaseException:
-        _forget(name)
+        _forget(number)
         raise
 
 
 def release(number: int) -> None:
-    """Closes a file that was claimed."""
-    name = _name(number)
-    try:
-        os.close(number)
-    finally:
-        _forget(name)
+    """Closes a file that was claimed, whatever its file system says of it."""
+    _forget(number)  # first: once it is closed, another file may have its number
+    os.close(number)
 
 
 def keep_still(number: int) -> None:
     """Keeps writers from an open file until it is closed; Busy if there is one."""
     name = _name(number)
     with _mutex:
-        if name in _written:
+        if name in _written.values():
             raise Busy(errno.EBUSY, "an output writes it")
     _lock(number, fcntl.LOCK_SH)
 
@@ -72,6 +70,6 @@ def _name(number: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _forget(name: tuple[int, int]) -> None:
+def _forget(number: int) -> None:
     with _mutex:
-        _written.discard(name)
+        _written.pop(number, None)
