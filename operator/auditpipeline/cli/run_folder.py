@@ -81,8 +81,9 @@ class DataFolder:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file may be there before `ca.key`: what a start left that found no room."""
-    return name == "tls" or name.removeprefix(".").removesuffix(".new") in _CERTIFICATES
+    """Whether a file may be there before `ca.key`: what a start left that found no room, or what a fresh file system
+    has at its top."""
+    return name in ("tls", "lost+found") or name.removeprefix(".").removesuffix(".new") in _CERTIFICATES
 
 
 def check_kubeconfig(path: Path) -> None:

@@ -95,8 +95,10 @@ class LogSource:
                 if not self._started or not await self._step(stop):
                     await _sleep(stop, LOOK_SECONDS if self._started else WAIT_SECONDS)
         finally:
-            await self._worker.run(self._tail.leave)
-            self._worker.stop()
+            try:
+                await self._worker.run(self._tail.leave)
+            finally:
+                self._worker.stop()
 
     async def _step(self, stop: asyncio.Event) -> bool:
         """Takes the next lines; False if there are none yet."""
