@@ -26,6 +26,8 @@ from auditpipeline.core.policy import Decision, Level, Stage, Title
 
 _NONE = Raw(b"null")
 _ITEMS = b'"items":['
+# An attribute of an Enum takes several times as long as a name of the module.
+_REQUEST, _EVERYTHING = Level.REQUEST, Level.REQUEST_RESPONSE
 
 
 class Known(
@@ -95,9 +97,9 @@ def code_of_known(event: Known) -> int:
 
 def has_excess_known(event: Known, level: Level) -> bool:
     """As `has_excess` of an event of any form."""
-    if level >= Level.REQUEST_RESPONSE:
-        return False
-    return event.response_object is not UNSET or (level < Level.REQUEST and event.request_object is not UNSET)
+    if event.response_object is UNSET:
+        return event.request_object is not UNSET and level < _REQUEST
+    return level < _EVERYTHING
 
 
 def cut_known(event: Known, captured: Level, decision: Decision) -> Known:
