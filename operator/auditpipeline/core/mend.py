@@ -31,6 +31,7 @@ BODIES = ("requestObject", "responseObject")
 _SURROGATE = re.compile(rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|([89a-fA-F][0-9a-fA-F]{2}))")
 _WORDS = msgspec.json.Decoder(str)
 _VALUES = msgspec.json.Decoder(msgspec.Raw)
+_EVENTS = msgspec.json.Decoder(Raw)
 _ANNOTATIONS = msgspec.json.Decoder(Raw | None)
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 _STEP = 2**17
@@ -41,18 +42,22 @@ UNPARSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def is_tame(data: bytes) -> bool:
     """Whether the data is UTF-8 and surely has neither too many levels nor too many fields: it can be decoded whatever
     the stack of the caller is, and at no great cost."""
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH or data.count(b":") > MAX_FIELDS:
-        return False
     try:
-        return data.isascii() or bool(data.decode())
+        return _is_within(data) and (data.isascii() or bool(data.decode()))
     except UnicodeDecodeError:
         return False
+
+
+def _is_within(data: bytes) -> bool:
+    return data.count(b"[") + data.count(b"{") <= MAX_DEPTH and data.count(b":") <= MAX_FIELDS
 
 
 def mended(data: bytes) -> Raw:
     """The fields of an event, each as JSON that can be parsed. Permanent if it is not an object that comes to its end,
     if it has more than `MAX_FIELDS`, or if another field than a body cannot be read."""
     text = split.outline(data)
+    if (event := _at_once(data, text)) is not None:
+        return event
     start = split.first(text)
     if text[start : start + 1] != b"{":
         raise Permanent("the event cannot be read: it is not a JSON object")
@@ -76,6 +81,16 @@ def mended(data: bytes) -> Raw:
     if text[end:].strip() != b"}":
         raise Permanent("the event cannot be read: it is not a JSON object")
     return annotated(fields, list(removed)) if removed else fields
+
+
+def _at_once(data: bytes, text: bytes) -> Raw | None:
+    """The event, if nothing but its text has to be mended: several times as quick as field by field."""
+    if not _is_within(data):
+        return None
+    try:
+        return _EVENTS.decode(_readable(data, text))
+    except UNPARSED:
+        return None
 
 
 def annotated(event: Raw, removed: list[str]) -> Raw:
