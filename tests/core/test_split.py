@@ -61,7 +61,7 @@ def test_depth_and_size_do_not_matter(levels: int, size: int) -> None:
     found = [data[part.start : part.end] for part in split.elements(text, 0)]
     assert found == [b'{"a":1}', odd.encode(), b'"b,]"', b'{"c":[]}']
     assert split.depth(split.outline(odd.encode())) == 2 * levels
-    assert split.value_end(b"x" + odd.encode() + b"]", 1) == len(odd) + 1
+    assert split.outlined_end(split.outline(b"x" + odd.encode() + b"]"), 1) == len(odd) + 1
 
 
 @given(st.lists(st.dictionaries(texts, values, min_size=1), min_size=1, max_size=5), st.data())
@@ -92,7 +92,7 @@ def test_what_does_not_end_has_no_end(data: bytes) -> None:
     """And the search for it ends."""
     text = split.outline(data)
     assert len(text) == len(data)
-    assert split.value_end(data, 0) in (None, len(data))
+    assert split.outlined_end(text, 0) in (None, len(data))
     list(split.elements(text, 0))
     list(split.members(text, 0))
 

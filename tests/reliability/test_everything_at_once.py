@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import COMMAND, Bench, archive, pipeline
+from tests.cli.running import Bench, archive, pipeline
 from tests.dataplane.setting import until
 from tests.reliability.conftest import Keep
 from tests.reliability.driving import Sender, in_files, settle
@@ -106,7 +106,7 @@ async def test_a_bad_day(tmp_path: Path, keep: Keep, capsys: pytest.CaptureFixtu
     bench.write(pipeline(archive(), *hopeless))
     async with AsyncExitStack() as stack:
         disk = stack.enter_context(small_disk(bench.data, "96m"))
-        process = await stack.enter_async_context(running(bench, disk))
+        process = await stack.enter_async_context(bench.running(prefix=disk.command))
         ready = bench.lines("ready")[0]
         ports = [int(str(ready[name]).rpartition(":")[2].partition("/")[0]) for name in ("audit", "ops")]
         context = ssl.create_default_context(cafile=str(disk.outside / "ca.crt"))
@@ -126,19 +126,3 @@ async def test_a_bad_day(tmp_path: Path, keep: Keep, capsys: pytest.CaptureFixtu
         p50, p99 = statistics.median(took), took[int(len(took) * 0.99)]
         print(f"\na bad day: {account.acknowledged} events, p50 {p50:.2f} s, p99 {p99:.2f} s (looked at every 0.1 s)")
     keep(account)
-
-
-@asynccontextmanager
-async def running(bench: Bench, disk: Disk) -> AsyncIterator[asyncio.subprocess.Process]:
-    """`auditpipeline run` where its data lies on that disk."""
-    bench.log.write_bytes(b"")
-    with bench.log.open("ab") as errors:
-        process = await asyncio.create_subprocess_exec(*disk.command, *COMMAND, *bench.arguments(), stderr=errors)
-    try:
-        await until(lambda: bench.lines("ready") or process.returncode is not None, 30)
-        assert process.returncode is None, bench.log.read_text()
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()

@@ -3,7 +3,7 @@
     decode_body     quick and strict: all of the body, or Permanent
     read_body       what `decode_body` refuses: item by item (`split`), each mended if it has to be (`mend`)
 
-One odd item never costs its neighbours. What is left over is told as `Unreadable`: an item that should be an event by
+One odd item never costs its neighbours. The rest is reported as `Unreadable`: an item that should be an event by
 itself, up to MOST_ALONE of them; everything else of a body together, with a count.
 """
 
@@ -210,7 +210,7 @@ def _sorted(body: bytes, text: bytes, start: int, beta: bool) -> Body:
 
 
 class Rest:
-    """Items that are told together: all of them are counted, the first ones kept."""
+    """Items that are reported together: all of them are counted, the first ones kept."""
 
     def __init__(self) -> None:
         self._kept = list[bytes]()

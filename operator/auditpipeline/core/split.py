@@ -115,15 +115,9 @@ def members(text: bytes, start: int) -> Iterator[Member]:
         at = end + 1
 
 
-def value_end(data: bytes, start: int) -> int | None:
-    """Where the object or array that opens at `start` ends: behind its bracket. None if the data ends first."""
-    text = outline(data[start:])
-    end = outlined_end(text, 0)
-    return None if end is None else start + end
-
-
 def outlined_end(text: bytes, start: int) -> int | None:
-    """As `value_end`, of an outline; by counting brackets outside of strings."""
+    """Where the object or array ends that opens at `start` of an outline: behind its bracket. None if the text ends
+    first. Counts brackets outside of strings."""
     level = inside = 0
     at, step = start, _FIRST_STEP
     while at < len(text):
