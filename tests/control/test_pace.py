@@ -8,16 +8,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from auditpipeline.control import pace
 from auditpipeline.control.facts import PodReport, Verdict
 from auditpipeline.control.gateway_state import GatewayState, Standing
-from auditpipeline.control.pace import patience, pipeline_figures, sink_figures
+from auditpipeline.control.pace import Figures, patience
+from auditpipeline.control.published import PipelineStatus, Published, SinkStatus, decode
 from auditpipeline.control.sink_status import sink_status
 from auditpipeline.core.report import Canary, Events, OutputReport, Report
 
 Status = dict[str, Any]
 AT_ONCE, SOON, SLOWLY, NEVER = 0.0, 10.0, 60.0, None
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+GAP = {"from": "2026-01-01T12:00:00Z", "to": "2026-01-01T12:01:00Z", "reason": "Dropped", "server": "one"}
 STORED: Status = {
     "observedGeneration": 3,
     "conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "message": "all is well"}],
@@ -32,6 +36,23 @@ SINK: Status = {key: STORED[key] for key in ("observedGeneration", "conditions")
     "dropped": 0,
     "lastError": "",
 }
+
+
+def pipeline_figures(stored: Status) -> Figures:
+    """Those of a stored status."""
+    return pace.pipeline_figures(decoded(stored, PipelineStatus))
+
+
+def sink_figures(stored: Status) -> Figures:
+    """Those of a stored status."""
+    return pace.sink_figures(decoded(stored, SinkStatus))
+
+
+def decoded(stored: Status, kind: type[Published]) -> Published:
+    """The typed value, which a stored status surely has here."""
+    made = decode(stored, kind)
+    assert not stored or made != kind()
+    return made
 
 
 def output(**changed: Any) -> Callable[[Status], None]:
@@ -51,7 +72,7 @@ def part(field: str, **changed: Any) -> Callable[[Status], None]:
         (lambda status: status["conditions"][0].update(message="else"), AT_ONCE),
         (lambda status: status.update(observedGeneration=4), AT_ONCE),
         (lambda status: status.update(outputsReady="0/1"), AT_ONCE),
-        (lambda status: status.update(gaps=[{"reason": "Dropped"}]), AT_ONCE),
+        (lambda status: status.update(gaps=[GAP]), AT_ONCE),
         (lambda status: status.update(expiresAt="2026-01-01T13:00:00Z"), AT_ONCE),
         (lambda status: status["outputs"].append({"name": "siem"}), AT_ONCE),
         (output(state="Failing"), AT_ONCE),
@@ -111,9 +132,9 @@ def test_what_changed_says_how_soon_a_sink_s_status_is_written(
 
 def test_a_new_sink_s_status_is_written_at_once() -> None:
     """When no gateway has said anything of it, and when one has."""
-    first = sink_status(Verdict("False", "GatewayPending", ""), [], {}, 1, NOW)
-    assert patience(sink_figures(first), sink_figures({}), 10.0) == AT_ONCE
-    assert patience(sink_figures(first | {"delivered": 0}), sink_figures(first), 10.0) == AT_ONCE
+    first = sink_status(Verdict("False", "GatewayPending", ""), [], SinkStatus(), 1, NOW)
+    assert patience(pace.sink_figures(first), sink_figures({}), 10.0) == AT_ONCE
+    assert patience(pace.sink_figures(replace(first, delivered=0)), pace.sink_figures(first), 10.0) == AT_ONCE
 
 
 def test_canaries_are_counted_over_pods_and_starts() -> None:
@@ -132,8 +153,8 @@ def test_canaries_are_counted_over_pods_and_starts() -> None:
 
 def test_how_many_canaries_had_come_is_kept_for_the_same_sink_alone() -> None:
     """As the time of the last write is."""
-    state = GatewayState(standing={"a": Standing(("u1", "x"), 1, {}, canaries=5)})
-    state.stand({"a": Standing(("u1", "y"), 2, {})})
+    state = GatewayState(standing={"a": Standing(("u1", "x"), 1, SinkStatus(), canaries=5)})
+    state.stand({"a": Standing(("u1", "y"), 2, SinkStatus())})
     assert state.standing["a"].canaries == 5
-    state.stand({"a": Standing(("u2", "y"), 1, {})})
+    state.stand({"a": Standing(("u2", "y"), 1, SinkStatus())})
     assert state.standing["a"].canaries is None

@@ -6,6 +6,7 @@ from typing import Any
 
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.gateway_state import GatewayState, Standing
+from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PIPELINES, SINKS, Resource
@@ -56,10 +57,14 @@ async def test_a_sink_that_was_made_again_meanwhile_is_rendered_first() -> None:
 
 def test_a_status_that_was_written_while_all_sinks_were_listed_is_known() -> None:
     """Or the next one would be refused, as of a version that is past, and rendered for."""
-    state = GatewayState(standing={"a": Standing(("u1", "x"), 1, {"lagSeconds": 7}, 5.0, "9")})
-    state.stand({"a": Standing(("u1", "x"), 1, {"lagSeconds": 6}, version="8")})
-    assert (state.standing["a"].status, state.standing["a"].version) == ({"lagSeconds": 7}, "9")
-    state.stand({"a": Standing(("u1", "x"), 1, {"lagSeconds": 8}, version="10")})
-    assert state.standing["a"].status == {"lagSeconds": 8}
-    state.stand({"a": Standing(("u2", "x"), 1, {}, version="11")})
-    assert (state.standing["a"].status, state.standing["a"].version) == ({}, "11")
+
+    def standing(uid: str, lag: int | None, version: str, written: float = 0.0) -> Standing:
+        return Standing((uid, "x"), 1, SinkStatus(lag_seconds=lag), written, version)
+
+    state = GatewayState(standing={"a": standing("u1", 7, "9", 5.0)})
+    state.stand({"a": standing("u1", 6, "8")})
+    assert (state.standing["a"].status.lag_seconds, state.standing["a"].version) == (7, "9")
+    state.stand({"a": standing("u1", 8, "10")})
+    assert state.standing["a"].status.lag_seconds == 8
+    state.stand({"a": standing("u2", None, "11")})
+    assert state.standing["a"].version == "11"

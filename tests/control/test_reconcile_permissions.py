@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
 
 from auditpipeline.control import names
+from auditpipeline.control import operator as operator_module
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import CONFIG_MAPS, EVENTS, PIPELINES, SERVICES, SINKS
 from tests.cluster.controlplane import ControlPlane
@@ -66,8 +68,12 @@ def grant(user: str, rules: list[Rule], namespace: str | None) -> list[dict[str,
     ]
 
 
-async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, namespace: str) -> None:
+async def test_these_permissions_are_enough(
+    served: ControlPlane, kube: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To lead, make, mend, make again, suspend, tell and expire; in two namespaces."""
+    ahead = timedelta()
+    monkeypatch.setattr(operator_module, "_now", lambda: datetime.now(UTC) + ahead)
     user, other = f"least-{namespace}", f"{namespace}-other"
     served.kubectl("create", "namespace", other)
     manifests = [
@@ -95,7 +101,8 @@ async def test_these_permissions_are_enough(served: ControlPlane, kube: Client, 
         await eventually("published", lambda: kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace))
         for path in ("metrics", "auditpipeline-canary"):
             assert f'resource="{path}"' in await running.get("/metrics")
-        await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1s"}})
+        ahead = timedelta(minutes=2)
+        await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1m"}})
         await eventually("expired", lambda: _gone(kube))
         assert "reconcile_errors_total{" not in await running.get("/metrics")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from auditpipeline.control import names
+from auditpipeline.control import operator as operator_module
 from auditpipeline.control.gateway import unpacked
 from auditpipeline.control.kube import Client, Conflict
 from auditpipeline.control.pace import SLOWLY
@@ -343,11 +345,12 @@ async def test_a_claim_that_does_not_bind_says_what_to_set(served: ControlPlane,
 
 
 async def test_a_pipeline_with_a_time_to_live_deletes_itself(
-    served: ControlPlane, kube: Client, namespace: str
+    served: ControlPlane, kube: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A debug pipeline that nobody has to remember."""
+    await create(kube, expireAfter="1m")
+    monkeypatch.setattr(operator_module, "_now", lambda: datetime.now(UTC) + timedelta(minutes=2))
     async with operator(served.kubeconfig, namespace):
-        await create(kube, expireAfter="2s")
 
         async def gone() -> bool:
             return await kube.get(PIPELINES, "a") is None

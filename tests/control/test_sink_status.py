@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
+from auditpipeline.control import sink_status as module
 from auditpipeline.control.facts import PodReport, Verdict
 from auditpipeline.control.gateway_state import GatewayState, Standing
-from auditpipeline.control.sink_status import sink_status
+from auditpipeline.control.published import SinkStatus, decode
 from auditpipeline.core.report import Events, OutputReport, Report
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -17,6 +19,14 @@ GOOD = Verdict("True", "Registered", "")
 REFUSED = Verdict("False", "SinkRefused", "no")
 PENDING = Verdict("False", "GatewayPending", "soon")
 SILENT = Verdict("Unknown", "GatewayUnreachable", "who?")
+
+
+def sink_status(
+    registration: Verdict | None, outputs: list[OutputReport], before: dict[str, Any], generation: int, now: datetime
+) -> dict[str, Any]:
+    """The status, as it is stored."""
+    made = module.sink_status(registration, outputs, decode(before, SinkStatus), generation, now)
+    return dict(msgspec.json.decode(msgspec.json.encode(made)))
 
 
 def output(**values: Any) -> OutputReport:
@@ -105,6 +115,18 @@ def test_a_pod_that_falls_silent_still_counts_until_it_is_gone() -> None:
 
 def test_when_a_status_was_written_is_kept_for_the_same_object_alone() -> None:
     """A sink of the same name is another one."""
-    state = GatewayState(standing={"a": Standing(("u1", "x"), 1, {}, 5.0), "b": Standing(("u2", "x"), 1, {}, 6.0)})
-    state.stand({"a": Standing(("u1", "y"), 2, {}), "b": Standing(("u3", "x"), 1, {})})
+
+    def standing(uid: str, written: float = 0.0) -> Standing:
+        return Standing((uid, "x"), 1, SinkStatus(), written)
+
+    state = GatewayState(standing={"a": standing("u1", 5.0), "b": standing("u2", 6.0)})
+    state.stand({"a": standing("u1"), "b": standing("u3")})
     assert (state.standing["a"].written, state.standing["b"].written) == (5.0, 0.0)
+
+
+def test_what_was_not_looked_at_keeps_what_was_said() -> None:
+    """An operator that has just started knows of no gateway yet; of a changed sink nothing was said."""
+    first = sink_status(GOOD, [output(delivered=1)], {}, 3, NOW)
+    assert sink_status(None, [], first, 3, NOW + timedelta(minutes=1)) == first
+    assert said(sink_status(None, [], first, 4, NOW))["Ready"] == ("False", "GatewayPending")
+    assert said(sink_status(None, [], {}, 1, NOW))["Ready"] == ("False", "GatewayPending")

@@ -5,17 +5,26 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 
+from auditpipeline.control import status as status_module
 from auditpipeline.control.canary import CanaryFacts, Seen
 from auditpipeline.control.facts import Facts, Left, PodFacts, PodReport, Problem, Truth, Verdict, Workload
+from auditpipeline.control.published import PipelineStatus, decode, patch
 from auditpipeline.control.recorder import transitions
-from auditpipeline.control.status import conditions, status
+from auditpipeline.control.status import conditions
 from auditpipeline.core.report import Events, OutputReport, Report
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 1, 13, tzinfo=UTC)
 REGISTERED = Verdict("True", "Registered", "")
+
+
+def status(facts: Facts, previous: dict[str, Any]) -> dict[str, Any]:
+    """The status, as it is stored."""
+    made = status_module.status(facts, decode(previous, PipelineStatus))
+    return dict(msgspec.json.decode(msgspec.json.encode(made)))
 
 
 def report(received: int = 5, config: str = "c1", **output: Any) -> Report:
@@ -35,8 +44,11 @@ def good(**changed: Any) -> Facts:
         "workload": Workload(wanted=1, ready=1, updated=1, observed=True),
         "sink": REGISTERED,
         "config": "c1",
+        "absent": frozenset({"UpstreamCovers", "AuditLoss"}),
         "reports": [PodReport("audit-security-0", report())],
     }
+    if "upstream" in changed:
+        values["absent"] = frozenset({"AuditLoss"})
     return Facts(**(values | changed))
 
 
@@ -62,7 +74,9 @@ REFUSED = Report("receiver", "security", "c0", Events(), (), config_error="route
 CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("all is well", {}, "Ready", "True", "Ready"),
     ("all is well", {}, "Delivering", "True", "Delivering"),
-    ("no event yet is no fault", {"reports": [PodReport("p", report(0))]}, "Ready", "True", "Ready"),
+    ("no event yet", {"reports": [PodReport("p", report(0))]}, "Ready", "False", "WaitingForEvents"),
+    ("no event yet", {"reports": [PodReport("p", report(0))]}, "Reconciling", "True", "WaitingForEvents"),
+    ("no proof needed", {"reports": [PodReport("p", report(0))], "needs_proof": False}, "Ready", "True", "Ready"),
     ("no event yet is not known", {"reports": [PodReport("p", report(0))]}, "Delivering", "Unknown", "NoEventsYet"),
     ("an invalid spec", {"stalled": Problem("InvalidSpec", "x")}, "Ready", "False", "InvalidSpec"),
     ("an invalid spec", {"stalled": Problem("InvalidSpec", "x")}, "Stalled", "True", "InvalidSpec"),
@@ -86,6 +100,7 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("no canary", {"canary": CanaryFacts(("kube-apiserver",))}, "Delivering", "False", "CanaryMissing"),
     ("no canary", {"canary": CanaryFacts(("kube-apiserver",))}, "Ready", "False", "CanaryMissing"),
     ("canaries alone", {"canary": SEEN, "reports": [PodReport("p", report(0))]}, "Delivering", "True", "CanarySeen"),
+    ("canaries alone", {"canary": SEEN, "reports": [PodReport("p", report(0))]}, "Ready", "True", "Ready"),
     ("too little emitted", {"upstream": Verdict("False", "RulesNotMet", "")}, "Ready", "False", "RulesNotMet"),
     ("emitted is not known", {"upstream": Verdict("Unknown", "GatewayPending", "")}, "Ready", "True", "Ready"),
     ("an old configuration", {"config": "c2"}, "Ready", "False", "ConfigurationPending"),
@@ -195,7 +210,8 @@ def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:
     """A merge patch takes a field away by null."""
     first = status(good(expires=LATER), {})
     assert first["expiresAt"] == "2026-01-01T13:00:00Z"
-    assert status(good(), first)["expiresAt"] is None
+    assert "expiresAt" not in status(good(), first)
+    assert patch(status_module.status(good(), PipelineStatus()), decode(first, PipelineStatus)) == {"expiresAt": None}
     assert "expiresAt" not in status(good(), {})
     assert status(good(expires=None, stalled=Problem("InvalidSpec", "x")), first)["expiresAt"] == first["expiresAt"]
 
@@ -211,9 +227,10 @@ def test_the_newest_canary_is_told_and_stays() -> None:
 
 def test_events_are_told_for_transitions_and_only_for_them() -> None:
     """Becoming Ready is news, staying so is not, and failing is a warning."""
-    waiting = status(good(workload=Workload(1, 0, 0, True)), {})["conditions"]
-    ready = status(good(), {})["conditions"]
-    failing = status(good(reports=[PodReport("p", report(state="Failing"))]), {})["conditions"]
+    nothing = PipelineStatus()
+    waiting = status_module.status(good(workload=Workload(1, 0, 0, True)), nothing).conditions
+    ready = status_module.status(good(), nothing).conditions
+    failing = status_module.status(good(reports=[PodReport("p", report(state="Failing"))]), nothing).conditions
     assert [reason for reason, _, _ in transitions(ready, waiting)] == ["Ready"]
     assert transitions(ready, ready) == []
     assert [(reason, warning) for reason, _, warning in transitions(failing, ready)] == [

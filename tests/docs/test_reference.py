@@ -27,9 +27,11 @@ from auditpipeline.control import bootstrap, health, names
 from auditpipeline.control.bootstrap_embedded import TALOS_VERSIONS
 from auditpipeline.control.bootstrap_kubeadm import KUBEADM_VERSIONS
 from auditpipeline.control.facts import Facts, Losses, Problem, Verdict
+from auditpipeline.control.published import Condition, Truth
 from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
+from auditpipeline.control.trouble import REASONS
 from auditpipeline.core.report import Canary, Events, OutputReport, Report, SourceReport, StaticPolicy, Taken
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.descriptors import shares
@@ -160,12 +162,16 @@ PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered")
 GIVEN_BY = {
     "ready": ("Ready",),
     "_configured": ("Ready",),
+    "_proven": ("Ready",),
+    "_as_before": ("Ready",),
+    "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "AuditLoss"),
     "certificate_ready": ("CertificateReady",),
     "webhook_available": ("WebhookAvailable",),
     "_obstacle": ("WebhookAvailable",),
     "_pod_problem": ("WebhookAvailable",),
     "sink_registered": ("SinkRegistered",),
-    "register": ("SinkRegistered",),
+    "registered": ("SinkRegistered",),
+    "sink_status": ("SinkRegistered",),
     "_registration": ("SinkRegistered",),
     "registration": ("SinkRegistered",),
     "_by_pods": ("SinkRegistered",),
@@ -178,9 +184,8 @@ GIVEN_BY = {
     "delivering": ("Delivering",),
     "_arriving": ("Delivering",),
     "audit_loss": ("AuditLoss",),
-    "_not_reached": PARTS,
 }
-WAITING = {"_take_steps"}
+WAITING = {"problem_of"}
 Reason = tuple[str, str, str]
 
 
@@ -213,7 +218,7 @@ def _targets(assign: ast.Assign) -> Iterator[ast.Name]:
 
 def given_reasons() -> set[Reason]:
     """Condition, status and reason of an AuditPipeline, wherever the source gives one."""
-    found: set[Reason] = set()
+    found = {("Stalled" if stalled else "Reconciling", "True", reason) for reason, stalled in REASONS.values()}
     for function in functions(SOURCE / "control"):
         if function.name == "sink_ready":
             continue
@@ -312,7 +317,7 @@ def test_the_events_are_those_that_the_recorder_writes() -> None:
 
 def _event_types(about: str) -> Iterator[str]:
     for now, before in (("True", "False"), ("False", "True")):
-        new, old = ({"type": about, "status": status, "reason": status, "message": ""} for status in (now, before))
+        new, old = (Condition(about, cast("Truth", status), status) for status in (now, before))
         yield from ("Warning" if warning else "Normal" for _, _, warning in transitions([new], [old]))
 
 

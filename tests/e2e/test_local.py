@@ -256,9 +256,11 @@ def test_a_debug_pipeline_says_when_it_ends(local: LocalDeployment, name: str) -
 
 def test_a_debug_pipeline_removes_itself(local: LocalDeployment, name: str) -> None:
     """After expireAfter, with everything it had."""
-    local.apply(pipeline(name, expireAfter="5s"))
+    local.apply(pipeline(name, expireAfter="1m"))
     local.wait_for(
-        "an end", lambda: name not in local.kubectl("get", "auditpipelines", "-o", "name").replace("/", " ").split()
+        "an end",
+        lambda: name not in local.kubectl("get", "auditpipelines", "-o", "name").replace("/", " ").split(),
+        timeout=120,
     )
     local.wait_for("nothing left", gone(local, name))
 

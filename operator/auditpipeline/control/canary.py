@@ -24,6 +24,8 @@ IN_A_ROW = 3
 LEAST = 10.0
 CLOCKS = 10.0
 """Seconds by which the clocks of operator and API servers may differ."""
+NEW = 60.0
+"""Seconds for which canaries are sent more often, so that a new pipeline need not wait for its first."""
 _KEPT = 64
 
 
@@ -43,10 +45,11 @@ class Seen(NamedTuple):
 
 class CanaryFacts(NamedTuple):
     """What is known of a pipeline's canaries. `missing` names API servers; `seen` is the oldest of the newest ones,
-    with the longest latency of all."""
+    with the longest latency of all. `undecided`: this process has seen none, and sent too few to miss any."""
 
     missing: tuple[str, ...] = ()
     seen: Seen | None = None
+    undecided: bool = False
 
 
 @dataclass
@@ -96,7 +99,11 @@ class CanaryState:
             if self.names[source] in emitting
             and _missing(sent, max(self.since[pipeline], known[source].at if source in known else 0.0), limit)
         ]
-        return CanaryFacts(tuple(sorted(missing)), seen)
+        return CanaryFacts(tuple(sorted(missing)), seen, undecided=not known and not missing)
+
+    def is_new(self, pipeline: str, now: float) -> bool:
+        """Whether its sink was registered less than NEW seconds ago."""
+        return now - self.since.get(pipeline, now) < NEW
 
     def arrived(self) -> dict[str, float]:
         """When the newest canary that reached a gateway was sent, by API server."""

@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.loss import Gap
+from auditpipeline.control.published import Acknowledged
+from auditpipeline.control.published import Truth as Truth  # noqa: PLC0414 - read from here
+from auditpipeline.control.published import Verdict as Verdict  # noqa: PLC0414
 from auditpipeline.core.report import Report
-
-Truth = Literal["True", "False", "Unknown"]
-
-
-class Verdict(NamedTuple):
-    """What a condition says, without its type and times. `message` says what to do where something is to be done."""
-
-    status: Truth
-    reason: str
-    message: str
 
 
 class Problem(NamedTuple):
@@ -102,12 +95,15 @@ class Losses(NamedTuple):
 
 @dataclass
 class Facts:
-    """Filled step by step; what a step did not come to stays as unknown as it was.
+    """Filled step by step.
 
-    `config` is the digest that every receiver should run. `reports` has an entry for each running Pod. `last_reports`
-    are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that count by
-    theirs: they ran `config`, and missed this look alone. `given_up` is how many events the gateways could not keep for
-    the pipeline. `upstream` stays None where there is no static policy to speak of.
+    What a step did not come to is None, and so is what nobody has looked at since this process began; `pending` names
+    conditions of the second kind. `absent` names conditions that this cluster does not have. `config` is the digest
+    that every receiver should run. `reports` has an entry for each running Pod; None if no Pod was asked in this round.
+    `last_reports` are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that
+    count by theirs: they ran `config`, and missed this look alone. `unheard` are silent Pods that this process has
+    asked once and never heard. `given_up` is how many events the gateways could not keep for the pipeline.
+    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says.
     """
 
     generation: int
@@ -129,6 +125,12 @@ class Facts:
     canary: CanaryFacts = field(default_factory=CanaryFacts)
     config: str = ""
     losses: Losses | None = None
-    reports: list[PodReport] = field(default_factory=list)
+    acknowledged: Acknowledged | None = None
+    reports: list[PodReport] | None = None
     last_reports: dict[str, Report] = field(default_factory=dict)
     forgiven: frozenset[str] = frozenset()
+    unheard: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
+    pending: set[str] = field(default_factory=set)
+    needs_proof: bool = True
+    notes: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from auditpipeline.control.facts import PodFacts, PodReport, Verdict
 from auditpipeline.control.gateway_state import Standing, changed, route_addresses, route_digests
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.loops import Loop, refuse_loop
+from auditpipeline.control.published import SinkStatus, decode
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
 from auditpipeline.control.seen import entry_of, key_of
@@ -188,7 +189,7 @@ async def _render(world: World, recorder: Recorder) -> None:
 def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
     entry = entry_of(SINKS.plural, body)
-    generation, status = meta.get("generation", 0), body.get("status") or {}
+    generation, status = meta.get("generation", 0), decode(body.get("status"), SinkStatus)
     return Standing(entry.identity, generation, status, version=entry.version, own=bool(entry.owner))
 
 

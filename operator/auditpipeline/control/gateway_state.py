@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from auditpipeline.control.facts import Heard, PodReport, Verdict, counting, hear
+from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.seen import older
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.core.config import Config, HttpOutput, Route, decode
@@ -37,7 +37,7 @@ class Standing:
 
     identity: Identity
     generation: int
-    status: Mapping[str, Any]
+    status: SinkStatus
     written: float = 0.0
     version: str = ""
     own: bool = False

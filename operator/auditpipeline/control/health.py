@@ -41,6 +41,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._live: _Live | None = None
         self.reconciles = Counter(
             "auditpipeline_reconciles", "Reconciles by what they were for", ["kind"], registry=self.registry
         )
@@ -59,8 +60,15 @@ class Metrics:
         canaries: Callable[[], Iterable[tuple[str, float]]],
         losses: Callable[[], Iterable[tuple[str, int]]],
     ) -> None:
-        """Add what is read at each scrape."""
-        self.registry.register(_Live(depth, requests, ready, canaries, losses))
+        """Add what is read at each scrape, until `withdraw`."""
+        self._live = _Live(depth, requests, ready, canaries, losses)
+        self.registry.register(self._live)
+
+    def withdraw(self) -> None:
+        """Take that away again: an operator that does not lead knows of no pipeline whether it is ready."""
+        if self._live is not None:
+            self.registry.unregister(self._live)
+            self._live = None
 
 
 class _Live:

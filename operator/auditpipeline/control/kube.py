@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import http
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import aiohttp
@@ -98,7 +98,8 @@ class _Plain(ApiClient):  # type: ignore[misc]
 
 
 class Client:
-    """The Kube of a real API server. Belongs to one event loop; `close` it there."""
+    """The Kube of a real API server. Belongs to one event loop; `close` it there. `answered_again` is called with the
+    first answer after requests that had none."""
 
     def __init__(self, configuration: Configuration) -> None:
         configuration.connection_pool_maxsize = 16
@@ -107,6 +108,8 @@ class Client:
         self._api = _Plain(configuration)
         self._client = DynamicClient(self._api)
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.answered_again: Callable[[], None] = lambda: None
+        self._answers = True
 
     async def close(self) -> None:
         """Close the connections."""
@@ -212,11 +215,22 @@ class Client:
                 )
                 content = await response.read()
         except ApiException as error:
+            self._took(method, answered=error.status < 500)
             raise translate(error.status, error.body, verb or method, kind, namespace) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._took(method, answered=False)
             raise Retryable(f"the Kubernetes API does not answer: {type(error).__name__}") from None
+        self._took(method, answered=True)
         body: Body = msgspec.json.decode(content)
         return body
+
+    def _took(self, method: str, *, answered: bool) -> None:
+        """Take in whether a read was answered. A write tells nothing: a webhook may be what does not answer."""
+        if method != "get":
+            return
+        before, self._answers = self._answers, answered
+        if answered and not before:
+            self.answered_again()
 
 
 MERGE = "application/merge-patch+json"

@@ -2,7 +2,7 @@
 
     acquire --> hold ----(renewed every RETRY seconds)----> release (on a clean stop: the next one need not wait)
                   |
-                  +--> lost: not renewed for DEADLINE seconds, or somebody else holds it. The process has to exit.
+                  +--> lost: not renewed for DEADLINE seconds, or somebody else holds it. All work has to end.
 
 Times are measured by this process from the moment at which it saw the Lease change, so that clocks need not agree.
 """
@@ -73,11 +73,11 @@ class Lease:
                     if await self._attempt():
                         renewed = loop.time()
                     elif not self._mine():
-                        raise LeadershipLost("another operator holds the lease: exiting")
+                        raise LeadershipLost("another operator holds the lease")
             except TimeoutError:
                 pass
             if loop.time() - renewed >= self._times.deadline:
-                raise LeadershipLost(f"the lease was not renewed for {self._times.deadline:.0f} s: exiting")
+                raise LeadershipLost(f"the lease was not renewed for {self._times.deadline:.0f} s")
 
     async def release(self) -> None:
         """Let the next one have it at once; silently nothing where it is not ours or cannot be written."""

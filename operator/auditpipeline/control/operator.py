@@ -3,8 +3,8 @@
     Lease -> discovery, authority, first relist -> kopf watches --observe--> work queue -> reconcile
                                                    resync (relist, wake everything, heartbeat) --^
 
-It ends when `stop` is set (cleanly: the Lease is released), or with an error when leadership is lost or a part of it
-ends by itself; whoever runs the process restarts it.
+It ends when `stop` is set (cleanly: the Lease is released), or with an error when a part of it ends by itself; whoever
+runs the process restarts it. When leadership is lost, all work ends, and it stands for election again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from auditpipeline.control.authority import Authority
 from auditpipeline.control.discovery import discover
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.kube import Client, Forbidden, NotFound
-from auditpipeline.control.leader import Lease
+from auditpipeline.control.leader import LeadershipLost, Lease
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
 from auditpipeline.control.reconcile import reconcile
@@ -32,11 +32,12 @@ from auditpipeline.control.resync import SOON, observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.sinks import reconcile_sinks
-from auditpipeline.control.static import ask_servers, reconcile_static
+from auditpipeline.control.static import ask_servers, hurry_canaries, reconcile_static
 from auditpipeline.control.watch import watch
 from auditpipeline.control.world import (
     API_SERVERS_KEY,
     AUTHORITY_KEY,
+    CANARY_KEY,
     GATEWAY_KEY,
     RELIST_KEY,
     RESYNC_KEY,
@@ -59,7 +60,7 @@ def _now() -> datetime:
 async def run(settings: Settings, stop: asyncio.Event, kubeconfig: Path | None) -> None:
     """Run an operator until `stop` is set.
 
-    Raises LeadershipLost, Permanent where it cannot work at all (no access, a listener's port that is taken: OSError),
+    Raises Permanent where it cannot work at all (no access, a listener's port that is taken: OSError),
     or whatever a part of it ended with.
     """
     client = Client(await access.configuration(kubeconfig))
@@ -101,12 +102,18 @@ async def _lead(
         await _control(settings, client, kubeconfig, heartbeat, metrics)
         return
     lease = Lease(client, settings.namespace, settings.identity, _now)
-    await _beating(heartbeat, lease.acquire())
-    heartbeat.leading = True
-    try:
-        await _first_of(lease.hold(), _control(settings, client, kubeconfig, heartbeat, metrics))
-    finally:
-        await asyncio.shield(lease.release())
+    while True:
+        await _beating(heartbeat, lease.acquire())
+        heartbeat.leading = True
+        try:
+            await _first_of(lease.hold(), _control(settings, client, kubeconfig, heartbeat, metrics))
+        except LeadershipLost as error:
+            # As after an API server that was away for long. All work has ended: it stands for election again, rather
+            # than have its Pod restarted after ever longer waits.
+            log.warning("leadership lost", error=str(error))
+        finally:
+            heartbeat.leading = False
+            await asyncio.shield(lease.release())
 
 
 async def _control(
@@ -128,6 +135,8 @@ async def _control(
 
     queue = WorkQueue(work, settings.workers, failed)
     world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
+    world.began = _now().timestamp()
+    client.answered_again = queue.hurry
     world.gateway.kind = settings.gateway_kind
     others = _others(world, recorder)
     metrics.observe(
@@ -142,6 +151,7 @@ async def _control(
         queue.start()
         await _first_of(queue.wait(), _watching(world, kubeconfig), _resyncing(world, heartbeat))
     finally:
+        metrics.withdraw()
         await queue.stop()
         await prober.close()
 
@@ -156,6 +166,7 @@ def _others(world: World, recorder: Recorder) -> dict[str, Callable[[], Awaitabl
         RESYNC_KEY: lambda: _resync(world),
         STATIC_KEY: lambda: reconcile_static(world),
         API_SERVERS_KEY: lambda: ask_servers(world),
+        CANARY_KEY: lambda: hurry_canaries(world),
     }
 
 

@@ -11,9 +11,9 @@ The times are since the last write, so that what happens after a quiet time is w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
+
+from auditpipeline.control.published import OutputStatus, PipelineStatus, SinkStatus
 
 LATE = 10
 """Seconds: a lag that matters, and by how much one, or the latency of canaries, has to differ to be worth a write."""
@@ -46,35 +46,42 @@ def patience(new: Figures, old: Figures, interval: float, canaries: int = 0) -> 
     return SLOWLY * interval if counted or new.states != old.states or _moved(new, old) else None
 
 
-def pipeline_figures(status: Mapping[str, Any]) -> Figures:
+def pipeline_figures(status: PipelineStatus) -> Figures:
     """Those of an AuditPipeline's status."""
-    events, canary, outputs = status.get("events") or {}, status.get("canary") or {}, status.get("outputs") or ()
-    plain = [status.get(field) for field in ("observedGeneration", "conditions", "outputsReady", "expiresAt", "gaps")]
-    fares = [(entry["name"], *_fares(entry)) for entry in outputs]
+    events, canary, outputs = status.events, status.canary, status.outputs
+    plain = (
+        status.observed_generation,
+        status.conditions,
+        status.outputs_ready,
+        status.expires_at,
+        status.gaps,
+        status.first_event_at,
+        status.loss_acknowledged,
+    )
     return Figures(
-        said=(*plain, fares, bool(events), bool(canary)),
-        dropped=events.get("dropped", 0),
-        counted=(events.get("received", 0), *(entry.get("delivered", 0) for entry in outputs)),
-        lags=tuple(entry.get("lagSeconds", 0) for entry in outputs),
-        states=tuple(entry.get("state", "") for entry in outputs),
-        sent=datetime.fromisoformat(canary["lastSeen"]).timestamp() if "lastSeen" in canary else 0.0,
-        latency=canary.get("latencySeconds", 0.0),
+        said=(*plain, tuple((output.name, *_fares(output)) for output in outputs), bool(events), bool(canary)),
+        dropped=events.dropped if events else 0,
+        counted=(events.received if events else 0, *(output.delivered or 0 for output in outputs)),
+        lags=tuple(output.lag_seconds or 0 for output in outputs),
+        states=tuple(output.state or "" for output in outputs),
+        sent=canary.last_seen.timestamp() if canary else 0.0,
+        latency=canary.latency_seconds if canary else 0.0,
     )
 
 
-def sink_figures(status: Mapping[str, Any]) -> Figures:
+def sink_figures(status: SinkStatus) -> Figures:
     """Those of an AuditSink's status."""
     return Figures(
-        said=(status.get("observedGeneration"), status.get("conditions"), *_fares(status)),
-        dropped=status.get("dropped", 0),
-        counted=(status.get("delivered", 0),),
-        lags=(status.get("lagSeconds", 0),),
+        said=(status.observed_generation, status.conditions, status.last_error, status.delivered is not None),
+        dropped=status.dropped or 0,
+        counted=(status.delivered or 0,),
+        lags=(status.lag_seconds or 0,),
     )
 
 
-def _fares(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Of an output or a sink: whether it fails, its error, and whether anything is known of it."""
-    return entry.get("state") == "Failing", entry.get("lastError"), "delivered" in entry
+def _fares(output: OutputStatus) -> tuple[Any, ...]:
+    """Of an output: whether it fails, its error, and whether anything is known of it."""
+    return output.state == "Failing", output.last_error, output.delivered is not None
 
 
 def _late(lags: tuple[float, ...]) -> tuple[bool, ...]:

@@ -22,6 +22,8 @@ from typing import Protocol
 from auditpipeline.core.errors import Retryable
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 60.0
+HURRIED = 1.0
+"""Seconds between two times that keys that failed are hurried."""
 
 
 class Work(Protocol):
@@ -50,6 +52,7 @@ class WorkQueue:
         self._queued: set[str] = set()
         self._running: set[str] = set()
         self._failures: dict[str, int] = {}
+        self._hurried = -HURRIED
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -65,6 +68,17 @@ class WorkQueue:
         self._due[key] = due
         heapq.heappush(self._heap, (due, key))
         self._changed.set()
+
+    def hurry(self) -> None:
+        """Have every key that failed worked on now, and its backoff begin anew: what it failed for seems to be over.
+        Nothing, if that was said a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if now - self._hurried < HURRIED:
+            return
+        self._hurried = now
+        for key in self._failures:
+            self._failures[key] = 0
+            self.add(key)
 
     def forget(self, key: str) -> None:
         """Drop what is known and planned of a key that is gone."""

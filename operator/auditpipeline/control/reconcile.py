@@ -1,10 +1,12 @@
 """One reconcile for everything: created, updated, resumed, drifted, resynced.
 
-    reconcile(name):  read the AuditPipeline -> STEPS fill Facts -> status(Facts) -> one patch, only when it differs
+    reconcile(name):  read the AuditPipeline -> ACT brings it about -> LOOK fills Facts -> status(Facts) -> one patch
 
-A step asks and writes what it is named after and notes what it found. It ends the round early with `Halt`: `stalled`
-where only the user can mend it, else waiting. Whatever happens on the way, the status is made of what was found until
-then and written in one place. A step never looks at the status, so that each round starts from the world as it is.
+A step asks and writes what it is named after and notes what it found. ACT ends with the first exception: a `Halt` says
+by itself what is in the way, `trouble` says it of any other. Each step of LOOK runs whatever became of the others, so
+that a status tells of what is there also while nothing can be changed. Whatever happens, the status is made of what was
+found and written in one place, only if it differs. A step never looks at the status, so that each round starts from the
+world as it is.
 """
 
 from __future__ import annotations
@@ -13,88 +15,140 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from auditpipeline.control.facts import Facts, Problem
+from auditpipeline.control import published
+from auditpipeline.control.facts import Facts
 from auditpipeline.control.kube import Conflict
 from auditpipeline.control.pace import patience, pipeline_figures
+from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
-from auditpipeline.control.rounds import SETTLING, Halt, Round
-from auditpipeline.control.status import conditions, status
-from auditpipeline.control.steps import expire, losses, parse, place, prune, refresh, register, secrets, upstream
+from auditpipeline.control.rounds import Halt, Round
+from auditpipeline.control.status import status
+from auditpipeline.control.steps import (
+    expire,
+    losses,
+    parse,
+    place,
+    prune,
+    refresh,
+    register,
+    registered,
+    secrets,
+    upstream,
+)
+from auditpipeline.control.trouble import GRACE, is_forgivable, problem_of
 from auditpipeline.control.workload import children, observe
-from auditpipeline.control.world import BeingDeleted, World
+from auditpipeline.control.world import BeingDeleted, World, pipeline_key
 
 log = structlog.get_logger()
 
-STEPS: tuple[Callable[[Round], Awaitable[None]], ...] = (
-    parse,
-    expire,
-    place,
-    secrets,
-    children,
-    register,
-    upstream,
-    losses,
-    prune,
-    refresh,
-    observe,
-)
+Step = Callable[[Round], Awaitable[None]]
+ACT: tuple[Step, ...] = (parse, expire, place, secrets, children, register, prune, refresh)
+LOOK: tuple[Step, ...] = (registered, upstream, losses, observe)
 
 
 async def reconcile(world: World, recorder: Recorder, name: str) -> float | None:
-    """Bring one pipeline up to date; seconds until it wants to be looked at again, None where an event will tell."""
-    body = await world.kube.get(PIPELINES, name)
+    """Bring one pipeline up to date; seconds until it wants to be looked at again, None where an event will tell.
+
+    Raises what a step ended with, after the status was written, so that the work queue counts it and tries again.
+    """
+    try:
+        body = await world.kube.get(PIPELINES, name)
+    except Exception:
+        # Nobody can be told anything meanwhile; how long it is forgiven begins when the API server answers.
+        world.troubles.pop(name, None)
+        raise
     if body is None:
         world.forget(name)
         return None
     if "deletionTimestamp" in body["metadata"]:
         return None
-    this = Round(world, body, Facts(body["metadata"].get("generation", 0), world.clock()))
-    await _take_steps(this)
+    this = Round(world, body, Facts(body["metadata"].get("generation", 0), world.clock()), published.of(body))
+    acted, looked = await _act(this), await _look(this)
+    error = acted or looked
+    _note(this, error)
     await _write_status(this, recorder)
+    if error is not None and not isinstance(error, (Halt, BeingDeleted)):
+        raise error
     return this.again
 
 
-async def _take_steps(this: Round) -> None:
+async def _act(this: Round) -> Exception | None:
+    """Have everything be as it should; what ended it."""
     try:
-        for step in STEPS:
+        for step in ACT:
             await step(this)
-    except BeingDeleted as error:
-        this.facts.waiting = Problem("BeingDeleted", str(error))
-        this.look_again(error.after or SETTLING)
-    except Halt as halt:
-        if halt.stalled:
-            this.facts.stalled = halt.problem
-        else:
-            this.facts.waiting = halt.problem
-        if halt.again is not None:
-            this.look_again(halt.again)
+    except Exception as error:
+        # Whatever it was becomes a condition; a Halt or the work queue says when it is tried again.
+        return error
+    return None
+
+
+async def _look(this: Round) -> Exception | None:
+    """Find out what is so; the first error of a step."""
+    first: Exception | None = None
+    for step in LOOK if this.parsed else ():
+        try:
+            await step(this)
+        except Exception as error:
+            # One thing that cannot be looked at hides no other; it keeps what it said.
+            first = first or error
+    return first
+
+
+def _note(this: Round, error: Exception | None) -> None:
+    """What is said of the error that ended the round; nothing for as long as it is forgiven."""
+    world, now = this.world, this.facts.now.timestamp()
+    if error is None:
+        world.troubles.pop(this.name, None)
+        return
+    if isinstance(error, Halt) and error.again is not None:
+        this.look_again(error.again)
+    if isinstance(error, BeingDeleted):
+        this.look_again(error.after or 1.0)
+    left = world.troubles.setdefault(this.name, now) + GRACE - now
+    if is_forgivable(error) and left > 0 and this.is_known:
+        world.wake(pipeline_key(this.name), left)
+        return
+    problem, stalled = problem_of(error)
+    if stalled:
+        this.facts.stalled = problem
+    else:
+        this.facts.waiting = problem
 
 
 async def _write_status(this: Round, recorder: Recorder) -> None:
     """The one place that writes a status; how soon says `pace`."""
-    world, old = this.world, this.body.get("status") or {}
+    world, old = this.world, this.previous
     new = status(this.facts, old)
-    world.ready[this.name] = conditions(this.facts)["Ready"].status == "True"
-    if new == {key: old[key] for key in new if key in old}:
-        return
-    now = this.facts.now.timestamp()
-    wait = patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
+    world.ready[this.name] = published.is_ready(new)
+    wait = (
+        None if new == old else patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
+    )
     if wait is None:
         return
-    left = world.written.get(this.name, 0.0) + wait - now
-    if left > 0:
+    now = this.facts.now.timestamp()
+    left = max(world.written.get(this.name, 0.0), world.began) + wait - now
+    if wait and left > 0:
         this.look_again(left)
         return
     try:
         version = this.body["metadata"].get("resourceVersion", "")
-        if await world.kube.patch_status(PIPELINES, this.name, new, version=version) is None:
-            return
+        change = published.patch(new, old)
+        stored = await world.kube.patch_status(PIPELINES, this.name, change, version=version)
     except Conflict:  # changed, or even made again, since it was read: this is not true of it
         this.look_again(0.0)
         return
-    world.written[this.name] = now
-    for reason, message, warning in transitions(new["conditions"], old.get("conditions", [])):
+    if stored is None:
+        return
+    world.written[this.name], world.published[this.name] = now, (published.of(stored), new)
+    await _tell(this, recorder, new, old)
+
+
+async def _tell(this: Round, recorder: Recorder, new: PipelineStatus, old: PipelineStatus) -> None:
+    """Events and log lines of what has changed."""
+    for reason, message, warning in transitions(new.conditions, old.conditions):
         log.info("pipeline changed", pipeline=this.name, reason=reason, message=message)
-        meta = this.body["metadata"]
-        await recorder.event(PIPELINES, meta, reason, message, warning=warning, events=world.features.events)
+        await recorder.event(
+            PIPELINES, this.body["metadata"], reason, message, warning=warning, events=this.world.features.events
+        )

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from auditpipeline.control.kube import Kube
+from auditpipeline.control.published import Condition
 from auditpipeline.control.resources import Resource
 from auditpipeline.core.errors import AuditPipelineError
 
@@ -68,23 +69,27 @@ class Recorder:
             log.warning("event not written", object=name, reason=reason, error=str(error))
 
 
-def transitions(new: Iterable[Mapping[str, Any]], old: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+def transitions(new: Iterable[Condition], old: Iterable[Condition]) -> list[tuple[str, str, bool]]:
     """Reason, message and whether it is a warning, of each condition that is told and has changed its status."""
-    before = {entry["type"]: entry for entry in old}
-    found = []
-    for entry in new:
-        known = before.get(entry["type"], {})
-        if entry["type"] not in TOLD or entry["status"] == "Unknown":
-            continue
-        if (known.get("status"), known.get("reason")) == (entry["status"], entry["reason"]):
-            continue
-        # Ready sums up the others; what they say is told once.
-        if entry["type"] == "Ready" and entry["status"] == "False" and known.get("status") != "True":
-            continue
-        good = entry["status"] == ("False" if entry["type"] in BAD else "True")
-        if entry["type"] == "AuditLoss" and good and known.get("status") != "True":
-            continue
-        waiting = entry["type"] == "SinkRegistered" and not good and known.get("status") != "True"
-        if not waiting:
-            found.append((entry["reason"], f"{entry['type']} is {entry['status']}: {entry['message']}", not good))
-    return found
+    before = {condition.type: condition for condition in old}
+    return [
+        (now.reason, f"{now.type} is {now.status}: {now.message}", not _is_good(now))
+        for now in new
+        if now.type in TOLD and _is_news(now, before.get(now.type))
+    ]
+
+
+def _is_news(now: Condition, before: Condition | None) -> bool:
+    status, reason = (before.status, before.reason) if before else ("", "")
+    if now.status == "Unknown" or (status, reason) == (now.status, now.reason):
+        return False
+    # Ready sums up the others; what they say is told once.
+    if now.type == "Ready" and now.status == "False" and status != "True":
+        return False
+    if now.type == "AuditLoss" and _is_good(now) and status != "True":
+        return False
+    return now.type != "SinkRegistered" or _is_good(now) or status == "True"
+
+
+def _is_good(condition: Condition) -> bool:
+    return condition.status == ("False" if condition.type in BAD else "True")

@@ -7,6 +7,7 @@ from typing import Any
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import Facts, PodFacts, Problem
+from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.world import World
 from auditpipeline.core.spec import Pipeline
@@ -27,13 +28,17 @@ class Halt(Exception):
 
 @dataclass
 class Round:
-    """One round for one pipeline. `pipeline` is set by the first step; `again` is the earliest next look wanted."""
+    """One round for one pipeline. `pipeline` is set by the first step; `again` is the earliest next look wanted;
+    `previous` is the status that was stored before; `is_placed`: the target namespace is one that this operator
+    serves."""
 
     world: World
     body: dict[str, Any]
     facts: Facts
+    previous: PipelineStatus = field(default_factory=PipelineStatus)
     again: float | None = None
     parsed: Pipeline | None = None
+    is_placed: bool = False
     versions: list[str] = field(default_factory=list)
     kept: set[Key] = field(default_factory=set)
     workload: Entry | None = None
@@ -54,6 +59,12 @@ class Round:
     def namespace(self) -> str:
         """The namespace of the children."""
         return names.namespace_of(self.pipeline, self.world.settings.namespace)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the stored status says of this generation whether it is Ready."""
+        ready = conditions(self.previous).get("Ready")
+        return ready is not None and ready.observed_generation == self.facts.generation
 
     def look_again(self, seconds: float) -> None:
         """Ask for another look in `seconds`, or sooner."""

@@ -4,35 +4,35 @@
     a Pod's route is Failing     --+               Reconciling while otherwise not Ready
 
 Counters are sums, and the lag the largest, over the gateway's Pods; of a Pod that does not answer the last known ones.
-Conventions as in `status`.
+Conventions as in `status`; a registration of None was not looked at since this process began, and keeps what was said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+
+from msgspec.structs import replace
 
 from auditpipeline.control.facts import Verdict
-from auditpipeline.control.status import Status, dated
+from auditpipeline.control.published import ERROR, SinkStatus, dated
+from auditpipeline.control.published import conditions as by_type
 from auditpipeline.core.report import OutputReport
-
-COUNTED = ("lagSeconds", "delivered", "dropped")
 
 
 def sink_status(
-    registration: Verdict,
+    registration: Verdict | None,
     outputs: Sequence[OutputReport],
-    previous: Mapping[str, Any],
+    previous: SinkStatus,
     generation: int,
     now: datetime,
-) -> Status:
-    """The whole status; equal to `previous` where nothing changed."""
-    figures = (
-        _figures(outputs) if outputs else {key: previous[key] for key in (*COUNTED, "lastError") if key in previous}
-    )
-    conditions = dated(sink_conditions(registration, outputs), previous.get("conditions", []), generation, now)
-    return {"observedGeneration": generation, "conditions": conditions, **figures}
+) -> SinkStatus:
+    """The whole status; equal to `previous` if nothing changed."""
+    if registration is None and previous.observed_generation == generation:
+        return previous
+    verdicts = sink_conditions(registration or Verdict("False", "GatewayPending", "not looked at yet"), outputs)
+    found = SinkStatus(generation, dated(verdicts, by_type(previous), generation, now))
+    return _with_figures(found, outputs, previous)
 
 
 def sink_conditions(registration: Verdict, outputs: Sequence[OutputReport]) -> dict[str, Verdict]:
@@ -57,11 +57,21 @@ def sink_ready(registration: Verdict, outputs: Sequence[OutputReport]) -> Verdic
     return Verdict("True", "Registered", "every gateway Pod posts events to this sink")
 
 
-def _figures(outputs: Sequence[OutputReport]) -> Status:
+def _with_figures(found: SinkStatus, outputs: Sequence[OutputReport], previous: SinkStatus) -> SinkStatus:
+    """With what the gateway's Pods count; with what they counted last, if none has answered yet."""
+    if not outputs:
+        return replace(
+            found,
+            lag_seconds=previous.lag_seconds,
+            delivered=previous.delivered,
+            dropped=previous.dropped,
+            last_error=previous.last_error,
+        )
     newest = max(outputs, key=lambda output: output.last_error_at)
-    return {
-        "lagSeconds": int(max(output.lag_seconds for output in outputs)),
-        "delivered": sum(output.delivered for output in outputs),
-        "dropped": sum(output.dropped for output in outputs),
-        "lastError": newest.last_error[:512],
-    }
+    return replace(
+        found,
+        lag_seconds=int(max(output.lag_seconds for output in outputs)),
+        delivered=sum(output.delivered for output in outputs),
+        dropped=sum(output.dropped for output in outputs),
+        last_error=newest.last_error[:ERROR],
+    )

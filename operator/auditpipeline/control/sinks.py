@@ -14,6 +14,7 @@ from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.kube import Conflict
 from auditpipeline.control.pace import patience, sink_figures
+from auditpipeline.control.published import patch
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import sink_status
 from auditpipeline.control.world import GATEWAY_KEY, World
@@ -34,18 +35,19 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     state, clock = world.gateway, world.clock()
     verdict = state.registration(name, standing.identity) if world.settings.gateway else disabled()
     new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)
-    if new == {key: standing.status[key] for key in new if key in standing.status}:
+    if new == standing.status:
         return None
     came = state.canaries
     canaries = came - standing.canaries if standing.own and standing.canaries is not None else 0
     wait = patience(sink_figures(new), sink_figures(standing.status), world.settings.status_interval, canaries)
     if wait is None:
         return None
-    left = standing.written + wait - clock.timestamp()
+    left = max(standing.written, world.began) + wait - clock.timestamp()
     if left > 0:
         return left
     try:
-        written = await world.kube.patch_status(SINKS, name, new, version=standing.version)
+        change = patch(new, standing.status)
+        written = await world.kube.patch_status(SINKS, name, change, version=standing.version)
     except Conflict:  # changed, or even made again, since it was rendered
         written, state.dirty = None, True
         world.wake(GATEWAY_KEY, state.patience)
@@ -55,6 +57,6 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     current = state.standing.get(name)
     for entry in (standing, current):  # a rendering may have come between
         if entry and entry.identity[0] == standing.identity[0]:
-            entry.status, entry.written, entry.canaries = written.get("status", new), clock.timestamp(), came
+            entry.status, entry.written, entry.canaries = new, clock.timestamp(), came
             entry.version = written["metadata"].get("resourceVersion", "")
     return None

@@ -59,6 +59,12 @@ async def ask_servers(world: World) -> float | None:
     return world.settings.canary_interval
 
 
+async def hurry_canaries(world: World) -> None:
+    """Canaries between two readings, for pipelines that wait for their first."""
+    if world.features.sinks == "crd" and world.settings.gateway:
+        await _send_canaries(world, await servers(world.kube))
+
+
 async def _send_canaries(world: World, asked: list[Server]) -> None:
     world.canary.keep_only(asked)
     for server in asked:

@@ -3,10 +3,12 @@
                  CertificateReady --+
     Stalled? --> WebhookAvailable --+--> Ready     Reconciling while neither Ready, Stalled nor suspended
                  SinkRegistered   --+
-                 UpstreamCovers, Delivering (may be Unknown: nobody can say, no event has come yet)
+                 UpstreamCovers, Delivering (may be Unknown: nobody can say)
+                 a first event or canary, ever
 
 Conventions: kstatus (sigs.k8s.io/cli-utils/pkg/kstatus) and meta/v1 Condition. Nothing is claimed that was not seen:
-what is not known is Unknown, with the reason why. `lastTransitionTime` moves only when a condition's status does.
+what cannot be known is Unknown, with the reason why. What was not looked at yet, by this round or since this process
+began, keeps what it said last, with its times. `lastTransitionTime` moves only when a condition's status does.
 """
 
 from __future__ import annotations
@@ -14,55 +16,96 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from auditpipeline.control.facts import Facts, Left, Losses, PodReport, Problem, Verdict, counting
+from auditpipeline.control.published import (
+    ERROR,
+    CanaryStatus,
+    Condition,
+    EventCounts,
+    GapStatus,
+    OutputStatus,
+    PipelineStatus,
+    dated,
+)
+from auditpipeline.control.published import conditions as by_type
 from auditpipeline.core.report import OutputReport, Report
 
-Status = dict[str, Any]
 PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
 MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
 _STATES = ("Idle", "Delivering", "Failing")
 
 
-def status(facts: Facts, previous: Mapping[str, Any]) -> Status:
-    """The whole status; equal to `previous` where nothing changed."""
-    reports = _known(facts)
-    outputs = [_output(name, reports) for name in facts.outputs] if reports else _former(facts, previous)
-    events = _events(reports, facts.given_up) if reports else previous.get("events")
-    verdicts = conditions(facts)
-    return {
-        "observedGeneration": facts.generation,
-        "conditions": dated(verdicts, previous.get("conditions", []), facts.generation, facts.now),
-        "outputs": list(outputs),
-        "outputsReady": _outputs_ready(facts, outputs),
-        **({"events": events} if events else {}),
-        **_canary(facts, previous.get("canary")),
-        **_expires(facts, previous),
-        **_gaps(facts),
-    }
+def status(facts: Facts, previous: PipelineStatus) -> PipelineStatus:
+    """The whole status; equal to `previous` if nothing changed."""
+    reports, before = _known(facts), by_type(previous)
+    first = previous.first_event_at or _proof(facts, reports, previous)
+    outputs = _outputs(facts, reports, previous)
+    parts = _parts(facts, before)
+    verdicts = _resolved(facts, parts, before, proven=first is not None)
+    kept = frozenset(kind for kind, verdict in parts.items() if verdict is None and kind in before)
+    return PipelineStatus(
+        observed_generation=facts.generation,
+        conditions=dated(verdicts, before, facts.generation, facts.now, kept),
+        outputs=outputs,
+        outputs_ready=_outputs_ready(facts, outputs, previous.outputs_ready),
+        events=_events(facts, reports, previous.events),
+        canary=_canary(facts) or previous.canary,
+        first_event_at=first,
+        expires_at=facts.expires or (previous.expires_at if facts.stalled else None),
+        gaps=_gaps(facts.losses) if facts.losses else previous.gaps,
+        loss_acknowledged=facts.acknowledged if facts.losses else previous.loss_acknowledged,
+    )
 
 
-def conditions(facts: Facts) -> dict[str, Verdict]:
+def conditions(facts: Facts, previous: PipelineStatus | None = None) -> dict[str, Verdict]:
     """Every condition's verdict, by type; Reconciling and Stalled only while they hold."""
-    parts = {
+    former = previous or PipelineStatus()
+    before, proof = by_type(former), former.first_event_at or _proof(facts, _known(facts), former)
+    return _resolved(facts, _parts(facts, before), before, proven=proof is not None)
+
+
+def _parts(facts: Facts, before: Mapping[str, Condition]) -> dict[str, Verdict | None]:
+    """What each condition but the summaries says; None if it keeps what it said before."""
+    found = {
         "CertificateReady": certificate_ready(facts),
         "WebhookAvailable": webhook_available(facts),
         "SinkRegistered": sink_registered(facts),
-        **({"UpstreamCovers": facts.upstream} if facts.upstream else {}),
+        "UpstreamCovers": facts.upstream or _not_reached(facts),
         "Delivering": delivering(facts),
-        **({"AuditLoss": audit_loss(facts.losses)} if facts.losses else {}),
+        "AuditLoss": audit_loss(facts.losses) if facts.losses else _not_reached(facts),
     }
-    summary = ready(facts, parts)
+    if _undecided(facts, found["Delivering"], before.get("Delivering")):
+        found["Delivering"] = None
+    return {
+        kind: None if kind in facts.pending else verdict for kind, verdict in found.items() if kind not in facts.absent
+    }
+
+
+def _undecided(facts: Facts, now: Verdict | None, before: Condition | None) -> bool:
+    """Whether canaries were missing before this process began, and it cannot know yet whether they still are."""
+    missing = before is not None and before.reason == "CanaryMissing"
+    return missing and facts.canary.undecided and now is not None and now.status != "False"
+
+
+def _resolved(
+    facts: Facts, parts: Mapping[str, Verdict | None], before: Mapping[str, Condition], *, proven: bool
+) -> dict[str, Verdict]:
+    said = {kind: verdict or (before[kind].verdict if kind in before else _unseen()) for kind, verdict in parts.items()}
+    summary = ready(facts, said, before.get("Ready"), proven=proven)
+    if facts.notes:
+        summary = summary._replace(message="; ".join((summary.message, *facts.notes)))
     found = {"Ready": summary}
     if facts.stalled:
         found["Stalled"] = Verdict("True", *facts.stalled)
     elif summary.status != "True" and not facts.suspended:
         found["Reconciling"] = Verdict("True", summary.reason, summary.message)
-    return found | parts
+    return found | said
 
 
-def ready(facts: Facts, parts: Mapping[str, Verdict]) -> Verdict:
+def ready(
+    facts: Facts, parts: Mapping[str, Verdict], former: Condition | None = None, *, proven: bool = True
+) -> Verdict:
     """Whether events are recorded and delivered as the spec says; its reason is that of the first thing in the way."""
     if facts.stalled:
         return Verdict("False", *facts.stalled)
@@ -74,10 +117,29 @@ def ready(facts: Facts, parts: Mapping[str, Verdict]) -> Verdict:
         verdict = parts.get(kind)
         if verdict and (verdict.status == "False" or (verdict.status == "Unknown" and kind not in MAY_BE_UNKNOWN)):
             return Verdict("False", verdict.reason, verdict.message)
-    return _configured(facts) or Verdict("True", "Ready", "events are recorded and delivered as the spec says")
+    return _configured(facts, former) or _proven(facts, proven=proven)
 
 
-def certificate_ready(facts: Facts) -> Verdict:
+def _proven(facts: Facts, *, proven: bool) -> Verdict:
+    """Everything is in place; whether anybody posts events, only an event or a canary proves."""
+    if proven or not facts.needs_proof:
+        return Verdict("True", "Ready", "events are recorded and delivered as the spec says")
+    message = (
+        "everything is in place, and neither an event nor a canary has come yet: does kube-apiserver post to the "
+        "gateway? `auditpipeline bootstrap` prints what each control-plane node needs"
+    )
+    return Verdict("False", "WaitingForEvents", message)
+
+
+def _proof(facts: Facts, reports: Iterable[Report], previous: PipelineStatus) -> datetime | None:
+    """When it was first seen that events come, if this round or a former one has seen it."""
+    if previous.canary:
+        return previous.canary.last_seen
+    came = any(report.events.received for report in reports) or bool(previous.events and previous.events.received)
+    return facts.now.replace(microsecond=0) if came or facts.canary.seen else None
+
+
+def certificate_ready(facts: Facts) -> Verdict | None:
     """Whether the receivers have a certificate to serve with."""
     if facts.certificate is None:
         return _not_reached(facts)
@@ -85,7 +147,7 @@ def certificate_ready(facts: Facts) -> Verdict:
     return Verdict("True", "Issued", f"the serving certificate is good until {until}, and is renewed before that")
 
 
-def webhook_available(facts: Facts) -> Verdict:
+def webhook_available(facts: Facts) -> Verdict | None:
     """Whether at least one receiver takes events, with all that its outputs need."""
     if facts.missing_secrets:
         return Verdict("False", "SecretMissing", "; ".join(facts.missing_secrets))
@@ -110,15 +172,17 @@ def _obstacle(facts: Facts, wanted: int, count: int) -> Problem:
     return problems[0] if problems else Problem("PodsPending", f"{count} of {wanted} Pods are ready: waiting for them")
 
 
-def sink_registered(facts: Facts) -> Verdict:
+def sink_registered(facts: Facts) -> Verdict | None:
     """Whether whoever posts the events knows of this pipeline."""
     if facts.suspended:
         return Verdict("False", "Suspended", "spec.suspend is true: the AuditSink is removed")
     return facts.sink or _not_reached(facts)
 
 
-def delivering(facts: Facts) -> Verdict:
+def delivering(facts: Facts) -> Verdict | None:
     """Whether events reach every output; Unknown until the first one came."""
+    if facts.reports is None:
+        return _not_reached(facts)
     counting = _counting(facts)
     reports = [entry.report for entry in counting if entry.report]
     for name in facts.outputs:
@@ -131,7 +195,8 @@ def delivering(facts: Facts) -> Verdict:
         return Verdict("False", "EventsLeft", _left(stranded))
     silent = [entry for entry in counting if entry.report is None]
     if silent:
-        return Verdict("Unknown", "PodUnreachable", _silent(silent))
+        asked_once = all(entry.pod in facts.unheard for entry in silent)
+        return None if asked_once else Verdict("Unknown", "PodUnreachable", _silent(silent))
     if not reports:
         return Verdict("Unknown", "NoPodRunning", "no Pod runs that could say so")
     return _arriving(facts, reports)
@@ -171,8 +236,10 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _configured(facts: Facts) -> Verdict | None:
+def _configured(facts: Facts, former: Condition | None) -> Verdict | None:
     """Why a receiver does not run the newest configuration, if one does not, or cannot be known to."""
+    if facts.reports is None:
+        return _as_before(facts, former)
     if not facts.reports:
         return Verdict("False", "ConfigurationPending", "no Pod runs that could say which configuration is in force")
     for entry in facts.reports:
@@ -180,21 +247,32 @@ def _configured(facts: Facts) -> Verdict | None:
             message = f"Pod {entry.pod} keeps its former configuration: {entry.report.config_error}"
             return Verdict("False", "ConfigurationRefused", message)
     behind = [entry.pod for entry in facts.reports if entry.report and facts.config != entry.report.config]
-    if behind:
+    if behind and facts.config:
         return Verdict("False", "ConfigurationPending", f"{', '.join(behind)}: not yet on the newest configuration")
     silent = [entry for entry in _counting(facts) if entry.report is None]
-    if silent:
+    if any(entry.pod not in facts.unheard for entry in silent):
         return Verdict(
             "False", "ConfigurationPending", f"{_silent(silent)}; whether it runs what is wanted is not known"
         )
-    return None
+    return _as_before(facts, former) if silent or not facts.config else None
 
 
-def _not_reached(facts: Facts) -> Verdict:
-    problem = facts.stalled or facts.waiting
-    if problem:
-        return Verdict("Unknown", problem.reason, f"not looked at: {problem.message}")
+def _as_before(facts: Facts, former: Condition | None) -> Verdict:
+    """What Ready said of this generation, if it was not looked at now."""
+    if former and former.observed_generation == facts.generation:
+        return former.verdict
+    return Verdict("False", "Reconciling", "not looked at yet")
+
+
+def _unseen() -> Verdict:
+    """What is said of a condition that was never looked at."""
     return Verdict("Unknown", "Reconciling", "not looked at yet")
+
+
+def _not_reached(facts: Facts) -> Verdict | None:
+    """Unknown, if something is in the way; else it was not looked at, and nothing new can be said."""
+    problem = facts.stalled or facts.waiting
+    return Verdict("Unknown", problem.reason, f"not looked at: {problem.message}") if problem else None
 
 
 def _left(entries: list[Left]) -> str:
@@ -213,12 +291,12 @@ def _silent(entries: list[PodReport]) -> str:
 
 def _counting(facts: Facts) -> list[PodReport]:
     """The reports; of Pods that are forgiven a look, the last ones."""
-    return counting(facts.reports, facts.last_reports, facts.forgiven)
+    return counting(facts.reports or (), facts.last_reports, facts.forgiven)
 
 
 def _known(facts: Facts) -> list[Report]:
     """The newest report of each Pod; of a Pod that cannot be asked now, the last one it gave."""
-    fresh = {entry.pod: entry.report for entry in facts.reports if entry.report}
+    fresh = {entry.pod: entry.report for entry in facts.reports or () if entry.report}
     return list((facts.last_reports | fresh).values())
 
 
@@ -226,92 +304,61 @@ def _of(name: str, reports: Iterable[Report]) -> list[OutputReport]:
     return [output for report in reports for output in report.outputs if output.name == name]
 
 
-def _output(name: str, reports: list[Report]) -> Status:
+def _outputs(facts: Facts, reports: list[Report], previous: PipelineStatus) -> tuple[OutputStatus, ...]:
+    """What is known of the outputs; what was known last, if some Pod has not been heard since this process began."""
+    known = {output.name: output for output in previous.outputs}
+    if not facts.outputs:
+        return previous.outputs
+    if facts.unheard or not reports:
+        return tuple(known.get(name, OutputStatus(name)) for name in facts.outputs)
+    return tuple(_output(name, reports) for name in facts.outputs)
+
+
+def _output(name: str, reports: list[Report]) -> OutputStatus:
     found = _of(name, reports)
     if not found:
-        return {"name": name}
+        return OutputStatus(name)
     newest = max(found, key=lambda output: output.last_error_at)
-    return {
-        "name": name,
-        "state": max((output.state for output in found), key=_STATES.index),
-        "lagSeconds": int(max(output.lag_seconds for output in found)),
-        "delivered": sum(output.delivered for output in found),
-        "lastError": newest.last_error[:512],
-    }
+    return OutputStatus(
+        name,
+        state=max((output.state for output in found), key=_STATES.index),
+        lag_seconds=int(max(output.lag_seconds for output in found)),
+        delivered=sum(output.delivered for output in found),
+        last_error=newest.last_error[:ERROR],
+    )
 
 
-def _former(facts: Facts, previous: Mapping[str, Any]) -> list[Status]:
-    """What was last known of the outputs, where no Pod has ever reported since this process began."""
-    known = {entry["name"]: entry for entry in previous.get("outputs", [])}
-    return [known.get(name, {"name": name}) for name in facts.outputs] if facts.outputs else list(known.values())
+def _events(facts: Facts, reports: list[Report], before: EventCounts | None) -> EventCounts | None:
+    if facts.unheard or not reports:
+        return before
+    return EventCounts(
+        received=sum(report.events.received for report in reports),
+        delivered=sum(report.events.delivered for report in reports),
+        dropped=sum(report.events.dropped for report in reports) + facts.given_up,
+    )
 
 
-def _events(reports: list[Report], given_up: int) -> Status:
-    found = {
-        field: sum(getattr(report.events, field) for report in reports)
-        for field in ("received", "delivered", "dropped")
-    }
-    return {**found, "dropped": found["dropped"] + given_up}
-
-
-def _gaps(facts: Facts) -> Status:
+def _gaps(losses: Losses) -> tuple[GapStatus, ...]:
     """From when to when evidence may be missing."""
-    if facts.losses is None or not facts.losses.gaps:
-        return {}
-    return {
-        "gaps": [
-            {
-                "from": _time(gap.begins),
-                "to": _time(math.ceil(gap.ends)),
-                "reason": gap.cause,
-                "server": gap.server,
-                **({"events": gap.events} if gap.events else {}),
-            }
-            for gap in facts.losses.gaps
-        ]
-    }
+    return tuple(
+        GapStatus(_at(gap.begins), _at(math.ceil(gap.ends)), gap.cause, gap.server, gap.events) for gap in losses.gaps
+    )
 
 
-def _expires(facts: Facts, previous: Mapping[str, Any]) -> Status:
-    """When the pipeline deletes itself; null takes a former time away (the status is merged)."""
-    if facts.expires:
-        return {"expiresAt": facts.expires.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    if facts.stalled and "expiresAt" in previous:
-        return {"expiresAt": previous["expiresAt"]}
-    return {"expiresAt": None} if previous.get("expiresAt") else {}
-
-
-def _canary(facts: Facts, before: Mapping[str, Any] | None) -> Status:
+def _canary(facts: Facts) -> CanaryStatus | None:
     """The newest canary."""
     seen = facts.canary.seen
-    if seen is None:
-        return {"canary": before} if before else {}
-    return {"canary": {"lastSeen": _time(seen.at), "latencySeconds": round(seen.latency, 1)}}
+    return CanaryStatus(_at(seen.at), round(seen.latency, 1)) if seen else None
 
 
-def _outputs_ready(facts: Facts, outputs: Iterable[Mapping[str, Any]]) -> str:
+def _outputs_ready(facts: Facts, outputs: Iterable[OutputStatus], before: str | None) -> str | None:
     """Of what cannot be asked, nothing is claimed to be good."""
+    if before and facts.outputs and (facts.reports is None or facts.unheard) and not (facts.stalled or facts.waiting):
+        return before
     asked = any(entry.report for entry in _counting(facts))
-    good = sum(entry.get("state") in ("Idle", "Delivering") for entry in outputs) if asked else 0
+    good = sum(output.state in ("Idle", "Delivering") for output in outputs) if asked else 0
     return f"{good}/{len(facts.outputs)}"
 
 
-def dated(verdicts: Mapping[str, Verdict], before: list[Status], generation: int, now: datetime) -> list[Status]:
-    """The conditions of these verdicts, where those `before` say since when."""
-    known = {entry.get("type"): entry for entry in before}
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    found = []
-    for kind, verdict in verdicts.items():
-        old = known.get(kind, {})
-        since = old.get("lastTransitionTime", stamp) if old.get("status") == verdict.status else stamp
-        found.append(
-            {
-                "type": kind,
-                "status": verdict.status,
-                "observedGeneration": generation,
-                "lastTransitionTime": since,
-                "reason": verdict.reason,
-                "message": verdict.message[:1024],
-            }
-        )
-    return found
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(int(seconds), UTC)

@@ -6,7 +6,6 @@ A step asks and writes what it is named after, notes in the Facts what it found,
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import structlog
 
@@ -15,6 +14,7 @@ from auditpipeline.control.facts import Losses, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.published import Acknowledged
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
@@ -28,6 +28,8 @@ log = structlog.get_logger()
 
 SECRET_RETRY = 3.0
 LOSS_TOLD = timedelta(hours=24)
+LEAST_LIFETIME, LONGEST_LIFETIME = 60.0, 8760 * 3600.0
+"""Seconds: a pipeline that is gone before anybody sees it, and times that no clock can tell, are slips of the pen."""
 _UNSEEN = (
     "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file: let kube-apiserver run with "
     f"policy.yaml of ConfigMap {names.STATIC_POLICY}, or hold its file against the pipelines with "
@@ -37,6 +39,8 @@ _UNSEEN = (
 
 async def parse(this: Round) -> None:
     """The object as a typed value."""
+    this.facts.absent = _absent(this.world)
+    this.facts.needs_proof = this.world.features.sinks != "builtin"
     try:
         this.parsed = parse_pipeline(this.body)
     except Invalid as error:
@@ -53,7 +57,12 @@ async def expire(this: Round) -> None:
     if after is None:
         return
     created = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp)
-    this.facts.expires = created + timedelta(seconds=parse_seconds(after, "spec.expireAfter"))
+    seconds = parse_seconds(after, "spec.expireAfter")
+    lifetime = min(max(seconds, LEAST_LIFETIME), LONGEST_LIFETIME)
+    if lifetime != seconds:
+        taken = "1m" if lifetime == LEAST_LIFETIME else "8760h"
+        this.facts.notes.append(f"spec.expireAfter ({after}) is taken as {taken}: say 1m to 8760h")
+    this.facts.expires = (created + timedelta(seconds=lifetime)).replace(microsecond=0)
     left = (this.facts.expires - this.facts.now).total_seconds()
     if left > 0:
         this.look_again(left)
@@ -66,6 +75,7 @@ async def expire(this: Round) -> None:
 async def place(this: Round) -> None:
     """The target namespace is one that this operator serves."""
     if this.namespace in this.world.settings.namespaces:
+        this.is_placed = True
         return
     await namespace_exists(this)
     message = f"the operator does not serve namespace {this.namespace}: add it to targetNamespaces of the chart"
@@ -92,8 +102,6 @@ async def register(this: Round) -> None:
     if features.sinks == "absent":
         # Where the kind is gone so is the AuditSink; where it is not, the gateway's place in its spool would go.
         this.kept.add((SINKS.plural, "", names.child(this.name)))
-        message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
-        this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
         return
     if this.pipeline.spec.suspend:
         return
@@ -102,7 +110,7 @@ async def register(this: Round) -> None:
     this.kept.add(key)
     before = world.applied.get(key)
     try:
-        entry = await ensure(world, manifest)
+        await ensure(world, manifest)
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:
@@ -110,8 +118,22 @@ async def register(this: Round) -> None:
     if world.applied.get(key) != before:
         world.gateway.dirty = True
         world.wake(GATEWAY_KEY, world.gateway.patience)
-    this.facts.sink = _registration(world, names.child(this.name), entry.identity)
-    this.facts.given_up = sum(output.dropped for output in world.gateway.outputs(names.child(this.name)))
+
+
+async def registered(this: Round) -> None:
+    """Whether whoever posts the events knows of this pipeline's AuditSink as it is."""
+    world, sink = this.world, names.child(this.name)
+    this.facts.given_up = sum(output.dropped for output in world.gateway.outputs(sink))
+    if world.features.sinks == "absent":
+        message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
+        this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
+        return
+    entry = world.seen.entries.get((SINKS.plural, "", sink))
+    if entry is None or entry.owner != this.pipeline.metadata.uid:
+        return
+    this.facts.sink = _registration(world, sink, entry.identity)
+    if this.facts.sink is None:
+        this.facts.pending.add("SinkRegistered")
 
 
 async def upstream(this: Round) -> None:
@@ -129,28 +151,42 @@ async def upstream(this: Round) -> None:
         this.facts.upstream = Verdict("Unknown", "StaticPolicyUnknown", _UNSEEN)
         return
     this.facts.upstream = world.upstream.verdict(this.name)
+    if this.facts.upstream is None:
+        this.facts.pending.add("UpstreamCovers")
 
 
 async def losses(this: Round) -> None:
     """What the API servers' audit lost since the pipeline was made; a loss is told for LOSS_TOLD, or acknowledged."""
     world = this.world
-    if world.features.sinks == "builtin" or not world.settings.gateway:
+    if "AuditLoss" in this.facts.absent:
+        return
+    if not world.losses.recalled:
+        this.facts.pending.add("AuditLoss")
         return
     made = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp).timestamp()
     gaps = tuple(gap for gap in world.losses.gaps if gap.ends > made)
-    until = max(_acknowledged(this.body), (this.facts.now - LOSS_TOLD).timestamp())
+    until = max(_acknowledged(this), (this.facts.now - LOSS_TOLD).timestamp())
     told = tuple(gap for gap in gaps if gap.events and gap.ends > until)
     this.facts.losses = Losses(gaps, told, world.losses.read)
 
 
-def _acknowledged(body: dict[str, Any]) -> float:
-    """Until when somebody has acknowledged losses; what is no time acknowledges none."""
-    text = (body["metadata"].get("annotations") or {}).get(names.ACKNOWLEDGED, "")
+def _acknowledged(this: Round) -> float:
+    """Until when somebody has acknowledged losses; what is no time acknowledges none. Nobody knows of what is yet to
+    come: of a time in the future counts when it was first seen, which the status keeps."""
+    text = (this.body["metadata"].get("annotations") or {}).get(names.ACKNOWLEDGED, "")
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return 0.0
-    return found.timestamp() if found.tzinfo else 0.0
+    if not found.tzinfo:
+        return 0.0
+    known, now = this.previous.loss_acknowledged, this.facts.now.replace(microsecond=0)
+    if known is None or known.annotation != text:
+        if found <= now:
+            return found.timestamp()
+        known = Acknowledged(text, now)
+    this.facts.acknowledged = known
+    return known.until.timestamp()
 
 
 async def prune(this: Round) -> None:
@@ -205,7 +241,14 @@ def _ask(this: Round, policy: PipelinePolicy | None) -> None:
         world.wake(STATIC_KEY, world.upstream.patience)
 
 
-def _registration(world: World, sink: str, now: Identity) -> Verdict:
+def _absent(world: World) -> frozenset[str]:
+    """The conditions of which there is nothing to say on this cluster."""
+    if world.features.sinks == "builtin":
+        return frozenset({"UpstreamCovers", "AuditLoss"})
+    return frozenset() if world.settings.gateway else frozenset({"AuditLoss"})
+
+
+def _registration(world: World, sink: str, now: Identity) -> Verdict | None:
     if world.features.sinks == "builtin":
         return Verdict("True", "Registered", "kube-apiserver posts events to this pipeline")
     if not world.settings.gateway:

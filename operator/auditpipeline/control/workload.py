@@ -14,7 +14,7 @@ from auditpipeline.control.resources import CLAIMS, STATEFULSETS
 from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.steps import forbidden, namespace_exists, sink_token
-from auditpipeline.control.world import ensure
+from auditpipeline.control.world import CANARY_KEY, ensure
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
 
@@ -23,6 +23,8 @@ log = structlog.get_logger()
 _FIXED = ("updates to statefulset spec", "volumeClaimTemplates")
 """How API servers say that a field of a StatefulSet cannot be changed, before 1.37 and from then on."""
 CLAIM_RETRY = 10.0
+PROOF_RETRY = 1.0
+"""Seconds between canaries while a new pipeline waits for its first: Ready waits with it."""
 PROBES_A_SECOND = 20.0
 
 
@@ -53,14 +55,18 @@ async def children(this: Round) -> None:
 
 async def observe(this: Round) -> None:
     """What the Pods do: the StatefulSet's own status, claims that do not bind, and each Pod's report."""
-    world, facts, pods = this.world, this.facts, this.pods()
-    facts.pods = pods
-    facts.workload = this.workload.facts if this.workload and isinstance(this.workload.facts, Workload) else None
+    world, facts = this.world, this.facts
+    if not this.is_placed or this.namespace in world.closed:
+        return
+    pods = facts.pods = this.pods()
+    entry = world.seen.entries.get((STATEFULSETS.plural, this.namespace, names.child(this.name)))
+    ours = entry is not None and entry.owner == this.pipeline.metadata.uid
+    facts.workload = entry.facts if entry and ours and isinstance(entry.facts, Workload) else None
     facts.reports = await ask(world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
     world.canary.take(this.name, [entry.report for entry in facts.reports if entry.report])
     facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
-    _hear(known, facts)
+    _hear(known, world.unheard.setdefault(this.name, {}), facts)
     await _forget_unwanted(this, known)
     facts.last_reports = {pod: heard.report for pod, heard in known.items()}
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
@@ -78,10 +84,18 @@ async def _forget_unwanted(this: Round, known: dict[str, Heard]) -> None:
     await find_left(this, left)
 
 
-def _hear(known: dict[str, Heard], facts: Facts) -> None:
-    """One look may be missed, by a Pod that ran what is wanted when it was last heard."""
-    silent = hear(known, facts.reports, {pod.name: pod.uid for pod in facts.pods})
+def _hear(known: dict[str, Heard], unheard: dict[str, int], facts: Facts) -> None:
+    """One look may be missed: by a Pod that ran what is wanted when it was last heard, and by one that this process
+    asks for the first time. `unheard` counts the looks that Pods have missed that were never heard, by UID."""
+    uids = {pod.name: pod.uid for pod in facts.pods}
+    reports = facts.reports or []
+    silent = hear(known, reports, uids)
     facts.forgiven = frozenset(pod for pod in silent if known[pod].report.config == facts.config)
+    missed = {uids[entry.pod]: entry.pod for entry in reports if entry.report is None and entry.pod not in known}
+    for uid in set(unheard) - missed.keys():
+        del unheard[uid]
+    unheard.update({uid: unheard.get(uid, 0) + 1 for uid in missed})
+    facts.unheard = frozenset(pod for uid, pod in missed.items() if unheard[uid] == 1)
 
 
 def _canary(this: Round) -> CanaryFacts:
@@ -89,13 +103,15 @@ def _canary(this: Round) -> CanaryFacts:
     world = this.world
     starts = {reading.server.name: reading.start for reading in world.upstream.readings if not reading.error}
     asked = world.features.sinks == "crd" and world.settings.gateway
-    return world.canary.look(
-        this.name,
-        registered=this.facts.sink is not None and this.facts.sink.status == "True",
-        emitting=world.upstream.emitting | world.canary.proven(starts) if asked else (),
-        now=this.facts.now.timestamp(),
-        period=world.settings.canary_interval,
+    emitting = world.upstream.emitting | world.canary.proven(starts) if asked else frozenset[str]()
+    registered = this.facts.sink is not None and this.facts.sink.status == "True"
+    now = this.facts.now.timestamp()
+    found = world.canary.look(
+        this.name, registered=registered, emitting=emitting, now=now, period=world.settings.canary_interval
     )
+    if asked and registered and not found.seen and world.canary.is_new(this.name, now):
+        world.wake(CANARY_KEY, PROOF_RETRY)
+    return found._replace(undecided=found.undecided and asked and (bool(emitting) or not world.upstream.ran))
 
 
 async def _certified(this: Round) -> desired.Certified:
@@ -148,7 +164,7 @@ async def _pending_claims(this: Round) -> list[str]:
 
 def _plan_next_look(this: Round) -> None:
     """Pods are asked again soon while they settle, else every `status_interval`, and never too many in a second."""
-    reports, settings = this.facts.reports, this.world.settings
+    reports, settings = this.facts.reports or [], this.world.settings
     if not reports:
         return
     asked = sum(len(known) for known in this.world.reports.values())

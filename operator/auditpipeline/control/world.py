@@ -23,6 +23,7 @@ from auditpipeline.control.kube import Kube
 from auditpipeline.control.left import LeftState
 from auditpipeline.control.loss import LossState
 from auditpipeline.control.probe import Prober
+from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.resources import Features, Resource
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
@@ -38,6 +39,7 @@ RESYNC_KEY = "resync"
 RELIST_KEY = "relist"
 STATIC_KEY = "static"
 API_SERVERS_KEY = "apiservers"
+CANARY_KEY = "canary"
 
 AT_ONCE, CALM, LONGEST = 3, 600.0, 300.0
 """How often additions that come back are taken away at once; seconds without any, after which this counts anew; and
@@ -56,8 +58,11 @@ def pipeline_key(name: str) -> str:
 @dataclass
 class World:
     """`applied` holds, for each child, the digest of what we applied and the fingerprint that it left. `closed` are
-    namespaces that the operator was given but may not read. `fights` says of a child how often in a row additions of
-    others were taken away, and when last. `wake(key, seconds)` puts a key into the work queue."""
+    namespaces that the operator was given but may not read. `began` is when this process began to work, in seconds
+    since the epoch; `troubles` since when the rounds of a pipeline end with an error; `unheard` how many looks its Pods
+    have missed that were never heard, by UID. `published` has what an API server made of a status that was written, and
+    that status. `fights` says of a child how often in a row additions of others were
+    taken away, and when last. `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -76,12 +81,24 @@ class World:
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Heard]] = field(default_factory=dict)
     left: dict[str, LeftState] = field(default_factory=dict)
+    began: float = 0.0
+    troubles: dict[str, float] = field(default_factory=dict)
+    unheard: dict[str, dict[str, int]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
+    published: dict[str, tuple[PipelineStatus, PipelineStatus]] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
-        for memory in (self.reports, self.left, self.written, self.ready):
+        for memory in (
+            self.reports,
+            self.left,
+            self.written,
+            self.published,
+            self.ready,
+            self.troubles,
+            self.unheard,
+        ):
             memory.pop(name, None)
         self.canary.forget(name)
         if self.upstream.drop(name):
