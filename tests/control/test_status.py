@@ -10,7 +10,7 @@ import pytest
 
 from auditpipeline.control import status as status_module
 from auditpipeline.control.canary import CanaryFacts, Seen
-from auditpipeline.control.facts import Facts, Left, PodFacts, PodReport, Problem, Truth, Verdict, Workload
+from auditpipeline.control.facts import Facts, Left, Losses, PodFacts, PodReport, Problem, Truth, Verdict, Workload
 from auditpipeline.control.published import PipelineStatus, decode, patch
 from auditpipeline.control.recorder import transitions
 from auditpipeline.control.status import conditions
@@ -19,6 +19,7 @@ from auditpipeline.core.report import Events, OutputReport, Report
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 1, 13, tzinfo=UTC)
 REGISTERED = Verdict("True", "Registered", "")
+COVERED = Verdict("True", "Covered", "")
 
 
 def status(facts: Facts, previous: dict[str, Any]) -> dict[str, Any]:
@@ -204,6 +205,77 @@ def test_one_look_missed_changes_nothing() -> None:
     """No condition, and no output that would not be known to be good."""
     before = status(good(), {})
     assert status(good(**missed()), before) == before
+
+
+def test_what_was_not_looked_at_yet_keeps_what_it_said() -> None:
+    """An operator that has just started knows of no gateway, static policy, counter or Pod; nothing moves."""
+    before = status(good(upstream=COVERED, losses=Losses(), absent=frozenset()), {})
+    unseen = good(
+        now=LATER,
+        sink=None,
+        upstream=None,
+        losses=None,
+        absent=frozenset(),
+        pending={"SinkRegistered", "UpstreamCovers", "AuditLoss"},
+        reports=silent(),
+        unheard=frozenset({"audit-security-0"}),
+    )
+    assert status(unseen, before) == before
+
+
+def test_a_round_whose_error_is_forgiven_keeps_everything() -> None:
+    """Nothing was found, and nothing is said to be in the way."""
+    before = status(good(), {})
+    assert (
+        status(good(now=LATER, certificate=None, workload=None, sink=None, reports=None, config=""), before) == before
+    )
+
+
+def test_what_was_not_looked_at_is_never_ready_for_another_generation() -> None:
+    """What was said speaks of the spec before."""
+    before = status(good(), {})
+    made = status(good(generation=4, certificate=None, workload=None, sink=None, reports=None, config=""), before)
+    ready = next(entry for entry in made["conditions"] if entry["type"] == "Ready")
+    assert (ready["status"], ready["observedGeneration"]) == ("False", 4)
+    kept = next(entry for entry in made["conditions"] if entry["type"] == "SinkRegistered")
+    assert (kept["status"], kept["observedGeneration"]) == ("True", 3)
+
+
+def test_canaries_that_were_missing_stay_so_until_one_comes_or_three_could_not() -> None:
+    """An operator that has just started has missed none yet, and has seen none either."""
+    before = status(good(canary=CanaryFacts(("kube-apiserver",))), {})
+    assert status(good(now=LATER, canary=CanaryFacts(undecided=True)), before) == before
+    assert status(good(now=LATER, canary=SEEN), before)["conditions"][0]["status"] == "True"
+
+
+def test_ready_waits_for_one_proof_and_for_no_second() -> None:
+    """An event or a canary; an operator that starts again, or a Pod whose counters begin anew, needs no other."""
+    waiting = status(good(reports=[PodReport("p", report(0))]), {})
+    assert "firstEventAt" not in waiting
+    proven = status(good(reports=[PodReport("p", report(1))]), waiting)
+    assert proven["firstEventAt"] == "2026-01-01T12:00:00Z"
+    later = status(good(now=LATER, reports=[PodReport("p", report(0))]), proven)
+    assert later["firstEventAt"] == proven["firstEventAt"]
+    assert [entry["status"] for entry in later["conditions"] if entry["type"] == "Ready"] == ["True"]
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"events": {"received": 7, "delivered": 7, "dropped": 0}},
+        {"canary": {"lastSeen": "2026-01-01T11:00:00Z", "latencySeconds": 0.4}},
+    ],
+)
+def test_a_pipeline_of_a_former_release_has_its_proof_in_its_counters(former: dict[str, Any]) -> None:
+    """It does not turn not Ready by an upgrade."""
+    made = status(good(reports=[PodReport("p", report(0))]), former)
+    assert [entry["status"] for entry in made["conditions"] if entry["type"] == "Ready"] == ["True"]
+
+
+def test_a_note_stands_beside_whatever_ready_says() -> None:
+    """It concerns the spec, and not what runs."""
+    message = conditions(good(notes=["spec.expireAfter (0s) is taken as 1m"]))["Ready"].message
+    assert message.endswith("as the spec says; spec.expireAfter (0s) is taken as 1m")
 
 
 def test_the_end_of_a_debug_pipeline_is_told_and_taken_back() -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
 import pytest
 
-from auditpipeline.control import steps
+from auditpipeline.control import names, steps
 from auditpipeline.control.facts import Facts
+from auditpipeline.control.loss import Gap, LossState
+from auditpipeline.control.published import Acknowledged, PipelineStatus
 from auditpipeline.control.resources import SINKS, Features
 from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import entry_of, key_of
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
+
+MADE = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = MADE + timedelta(days=1)
+
+
+async def round_of(body: dict[str, Any], previous: PipelineStatus | None = None, now: datetime = MADE) -> Round:
+    """A round that has parsed its pipeline."""
+    this = Round(await world(Answers()), body, Facts(3, now), previous or PipelineStatus())
+    await steps.parse(this)
+    return this
 
 
 @pytest.mark.parametrize(("sinks", "suspend", "gone"), [("absent", False, False), ("crd", True, True)])
@@ -28,3 +43,35 @@ async def test_a_sink_is_pruned_for_a_suspension_and_never_because_its_kind_is_n
     for step in (steps.parse, steps.register, steps.prune):
         await step(this)
     assert (("auditsinks", "audit-a") in kube.deleted) is gone
+
+
+@pytest.mark.parametrize(("after", "lifetime"), [("0s", 60), ("2h", 7200), ("99999999h", 8760 * 3600)])
+async def test_a_lifetime_that_is_a_slip_of_the_pen_is_taken_as_the_nearest_that_is_none(
+    after: str, lifetime: int
+) -> None:
+    """An object that an older release has stored deletes itself neither at once nor with an overflow."""
+    this = await round_of(bodies.pipeline(expireAfter=after))
+    this.facts.now = MADE
+    await steps.expire(this)
+    assert this.facts.expires == MADE + timedelta(seconds=lifetime)
+    assert bool(this.facts.notes) == (after != "2h")
+
+
+async def test_nobody_acknowledges_losses_that_are_yet_to_come() -> None:
+    """A time in the future counts as when it was first seen, also for the next operator."""
+    body = bodies.pipeline()
+    body["metadata"]["annotations"] = {names.ACKNOWLEDGED: "9999-01-01T00:00:00Z"}
+    gap = Gap("one", "Dropped", LATER.timestamp(), LATER.timestamp() + 60, 7)
+    this = await round_of(body, now=LATER)
+    this.world.losses = LossState(gaps=[gap], recalled=True)
+    await steps.losses(this)
+    assert this.facts.losses is not None
+    assert this.facts.losses.open == (gap,)
+    known = this.facts.acknowledged
+    assert known == Acknowledged("9999-01-01T00:00:00Z", LATER)
+    after = await round_of(body, PipelineStatus(loss_acknowledged=known), LATER + timedelta(hours=1))
+    after.world.losses = LossState(gaps=[gap], recalled=True)
+    await steps.losses(after)
+    assert after.facts.losses is not None
+    assert after.facts.losses.open == (gap,)
+    assert after.facts.acknowledged == known
