@@ -27,6 +27,7 @@ OUTPUT = {"url": "https://siem.example/", "bearerTokenSecretRef": {"name": "siem
     ("error", "reason", "stalled", "forgiven"),
     [
         (Halt("NamespaceMissing", "x", stalled=True), "NamespaceMissing", True, False),
+        (Halt("Forbidden", "x", stalled=True), "Forbidden", True, True),
         (Halt("Replacing", "x", stalled=False), "Replacing", False, False),
         (BeingDeleted("x"), "BeingDeleted", False, False),
         (Invalid("spec", "x"), "InvalidSpec", True, False),

@@ -43,5 +43,8 @@ def problem_of(error: Exception) -> tuple[Problem, bool]:
 
 
 def is_forgivable(error: Exception) -> bool:
-    """Whether it may be over at the next try. What a step says by itself was seen, and is not forgiven."""
-    return not isinstance(error, (Halt, BeingDeleted, Invalid))
+    """Whether it may be over at the next try. What a step says by itself was seen, and is not forgiven; but an API
+    server that has just started may not know a permission yet, whoever says it."""
+    if isinstance(error, Halt):
+        return error.problem.reason == "Forbidden"
+    return not isinstance(error, (BeingDeleted, Invalid))
