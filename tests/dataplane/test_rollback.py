@@ -1,9 +1,5 @@
-"""An upgrade can be rolled back: the release before works on a spool of this one, and the other way round.
-
-The release before is tests/data/previous-release.zip, its `core` and `dataplane` as they were. It is made anew for each
-release: `git archive --format=zip -o FILE TAG:operator`, with auditpipeline/__init__.py, auditpipeline/core and
-auditpipeline/dataplane.
-"""
+"""An upgrade can be rolled back: the release before (tests/previous.py) works on a spool of this one, and the other way
+round."""
 
 from __future__ import annotations
 
@@ -25,19 +21,18 @@ from auditpipeline.dataplane import inspect
 from auditpipeline.dataplane.inspect import Chosen
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Dead
+from tests import previous
 from tests.dataplane.setting import Setting
 from tests.dataplane.test_spool import aside, lines_from, opened
 
 TESTS = Path(__file__).parents[1]
-BEFORE = TESTS / "data" / "previous-release.zip"
 OUTPUTS = ("siem", "archive")
 
 
 def release_before(path: Path, events: int = 3) -> dict[str, Any]:
     """Lets that release work on the spool; what it found."""
     command = [sys.executable, str(TESTS / "dataplane" / "other_release.py"), str(path), str(events)]
-    environment = {**os.environ, "PYTHONPATH": str(BEFORE)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=previous.environment(), check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -45,15 +40,8 @@ def release_before(path: Path, events: int = 3) -> dict[str, Any]:
 
 def test_it_is_the_release_before() -> None:
     """Else the tests below would prove nothing."""
-    code = "import auditpipeline.dataplane.store as store; print(store.__file__, hasattr(store, '_State'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(BEFORE)},
-        check=True,
-    )
-    assert done.stdout == f"{BEFORE}/auditpipeline/dataplane/store.py False\n"
+    code = "import auditpipeline.core.spec as spec; print(spec.__file__, hasattr(spec, 'stored_pipeline'))"
+    assert previous.run(code).decode() == f"{previous.folder()}/operator/auditpipeline/core/spec.py False\n"
 
 
 async def used(path: Path) -> Spool:
@@ -124,11 +112,4 @@ def test_the_release_before_reads_a_configuration_of_this_one(tmp_path: Path) ->
         "import sys; from auditpipeline.core import config\n"
         "print(config.decode(open(sys.argv[1], 'rb').read()).spool.path)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(BEFORE)},
-        check=True,
-    )
-    assert done.stdout.strip() == str(setting.spool)
+    assert previous.run(code, str(path)).decode().strip() == str(setting.spool)

@@ -32,7 +32,7 @@ from auditpipeline.core import config
 from auditpipeline.core.errors import AuditPipelineError, Invalid, Retryable
 from auditpipeline.core.policy import Policy
 from auditpipeline.core.report import StaticPolicy
-from auditpipeline.core.spec import ServiceReference, Sink, parse_sink, sink_policy
+from auditpipeline.core.spec import ServiceReference, Sink, sink_policy, stored_sink
 
 log = structlog.get_logger()
 
@@ -155,7 +155,7 @@ async def _render(world: World, recorder: Recorder) -> None:
         name = body["metadata"]["name"]
         found[name] = _standing(body)
         try:
-            sink = parse_sink(body)
+            sink = stored_sink(body)
             own = bool(entry_of(SINKS.plural, body).owner)
             if not own:
                 foreign[name] = sink_policy(sink.spec.policy)

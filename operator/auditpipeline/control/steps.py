@@ -22,7 +22,7 @@ from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.floor import has_floor
 from auditpipeline.core.quantity import parse_seconds
-from auditpipeline.core.spec import PipelinePolicy, parse_pipeline
+from auditpipeline.core.spec import PipelinePolicy, stored_pipeline
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ async def parse(this: Round) -> None:
     this.facts.absent = _absent(this.world)
     this.facts.needs_proof = this.world.features.sinks != "builtin"
     try:
-        this.parsed = parse_pipeline(this.body)
+        this.parsed = stored_pipeline(this.body)
     except Invalid as error:
         _ask(this, None)
         raise Halt("InvalidSpec", str(error), stalled=True) from None

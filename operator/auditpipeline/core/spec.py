@@ -1,8 +1,11 @@
 """The AuditPipeline and the AuditSink as typed values: parsed once, and never a dict after that.
 
-`parse_pipeline` and `parse_sink` take the object as the API server stores it and raise Invalid with the field's path.
-The CRDs refuse most of what is refused here; what they cannot say in a schema is said here, and a pipeline that runs
-without Kubernetes has only this. Shapes: crds/auditpipelines.yaml and crds/auditsinks.yaml.
+`parse_pipeline` and `parse_sink` take the object as somebody wrote it and raise Invalid with the field's path. The CRDs
+refuse most of what is refused here; what they cannot say in a schema is said here, and a pipeline that runs without
+Kubernetes has only this. Shapes: crds/auditpipelines.yaml and crds/auditsinks.yaml.
+
+`stored_pipeline` and `stored_sink` take what an API server stores, whose CRDs may be newer than this release: fields that
+are not known here are ignored (`unknown.py`), and all others are judged in the same way.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from auditpipeline.core.floor import with_floor
 from auditpipeline.core.policy import Policy, Rule, Text
 from auditpipeline.core.presets import PresetName, preset
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
+from auditpipeline.core.unknown import known, paths
 
 Label = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 # What Kubernetes takes for the name of a Namespace, and of a Service (ones that begin with a digit since 1.34).
@@ -129,10 +133,11 @@ class Meta(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """A whole AuditPipeline."""
+    """A whole AuditPipeline; `ignored` are the paths of stored fields that this release does not know."""
 
     metadata: Meta
     spec: PipelineSpec
+    ignored: tuple[str, ...] = ()
 
 
 class SinkPolicy(_Value, frozen=True):
@@ -175,10 +180,11 @@ class SinkSpec(_Value, frozen=True):
 
 
 class Sink(msgspec.Struct, frozen=True):
-    """A whole AuditSink."""
+    """A whole AuditSink; `ignored` as in Pipeline."""
 
     metadata: Meta
     spec: SinkSpec
+    ignored: tuple[str, ...] = ()
 
 
 T = TypeVar("T")
@@ -202,6 +208,31 @@ def parse_sink(obj: Mapping[str, Any]) -> Sink:
     if problems:
         raise problems[0]
     return sink
+
+
+def stored_pipeline(obj: Mapping[str, Any]) -> Pipeline:
+    """The AuditPipeline that an API server stores, checked like a written one but for fields that are not known here."""
+    spec, ignored = known(obj.get("spec", {}), PipelineSpec, "spec")
+    try:
+        return msgspec.structs.replace(parse_pipeline({**obj, "spec": spec}), ignored=ignored)
+    except Invalid as error:
+        raise _beside(ignored, error) from None
+
+
+def stored_sink(obj: Mapping[str, Any]) -> Sink:
+    """The AuditSink that an API server stores; as `stored_pipeline`."""
+    spec, ignored = known(obj.get("spec", {}), SinkSpec, "spec")
+    try:
+        return msgspec.structs.replace(parse_sink({**obj, "spec": spec}), ignored=ignored)
+    except Invalid as error:
+        raise _beside(ignored, error) from None
+
+
+def _beside(ignored: tuple[str, ...], error: Invalid) -> Invalid:
+    """The error, and what may have caused it: an output of a kind that came later has none of the kinds of today."""
+    if not ignored:
+        return error
+    return Invalid(error.path, f"{error.message} (this release does not know {paths(ignored)}: upgrade the operator)")
 
 
 def sink_policy(policy: SinkPolicy) -> Policy:
