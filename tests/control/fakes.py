@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from auditpipeline.control.authority import Authority
-from auditpipeline.control.kube import Conflict, Kube
+from auditpipeline.control.kube import Conflict, Kube, Page
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Resource
 from auditpipeline.control.settings import Settings
@@ -18,7 +18,9 @@ from tests.control.bodies import Body
 
 class Answers:
     """`objects` by (plural, name), `paths` for discovery; writes are kept in `written`, or raise `refusal`. Paths in
-    `refused` raise."""
+    `refused` raise. Lists have the resource version `version`, and one object a page."""
+
+    version = ""
 
     def __init__(
         self, objects: Mapping[tuple[str, str], Body] | None = None, paths: Mapping[str, Body] | None = None
@@ -38,6 +40,11 @@ class Answers:
         for (plural, _), body in self.objects.items():
             if plural == kind.plural:
                 yield body
+
+    async def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
+        async for body in self.list(kind, namespace, labels):
+            yield Page([body], self.version)
+        yield Page([], self.version)
 
     async def apply(self, kind: Resource, body: Body) -> Body:
         return await self.create(kind, body)

@@ -21,10 +21,10 @@ OWN = "auditpipeline-system"
 class Listing(Answers):
     """Lists of one kind: bodies, and what happens between two pages."""
 
-    pages: list[dict[str, Any] | Callable[[], None]]
+    told: list[dict[str, Any] | Callable[[], None]]
 
     async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Any]:
-        for page in self.pages if kind is SERVICES else ():
+        for page in self.told if kind is SERVICES else ():
             if callable(page):
                 page()
             else:
@@ -53,7 +53,7 @@ async def test_what_was_deleted_during_a_list_does_not_come_back(deleted: str, k
     made = await world(kube)
     if known:
         tell(made, None, "5")
-    kube.pages = [lambda: tell(made, "DELETED", deleted), body("5")]
+    kube.told = [lambda: tell(made, "DELETED", deleted), body("5")]
     await relist(made)
     assert KEY_HERE not in made.seen.entries
 
@@ -67,7 +67,7 @@ async def test_what_was_made_again_during_a_list_stays() -> None:
         tell(made, "DELETED", "8")
         tell(made, "ADDED", "9", "u2")
 
-    kube.pages = [again, body("5")]
+    kube.told = [again, body("5")]
     await relist(made)
     assert made.seen.entries[KEY_HERE].uid == "u2"
 
@@ -84,7 +84,7 @@ async def test_what_went_unseen_wakes_whom_it_concerns(kind: Resource, namespace
     """No watch tells of it: the list does, of what is no pipeline's too."""
     kube, keys = Listing(), set[str]()
     made = await world(kube, wake=lambda key, _: keys.add(key))
-    kube.pages = []
+    kube.told = []
     gone = {"metadata": {"name": name, "namespace": namespace}, "spec": {}}
     made.seen.put(key_of(kind.plural, gone), entry_of(kind.plural, gone))
     made.gateway.dirty = False

@@ -1,4 +1,4 @@
-"""Stored objects of a newer release: what is not known is ignored, the rest is judged as ever, and nothing is hidden."""
+"""Stored objects of a newer release: unknown fields are ignored, others are judged as ever, and nothing is hidden."""
 
 from __future__ import annotations
 

@@ -115,6 +115,11 @@ class GatewayState:
                     standing.status, standing.version = former.status, former.version
         self.standing = dict(found)
 
+    def rewind(self) -> None:
+        """etcd was restored: nothing is known of the AuditSinks' statuses and versions until the next rendering."""
+        self.standing.clear()
+        self.dirty = True
+
     def behind(self) -> bool:
         """Whether a Pod does not run the newest configuration, or cannot say."""
         return any(entry.report is None or entry.report.config != self.digest for entry in self.reports)

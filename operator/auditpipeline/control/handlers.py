@@ -13,6 +13,7 @@ import kopf
 from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 
 from auditpipeline.control import names
+from auditpipeline.control.access import WATCH_TIMEOUT
 from auditpipeline.control.resources import PIPELINES, PODS, SINKS, Features, Resource
 
 Tell = Callable[[str, str | None, dict[str, Any]], None]
@@ -84,8 +85,7 @@ def quiet_settings(features: Features) -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.scanning.disabled = True
     settings.watching.chunk_size = 100
-    # Watches end now and then, so that a connection that died silently is noticed.
-    settings.watching.server_timeout = 240
+    settings.watching.server_timeout = WATCH_TIMEOUT
     settings.watching.connect_timeout = 10
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60

@@ -18,7 +18,7 @@ import asyncio
 import http
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -48,6 +48,14 @@ class Conflict(Retryable):
     """The object is there already, or has changed since it was read."""
 
 
+class Page(NamedTuple):
+    """Some of the objects of a list; `version` is the resource version of the whole list: none that was answered before
+    the list was asked for is newer."""
+
+    items: list[Body]
+    version: str
+
+
 class Kube(Protocol):
     """The requests that the controller makes. Bodies handed over are not kept; bodies returned are the caller's."""
 
@@ -58,6 +66,9 @@ class Kube(Protocol):
 
     def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
         """Every object of a kind (in a namespace, with labels), fetched in pages."""
+
+    def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
+        """The same, page by page; at least one."""
 
     async def apply(self, kind: Resource, body: Body) -> Body:
         """Server-side apply, taking over fields of others; the object as it is then."""
@@ -121,15 +132,21 @@ class Client:
         return await self._optional("get", kind, kind.path(name, namespace), namespace)
 
     async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
+        async for page in self.pages(kind, namespace, labels):
+            for body in page.items:
+                yield body
+
+    async def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
         more: str | None = None
         while True:
             path = kind.path(namespace=namespace)
             page = await self._request(
                 "get", kind, path, namespace, verb="list", limit=PAGE, label_selector=labels or None, _continue=more
             )
-            for item in page.get("items", ()):
-                yield {"apiVersion": kind.api_version, "kind": kind.kind} | item
-            more = page.get("metadata", {}).get("continue")
+            meta = page.get("metadata", {})
+            items = [{"apiVersion": kind.api_version, "kind": kind.kind} | item for item in page.get("items") or ()]
+            yield Page(items, meta.get("resourceVersion", ""))
+            more = meta.get("continue")
             if not more:
                 return
 

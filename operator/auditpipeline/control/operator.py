@@ -28,7 +28,7 @@ from auditpipeline.control.queue import WorkQueue
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import SELF_REVIEWS, Features
-from auditpipeline.control.resync import SOON, observed, relist
+from auditpipeline.control.resync import SOON, Progress, observed, relist
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.sinks import reconcile_sinks
@@ -163,7 +163,7 @@ def _others(world: World, recorder: Recorder) -> dict[str, Callable[[], Awaitabl
         SINKS_KEY: lambda: reconcile_sinks(world),
         AUTHORITY_KEY: lambda: _authorize(world),
         RELIST_KEY: lambda: _relist(world),
-        RESYNC_KEY: lambda: _resync(world),
+        RESYNC_KEY: lambda: _resync(world, lambda: None),
         STATIC_KEY: lambda: reconcile_static(world),
         API_SERVERS_KEY: lambda: ask_servers(world),
         CANARY_KEY: lambda: hurry_canaries(world),
@@ -199,22 +199,37 @@ async def _authorize(world: World) -> None:
     world.prober.trust(await world.authority.client(), world.authority.bundle)
 
 
+class _Watcher:
+    """What the watches of one history tell; what they tell after the next one has begun is left aside."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._history = world, world.seen.history
+
+    def observe(self, key: Key, kind: str | None, entry: Entry) -> None:
+        """One event."""
+        if self._world.seen.history == self._history:
+            observed(self._world, key, kind, entry)
+
+    def listed(self) -> None:
+        """What was deleted before the list, no event will tell."""
+        self._world.wake(RELIST_KEY, SOON)
+
+    def resumed(self, plural: str, version: str) -> None:
+        """It may be another history that the watch goes on in: a list will tell."""
+        if self._world.seen.history == self._history:
+            self._world.seen.hear(plural, version)
+        self._world.wake(RELIST_KEY, SOON)
+
+
 async def _watching(world: World, kubeconfig: Path | None) -> None:
-    """Watch for ever. It begins again where kopf gives up (it does at the first refusal that lasts), and where another
-    set of kinds or namespaces is to be watched."""
-
-    def observe(key: Key, kind: str | None, entry: Entry) -> None:
-        observed(world, key, kind, entry)
-
-    def listed() -> None:
-        world.wake(RELIST_KEY, SOON)
-
+    """Watch for ever. It begins again where kopf gives up (it does at the first refusal that lasts), where another set
+    of kinds or namespaces is to be watched, and where another history has begun."""
     while True:
-        stop, before = asyncio.Event(), (world.features, world.closed)
+        stop, before, watcher = asyncio.Event(), _watched(world), _Watcher(world)
         open_ = tuple(name for name in world.settings.namespaces if name not in world.closed)
         changing = asyncio.create_task(_until_changed(world, before, stop), name="what to watch")
         try:
-            await watch(world.features, open_, kubeconfig, observe, listed, stop)
+            await watch(world.features, open_, kubeconfig, watcher.observe, watcher, stop)
         except Exception as error:
             # Whatever it was: the resync goes on meanwhile, and a watch that begins again misses nothing.
             log.warning("watching begins again", error=f"{type(error).__name__}: {error}")
@@ -225,20 +240,28 @@ async def _watching(world: World, kubeconfig: Path | None) -> None:
             world.wake(RESYNC_KEY, 0.0)
 
 
-async def _until_changed(world: World, before: tuple[Features, frozenset[str]], stop: asyncio.Event) -> None:
-    while (world.features, world.closed) == before:  # noqa: ASYNC110 - set by each resync, rarely another
+_Watched = tuple[Features, frozenset[str], int]
+
+
+def _watched(world: World) -> _Watched:
+    return world.features, world.closed, world.seen.history
+
+
+async def _until_changed(world: World, before: _Watched, stop: asyncio.Event) -> None:
+    while _watched(world) == before:  # noqa: ASYNC110 - set by each resync, rarely another
         await asyncio.sleep(0.5)
-    log.info("watching something else", sinks=world.features.sinks, closed=sorted(world.closed))
+    log.info("watching begins anew", sinks=world.features.sinks, closed=sorted(world.closed))
     stop.set()
 
 
 async def _resyncing(world: World, heartbeat: health.Heartbeat) -> None:
-    """Look at everything again every `resync` seconds: events can be missed, and certificates grow old."""
+    """Look at everything again every `resync` seconds: events can be missed, and certificates grow old. The heart beats
+    with each page that comes, as a resync of a large cluster takes long, and stands still where one hangs."""
     while True:
         heartbeat.beat()
         await asyncio.sleep(world.settings.resync)
         try:
-            await _resync(world)
+            await _resync(world, heartbeat.beat)
         except (Retryable, Forbidden) as error:
             log.warning("resync failed", error=str(error))
 
@@ -248,9 +271,10 @@ async def _relist(world: World) -> None:
     await relist(world)
 
 
-async def _resync(world: World) -> None:
+async def _resync(world: World, progress: Progress) -> None:
     world.features = await discover(world.kube)
-    found = await relist(world)
+    progress()
+    found = await relist(world, progress)
     world.gateway.dirty = True
     world.upstream.published = ""
     for key in (AUTHORITY_KEY, GATEWAY_KEY, STATIC_KEY, *(pipeline_key(name) for name in found)):

@@ -3,40 +3,50 @@
 Watches can miss deletions: kopf begins with a list, and begins again with one after a 410, and a list does not show
 what is gone. The relist that follows each of its lists finds them: one list of each kind and namespace, in pages, for
 all pipelines together.
+
+A watch that is taken up again after its connection was lost goes on from the version that it had reached. Where etcd
+was restored meanwhile, that version lies in the future of another history, and the watch is silent. So it is followed
+by a relist as well, and where a list turns out to be older than what was heard, all watches begin anew.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import structlog
 
 from auditpipeline.control import names
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, SERVICES, SINKS, Resource
-from auditpipeline.control.seen import Entry, Key, entry_of, key_of
-from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, World, pipeline_key
+from auditpipeline.control.seen import Entry, Key, entry_of, key_of, older
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World, pipeline_key
 
 log = structlog.get_logger()
 
 SOON = 0.05
 """Seconds: a burst of events becomes one look."""
+Progress = Callable[[], None]
+
+
+def _no_progress() -> None:
+    """For whoever need not know."""
 
 
 def observed(world: World, key: Key, kind: str | None, entry: Entry) -> None:
     """Take in one watch event; `kind` is ADDED, MODIFIED, DELETED, or None for what a list held."""
-    if key[0] == PIPELINES.plural:
-        _pipeline(world, key, kind, entry)
-        return
     known = world.seen.entries.get(key)
     if not (known or _ours(world, key, entry)):
         return
     if _take(world, key, kind, entry):
-        _wake_for(world, key, {entry.pipeline, known.pipeline if known else ""})
+        _changed(world, key, {entry.pipeline, known.pipeline if known else ""})
 
 
-def _pipeline(world: World, key: Key, kind: str | None, entry: Entry) -> None:
+def _changed(world: World, key: Key, pipelines: set[str]) -> None:
     """Our own writes of the status come back as events too: they change nothing that is looked at."""
-    if _take(world, key, kind, entry):
+    if key[0] == PIPELINES.plural:
         world.wake(pipeline_key(key[2]), 0.0)
+    else:
+        _wake_for(world, key, pipelines)
 
 
 def _take(world: World, key: Key, kind: str | None, entry: Entry) -> bool:
@@ -47,9 +57,10 @@ def _take(world: World, key: Key, kind: str | None, entry: Entry) -> bool:
 
 
 def _ours(world: World, key: Key, entry: Entry) -> bool:
-    """Whether an object concerns the controller at all: a pipeline's, the gateway's, an authority, or any AuditSink."""
+    """Whether an object concerns the controller at all: a pipeline or what is one's, the gateway's, an authority, or
+    any AuditSink."""
     plural, namespace, name = key
-    if entry.pipeline or plural == SINKS.plural:
+    if entry.pipeline or plural in (PIPELINES.plural, SINKS.plural):
         return True
     if namespace != world.settings.namespace:
         return False
@@ -72,8 +83,8 @@ def _wake_for(world: World, key: Key, pipelines: set[str]) -> None:
         world.wake(AUTHORITY_KEY if name in (names.CA_SECRET, names.CLIENT_SECRET) else GATEWAY_KEY, SOON)
 
 
-async def relist(world: World) -> list[str]:
-    """Look at everything that there is; the names of all pipelines.
+async def relist(world: World, progress: Progress = _no_progress) -> list[str]:
+    """Look at everything that there is; the names of all pipelines. `progress` is called with each page.
 
     Forbidden where the operator may not do its work at all. A further namespace that it may not read is only noted in
     `world.closed`: the pipelines of that namespace say so in their status, and the others go on.
@@ -81,7 +92,7 @@ async def relist(world: World) -> list[str]:
     closed = set()
     for namespace in world.settings.namespaces:
         try:
-            await _relist_namespace(world, namespace)
+            await _relist_namespace(world, namespace, progress)
         except Forbidden as error:
             if namespace == world.settings.namespace:
                 raise
@@ -90,26 +101,43 @@ async def relist(world: World) -> list[str]:
                 log.warning("namespace not served", namespace=namespace, reason=str(error))
     world.closed = frozenset(closed)
     if world.features.sinks != "absent":
-        await _relist(world, SINKS, None, "")
-    await _relist(world, PIPELINES, None, "")
+        await _relist(world, SINKS, None, "", progress)
+    await _relist(world, PIPELINES, None, "", progress)
     return [key[2] for key in world.seen.entries if key[0] == PIPELINES.plural]
 
 
-async def _relist_namespace(world: World, namespace: str) -> None:
+async def _relist_namespace(world: World, namespace: str, progress: Progress) -> None:
     for kind in world.features.children:
-        await _relist(world, kind, namespace, names.OURS)
-    await _relist(world, PODS, namespace, names.OUR_PODS)
+        await _relist(world, kind, namespace, names.OURS, progress)
+    await _relist(world, PODS, namespace, names.OUR_PODS, progress)
 
 
-async def _relist(world: World, kind: Resource, namespace: str | None, labels: str) -> None:
-    since, listed = world.seen.clock, []
-    async for body in world.kube.list(kind, namespace, labels):
-        key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
-        listed.append(key)
-        if not world.seen.dropped(key, since):
-            observed(world, key, None, entry)
-    for key, gone in world.seen.keep_only(kind.plural, namespace or "", listed, since):
-        if kind is PIPELINES:
-            world.wake(pipeline_key(key[2]), 0.0)
-        else:
-            _wake_for(world, key, {gone.pipeline})
+async def _relist(world: World, kind: Resource, namespace: str | None, labels: str, progress: Progress) -> None:
+    seen, listed = world.seen, list[Key]()
+    since, heard = seen.clock, seen.heard.get(kind.plural, "")
+    async for page in world.kube.pages(kind, namespace, labels):
+        progress()
+        if not listed and older(page.version, heard):
+            rewind(world, kind.plural, heard, page.version)
+        seen.hear(kind.plural, page.version)
+        for body in page.items:
+            key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
+            listed.append(key)
+            _listed(world, key, entry, since)
+    for key, gone in seen.keep_only(kind.plural, namespace or "", listed, since):
+        _changed(world, key, {gone.pipeline})
+
+
+def _listed(world: World, key: Key, entry: Entry, since: int) -> None:
+    known = world.seen.entries.get(key)
+    if (known or _ours(world, key, entry)) and world.seen.replace(key, entry, since):
+        _changed(world, key, {entry.pipeline, known.pipeline if known else ""})
+
+
+def rewind(world: World, plural: str, heard: str, version: str) -> None:
+    """Another history has begun: etcd was restored. Versions from before order nothing any more, whoever kept them, the
+    watches begin anew (they look at `Seen.history`), and everything is looked at."""
+    log.warning("resource versions went back: everything is looked at again", kind=plural, before=heard, now=version)
+    world.seen.rewind()
+    world.gateway.rewind()
+    world.wake(RESYNC_KEY, 0.0)

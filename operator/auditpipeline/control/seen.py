@@ -6,9 +6,14 @@ A *fingerprint* names everything of an object that a user or we can write: the b
 what changes with every write. Where it is the one that our last apply left, nothing has drifted. Secrets are
 fingerprinted too; their content is not kept.
 
-Lists, watches and answers tell of the same object out of order. The resource version decides, which grows with every
-write of a kind, also over an object that is deleted and made again. What was deleted is remembered for a while, or a
-page of a list that was begun before would bring it back, until the next list.
+Lists, watches and answers tell of the same object out of order. Between two of them that are on their way at the same
+time the resource version decides, which grows with every write of a kind, also over an object that is deleted and made
+again. What was deleted is remembered for a while, or a page of a list that was begun before would bring it back.
+
+A list knows all that was answered before it was asked for. It replaces that, whatever the versions: they order one
+*history*, and etcd restored from a snapshot begins another one, with lower versions. A list that is older than what
+was heard before it proves that. Then nothing that is known has an order any more (`rewind`), and what a watch of the
+former history still tells is left aside by whoever watches.
 """
 
 from __future__ import annotations
@@ -56,19 +61,46 @@ class Entry(NamedTuple):
 @dataclass
 class Seen:
     """Entries by key, and keys by pipeline. `clock` counts changes, so that a list that was begun before one does not
-    undo it. `buried` are the last deletions: the version of each, and its stamp."""
+    undo it. `buried` are the last deletions: the version of each, and its stamp. `heard` has the highest version that
+    was heard of each kind in this history, which `history` counts."""
 
     entries: dict[Key, Entry] = field(default_factory=dict)
     stamps: dict[Key, int] = field(default_factory=dict)
     members: dict[str, set[Key]] = field(default_factory=dict)
     buried: dict[Key, tuple[str, int]] = field(default_factory=dict)
+    heard: dict[str, str] = field(default_factory=dict)
     clock: int = 0
+    history: int = 0
 
     def put(self, key: Key, entry: Entry) -> bool:
         """Keep `entry` unless a newer one of its name, or its deletion, is known; True where anything changed by it."""
         old, (deleted, _) = self.entries.get(key), self.buried.get(key, ("", 0))
+        self.hear(key[0], entry.version)
         if (old and older(entry.version, old.version)) or older(entry.version, deleted, or_same=True):
             return False
+        return self._keep(key, entry)
+
+    def replace(self, key: Key, entry: Entry, since: int) -> bool:
+        """Keep `entry` of a list begun at clock `since`, instead of all that was known then; True as for `put`."""
+        if self.dropped(key, since):
+            return False
+        return self.put(key, entry) if self.stamps.get(key, 0) > since else self._keep(key, entry)
+
+    def hear(self, plural: str, version: str) -> None:
+        """Take in that the API server has spoken of this version of a kind."""
+        if older(self.heard.get(plural, "0"), version):
+            self.heard[plural] = version
+
+    def rewind(self) -> None:
+        """Another history has begun: what is known stays until anybody says otherwise, whatever the version."""
+        self.history += 1
+        self.heard.clear()
+        self.entries = {key: entry._replace(version="") for key, entry in self.entries.items()}
+        self.buried = {key: ("", stamp) for key, (_, stamp) in self.buried.items()}
+
+    def _keep(self, key: Key, entry: Entry) -> bool:
+        old = self.entries.get(key)
+        self.hear(key[0], entry.version)
         self.buried.pop(key, None)
         self.clock += 1
         self.entries[key] = entry
@@ -82,6 +114,7 @@ class Seen:
         """Forget a deleted object, unless a newer one of its name is known already; what was known of it. `version` is
         that of the deletion; where it is not known, the UID tells."""
         old = self.entries.get(key)
+        self.hear(key[0], version)
         if old and (older(version, old.version) if _comparable(version, old.version) else uid not in ("", old.uid)):
             return None
         self._bury(key, version or (old.version if old else ""))

@@ -29,25 +29,22 @@ async def watch(
     namespaces: tuple[str, ...],
     kubeconfig: Path | None,
     observe: Observer,
-    listed: Callable[[], None],
+    told: access.Told,
     stop: asyncio.Event,
 ) -> None:
     """Watch until `stop` is set; raises what kopf ended with, if it ended by itself.
 
-    `observe` and `listed` run in this loop. `listed` is called for each list that a watch begins with: what was
-    deleted before it, `observe` is never told.
+    `observe` and `told` are called in this loop. `told` hears of each list that a watch begins with: what was deleted
+    before it, `observe` is never told; and of each watch that goes on after its connection was lost.
     """
     loop = asyncio.get_running_loop()
     ending = threading.Event()
     done: asyncio.Future[None] = loop.create_future()
+    handed = _Handed(told, loop, ending)
 
     def tell(plural: str, kind: str | None, body: dict[str, Any]) -> None:
         if not ending.is_set():
             loop.call_soon_threadsafe(observe, key_of(plural, body), kind, entry_of(plural, body))
-
-    def tell_listed() -> None:
-        if not ending.is_set():
-            loop.call_soon_threadsafe(listed)
 
     def finish(error: BaseException | None) -> None:
         if done.done():
@@ -60,9 +57,7 @@ async def watch(
     def run() -> None:
         error: BaseException | None = None
         try:
-            asyncio.run(
-                _operate(features, namespaces, lambda: access.connection(kubeconfig, tell_listed), tell, ending)
-            )
+            asyncio.run(_operate(features, namespaces, lambda: access.connection(kubeconfig, handed), tell, ending))
         except BaseException as raised:
             # Handed over to the controller's loop, which raises it.
             error = raised
@@ -81,6 +76,21 @@ async def watch(
         waiter.cancel()
         async with asyncio.timeout(STOP_TIMEOUT):
             await asyncio.shield(done)
+
+
+class _Handed:
+    """Hands over from kopf's thread to `loop`."""
+
+    def __init__(self, told: access.Told, loop: asyncio.AbstractEventLoop, ending: threading.Event) -> None:
+        self._told, self._loop, self._ending = told, loop, ending
+
+    def listed(self) -> None:
+        if not self._ending.is_set():
+            self._loop.call_soon_threadsafe(self._told.listed)
+
+    def resumed(self, plural: str, version: str) -> None:
+        if not self._ending.is_set():
+            self._loop.call_soon_threadsafe(self._told.resumed, plural, version)
 
 
 async def _operate(

@@ -4,8 +4,8 @@
 refuse most of what is refused here; what they cannot say in a schema is said here, and a pipeline that runs without
 Kubernetes has only this. Shapes: crds/auditpipelines.yaml and crds/auditsinks.yaml.
 
-`stored_pipeline` and `stored_sink` take what an API server stores, whose CRDs may be newer than this release: fields that
-are not known here are ignored (`unknown.py`), and all others are judged in the same way.
+`stored_pipeline` and `stored_sink` take what an API server stores, whose CRDs may be newer than this release: fields
+that are not known here are ignored (`unknown.py`), and all others are judged in the same way.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def parse_sink(obj: Mapping[str, Any]) -> Sink:
 
 
 def stored_pipeline(obj: Mapping[str, Any]) -> Pipeline:
-    """The AuditPipeline that an API server stores, checked like a written one but for fields that are not known here."""
+    """The AuditPipeline that an API server stores: checked as a written one, but for fields that are not known."""
     spec, ignored = known(obj.get("spec", {}), PipelineSpec, "spec")
     try:
         return msgspec.structs.replace(parse_pipeline({**obj, "spec": spec}), ignored=ignored)

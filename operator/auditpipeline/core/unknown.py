@@ -4,9 +4,9 @@ A cluster may have the CRDs of a newer release: while an upgrade is under way, a
 CRDs back. Which fields there are is then the API server's to say, and an unknown one is no reason to stop a pipeline.
 It is left out, and the rest is judged as strictly as ever.
 
-Leaving a field out of a *rule* changes what the rule means. Fields of rules only ever narrow what a rule matches or leave
-something out of what it records (ARCHITECTURE.md), so that a rule without one of its fields matches too much. That must
-not hide an event:
+Leaving a field out of a *rule* changes what the rule means. Fields of rules only ever narrow what a rule matches or
+leave something out of what it records (ARCHITECTURE.md), so that a rule without one of its fields matches too much.
+That must not hide an event:
 
     level None      the rule is dropped: the rules after it decide
     another level   it records at its own level or at the highest of the rules after it, whichever is more, and leaves
