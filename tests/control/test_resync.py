@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from auditpipeline.control import names
+from auditpipeline.control.gateway_state import Standing
+from auditpipeline.control.health import Heartbeat
 from auditpipeline.control.resources import SECRETS, SERVICES, SINKS, Resource
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import entry_of, key_of
-from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, World
+from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World
 from tests.control.fakes import Answers, world
 from tests.control.test_seen import KEY, SERVICE
 
@@ -22,11 +25,14 @@ class Listing(Answers):
     """Lists of one kind: bodies, and what happens between two pages."""
 
     told: list[dict[str, Any] | Callable[[], None]]
+    hang = False
 
     async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Any]:
         for page in self.told if kind is SERVICES else ():
             if callable(page):
                 page()
+                if self.hang:
+                    await asyncio.Event().wait()
             else:
                 yield page
 
@@ -91,3 +97,56 @@ async def test_what_went_unseen_wakes_whom_it_concerns(kind: Resource, namespace
     await relist(made)
     assert woken in keys
     assert made.gateway.dirty is (kind is SINKS)
+
+
+async def test_a_list_replaces_what_was_known_before_it() -> None:
+    """Its object is older than what is known, whatever that means: the list was asked for later."""
+    kube = Listing()
+    made = await world(kube)
+    tell(made, None, "50", "u2")
+    kube.told = [body("5")]
+    await relist(made)
+    assert made.seen.entries[KEY_HERE].uid == "u1"
+
+
+async def test_versions_that_go_back_begin_another_history() -> None:
+    """Everything is looked at again, and the sinks' statuses are read anew, before one of them is written."""
+    kube, keys = Listing(), set[str]()
+    made = await world(kube, wake=lambda key, _: keys.add(key))
+    tell(made, None, "50")
+    made.gateway.stand({"a": Standing(("u", "f"), 1, {}, version="49")})
+    made.gateway.dirty = False
+    kube.version, kube.told = "50", [body("50")]
+    await relist(made)
+    assert (made.seen.history, RESYNC_KEY in keys, made.gateway.dirty) == (0, False, False)
+    kube.version, kube.told = "20", [body("7")]
+    await relist(made)
+    assert (made.seen.history, RESYNC_KEY in keys, made.gateway.dirty) == (1, True, True)
+    assert made.gateway.standing == {}
+    tell(made, "MODIFIED", "21", "u3")
+    assert made.seen.entries[KEY_HERE].uid == "u3"
+
+
+async def test_each_page_is_progress_and_a_hang_is_none() -> None:
+    """A heart that beats with it lives through a resync of any length, and not through one that hangs."""
+    kube, now = Listing(), 0.0
+    made = await world(kube)
+    heartbeat = Heartbeat(10, lambda: now)
+    beaten, hangs = list[bool](), asyncio.Event()
+
+    def later() -> None:
+        nonlocal now
+        now += 9
+        beaten.append(heartbeat.healthy)
+
+    kube.told = [page for number in range(20) for page in (body(str(number + 1)), later)]
+    await relist(made, heartbeat.beat)
+    assert beaten == [True] * 20
+    kube.told = [body("30"), hangs.set, body("31")]
+    task = asyncio.create_task(relist(made, heartbeat.beat))
+    kube.hang = True
+    await hangs.wait()
+    now += 11
+    assert not heartbeat.healthy
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

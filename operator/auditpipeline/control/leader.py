@@ -109,7 +109,8 @@ class Lease:
         return True
 
     def _see(self, lease: dict[str, Any]) -> None:
-        if self._seen is None or self._seen["metadata"]["resourceVersion"] != lease["metadata"]["resourceVersion"]:
+        """The whole Lease is compared: after a restore of etcd a resource version may come a second time."""
+        if self._seen != lease:
             self._seen, self._seen_at = lease, asyncio.get_running_loop().time()
 
     def _mine(self) -> bool:

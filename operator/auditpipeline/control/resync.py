@@ -113,18 +113,19 @@ async def _relist_namespace(world: World, namespace: str, progress: Progress) ->
 
 
 async def _relist(world: World, kind: Resource, namespace: str | None, labels: str, progress: Progress) -> None:
-    seen, listed = world.seen, list[Key]()
+    seen, listed, version = world.seen, list[Key](), ""
     since, heard = seen.clock, seen.heard.get(kind.plural, "")
     async for page in world.kube.pages(kind, namespace, labels):
         progress()
         if not listed and older(page.version, heard):
             rewind(world, kind.plural, heard, page.version)
-        seen.hear(kind.plural, page.version)
+        version = page.version
+        seen.hear(kind.plural, version)
         for body in page.items:
             key, entry = key_of(kind.plural, body), entry_of(kind.plural, body)
             listed.append(key)
             _listed(world, key, entry, since)
-    for key, gone in seen.keep_only(kind.plural, namespace or "", listed, since):
+    for key, gone in seen.keep_only(kind.plural, namespace or "", listed, since, version):
         _changed(world, key, {gone.pipeline})
 
 
@@ -138,6 +139,6 @@ def rewind(world: World, plural: str, heard: str, version: str) -> None:
     """Another history has begun: etcd was restored. Versions from before order nothing any more, whoever kept them, the
     watches begin anew (they look at `Seen.history`), and everything is looked at."""
     log.warning("resource versions went back: everything is looked at again", kind=plural, before=heard, now=version)
-    world.seen.rewind()
+    world.seen.rewind(version)
     world.gateway.rewind()
     world.wake(RESYNC_KEY, 0.0)

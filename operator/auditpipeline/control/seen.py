@@ -91,12 +91,15 @@ class Seen:
         if older(self.heard.get(plural, "0"), version):
             self.heard[plural] = version
 
-    def rewind(self) -> None:
-        """Another history has begun: what is known stays until anybody says otherwise, whatever the version."""
+    def rewind(self, version: str) -> None:
+        """Another history has begun, which has come to `version`. What is known stays until anybody says otherwise;
+        versions that lie in its future are of the former one, and order nothing."""
         self.history += 1
         self.heard.clear()
-        self.entries = {key: entry._replace(version="") for key, entry in self.entries.items()}
-        self.buried = {key: ("", stamp) for key, (_, stamp) in self.buried.items()}
+        for key, entry in self.entries.items():
+            if older(version, entry.version):
+                self.entries[key] = entry._replace(version="")
+        self.buried = {key: ("" if older(version, at) else at, stamp) for key, (at, stamp) in self.buried.items()}
 
     def _keep(self, key: Key, entry: Entry) -> bool:
         old = self.entries.get(key)
@@ -128,15 +131,17 @@ class Seen:
         """Whether it was deleted after clock `since`: what a list that was begun then says of it is over."""
         return self.buried.get(key, ("", 0))[1] > since
 
-    def keep_only(self, plural: str, namespace: str, listed: Iterable[Key], since: int) -> list[tuple[Key, Entry]]:
-        """Forget what a list begun at clock `since` did not hold; what was known of it."""
+    def keep_only(
+        self, plural: str, namespace: str, listed: Iterable[Key], since: int, version: str = ""
+    ) -> list[tuple[Key, Entry]]:
+        """Forget what a list begun at clock `since`, of that version, did not hold; what was known of it."""
         kept = set(listed)
         gone = [
             key
             for key in self.entries
             if key[:2] == (plural, namespace) and key not in kept and self.stamps[key] <= since
         ]
-        return [(key, entry) for key in gone if (entry := self.drop(key))]
+        return [(key, entry) for key in gone if (entry := self.drop(key, version=version))]
 
     def of(self, pipeline: str) -> dict[Key, Entry]:
         """Everything that carries the label of a pipeline."""
