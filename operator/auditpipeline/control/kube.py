@@ -7,6 +7,7 @@ counted by verb and resource; errors come out as core.errors say what to do next
     409                            Conflict: read and try again  422, 400                 Invalid, in the server's words
     403                            Forbidden: names what is to be granted, and where
     429, 5xx, no connection        Retryable
+    400 to a dry run               NoDryRun, if the server says that a webhook does not support it
 
 kubernetes.aio's dynamic client is used for its requests alone: its discovery writes a cache file and asks for every
 group at each start, and the typed clients cost 130 MB.
@@ -48,6 +49,10 @@ class Conflict(Retryable):
     """The object is there already, or has changed since it was read."""
 
 
+class NoDryRun(Invalid):
+    """An admission webhook that does not support dry runs has a say in this: nothing is known."""
+
+
 class Kube(Protocol):
     """The requests that the controller makes. Bodies handed over are not kept; bodies returned are the caller's."""
 
@@ -60,7 +65,11 @@ class Kube(Protocol):
         """Every object of a kind (in a namespace, with labels), fetched in pages."""
 
     async def apply(self, kind: Resource, body: Body) -> Body:
-        """Server-side apply, taking over fields of others; the object as it is then."""
+        """Server-side apply, taking over fields of others; the object as it is then. Conflict unless the object has the
+        `uid` and the `resourceVersion` of the body's metadata, if it names them (`ownership.ABSENT`: creates only)."""
+
+    async def rehearse(self, kind: Resource, body: Body) -> Body:
+        """What `apply` would answer, by a dry run: nothing is written. Refused as `apply` would be, or NoDryRun."""
 
     async def create(self, kind: Resource, body: Body) -> Body:
         """Create, or Conflict."""
@@ -134,11 +143,17 @@ class Client:
                 return
 
     async def apply(self, kind: Resource, body: Body) -> Body:
+        return await self._apply(kind, body, "apply")
+
+    async def rehearse(self, kind: Resource, body: Body) -> Body:
+        return await self._apply(kind, body, DRY_RUN, dry_run="All")
+
+    async def _apply(self, kind: Resource, body: Body, verb: str, **options: str) -> Body:
         meta = body["metadata"]
         namespace = meta.get("namespace")
         path = kind.path(meta["name"], namespace)
-        options = {"content_type": "application/apply-patch+yaml", "force_conflicts": "true"}
-        return await self._request("patch", kind, path, namespace, verb="apply", body=body, **options)
+        options |= {"content_type": "application/apply-patch+yaml", "force_conflicts": "true"}
+        return await self._request("patch", kind, path, namespace, verb=verb, body=body, **options)
 
     async def create(self, kind: Resource, body: Body) -> Body:
         namespace = body["metadata"].get("namespace")
@@ -234,6 +249,8 @@ class Client:
 
 
 MERGE = "application/merge-patch+json"
+DRY_RUN = "dry-run"
+"""The verb by which rehearsals are counted."""
 DISCOVERY = Resource("", "v1", "discovery", "APIGroup", namespaced=False)
 
 
@@ -249,8 +266,15 @@ def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, 
     if status == 403:
         return Forbidden(f"the operator may not {what}: {message}")
     if status in (400, 405, 413, 415, 422):
-        return Invalid("", f"{what}: {message}")
+        return _invalid(f"{what}: {message}")
     return Retryable(f"{what}: HTTP {status} {message}".rstrip(), seconds)
+
+
+def _invalid(message: str) -> Exception:
+    """What a server means that calls a request invalid."""
+    if "metadata.uid: Invalid value" in message:
+        return Conflict(message)  # another object has this name now
+    return NoDryRun("", message) if "does not support dry run" in message else Invalid("", message)
 
 
 def _said(body: bytes | str | None) -> tuple[str, float | None]:

@@ -14,6 +14,7 @@ from auditpipeline.control.facts import Losses, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.published import Acknowledged
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
@@ -111,6 +112,8 @@ async def register(this: Round) -> None:
     before = world.applied.get(key)
     try:
         await ensure(world, manifest)
+    except NameTaken as error:
+        raise Halt("NameTaken", str(error), stalled=True, again=PLACE_RETRY) from None
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:

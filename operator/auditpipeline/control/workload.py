@@ -10,8 +10,9 @@ from auditpipeline.control.facts import Facts, Heard, Workload, hear
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.left import LeftState, find_left
+from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.resources import CLAIMS, STATEFULSETS
-from auditpipeline.control.rounds import SETTLING, Halt, Round
+from auditpipeline.control.rounds import PLACE_RETRY, SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.steps import forbidden, namespace_exists, sink_token
 from auditpipeline.control.world import CANARY_KEY, ensure
@@ -43,6 +44,8 @@ async def children(this: Round) -> None:
         raise
     except Forbidden as error:
         await forbidden(this, error)
+    except NameTaken as error:
+        raise Halt("NameTaken", str(error), stalled=True, again=PLACE_RETRY) from None
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     this.facts.certificate = certificates.not_after(tls.leaf.certificate)
