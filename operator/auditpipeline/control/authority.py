@@ -88,6 +88,10 @@ class Authority:
         """The token of the pipeline with this UID: nobody can tell it who has not the authority's key."""
         return hmac.new(self.ca.key.encode(), f"sink {uid}".encode(), hashlib.sha256).hexdigest()
 
+    def seal(self, content: bytes) -> str:
+        """The proof that this operator wrote `content`: nobody can make it who has not the authority's key."""
+        return hmac.new(self.ca.key.encode(), b"generation " + content, hashlib.sha256).hexdigest()
+
     def forget(self, name: str) -> None:
         """Drop the leaf of a pipeline that is gone."""
         for key in [key for key in self._leaves if key[1] == names.tls_secret(name)]:

@@ -41,6 +41,10 @@ class Forbidden(Permanent):
     """RBAC (or admission) says no; the message names the permission that is missing."""
 
 
+class Refused(Forbidden):
+    """Admission says no: a quota, a policy or a webhook, in its own words."""
+
+
 class NotFound(Retryable):
     """What a write needs (its namespace, its kind) is not there."""
 
@@ -264,10 +268,17 @@ def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, 
     if status == 409:
         return Conflict(f"{what}: {message or 'conflict'}")
     if status == 403:
-        return Forbidden(f"the operator may not {what}: {message}")
+        return _forbidden(what, message)
     if status in (400, 405, 413, 415, 422):
         return _invalid(f"{what}: {message}")
     return Retryable(f"{what}: HTTP {status} {message}".rstrip(), seconds)
+
+
+def _forbidden(what: str, message: str) -> Exception:
+    """RBAC names the user and the verb; what admission says is for whoever wrote the object. Source:
+    k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go."""
+    denied = message and not ('User "' in message and " cannot " in message) and "being terminated" not in message
+    return Refused(f"{what}: {message}") if denied else Forbidden(f"the operator may not {what}: {message}")
 
 
 def _invalid(message: str) -> Exception:

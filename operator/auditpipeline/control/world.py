@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -20,6 +20,7 @@ from auditpipeline.control.canary import CanaryState
 from auditpipeline.control.facts import Heard
 from auditpipeline.control.fights import Fights
 from auditpipeline.control.gateway_state import GatewayState
+from auditpipeline.control.generation import Accepted
 from auditpipeline.control.kube import Conflict, Kube, NoDryRun
 from auditpipeline.control.left import LeftState
 from auditpipeline.control.loss import LossState
@@ -31,6 +32,9 @@ from auditpipeline.control.seen import Entry, Key, Seen, entry_of, fingerprint, 
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.core.errors import Invalid, Retryable
+
+if TYPE_CHECKING:
+    from auditpipeline.control.acceptance import Refusal
 
 log = structlog.get_logger()
 
@@ -72,7 +76,8 @@ class World:
     not read. `began` is when this process began to work, in seconds since the epoch; `troubles` since when the rounds
     of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID.
     `published` has what an API server made of a status that was written, and that status. `fights` says of an object
-    how often in a row what others wrote was taken back. `wake(key, seconds)` puts a key into the work queue."""
+    how often in a row what others wrote was taken back. `accepted` is the last generation of each pipeline that was
+    accepted, `refusals` what was refused of a newer one. `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -97,6 +102,8 @@ class World:
     written: dict[str, float] = field(default_factory=dict)
     published: dict[str, tuple[PipelineStatus, PipelineStatus]] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
+    accepted: dict[str, Accepted] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
@@ -108,6 +115,8 @@ class World:
             self.ready,
             self.troubles,
             self.unheard,
+            self.accepted,
+            self.refusals,
         ):
             memory.pop(name, None)
         self.canary.forget(name)
@@ -156,6 +165,19 @@ async def ensure(world: World, manifest: desired.Manifest) -> Entry:
     raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again while it was applied")
 
 
+async def rehearse(world: World, manifest: desired.Manifest) -> None:
+    """Have the API server say whether it would take `manifest`, as `ensure` would apply it, and write nothing. Raises
+    what `ensure` would, or NoDryRun."""
+    wanted = wanted_of(world, manifest)
+    entry = world.seen.entries.get(wanted.key)
+    for _ in range(TRIES):
+        try:
+            return await _rehearse(world, wanted, entry)
+        except Conflict:
+            entry = await look(world, wanted)
+    raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again while it was dry-run")
+
+
 def wanted_of(world: World, manifest: desired.Manifest) -> Wanted:
     """The manifest, with what tells it from others."""
     kind = world.features.resource(manifest)
@@ -193,6 +215,21 @@ def is_ours(world: World, wanted: Wanted, entry: Entry) -> bool:
     return entry.owner == wanted.owner if wanted.owner else entry.managed
 
 
+async def _rehearse(world: World, wanted: Wanted, entry: Entry | None) -> None:
+    if entry is None:
+        await world.kube.rehearse(wanted.kind, wanted.on(resourceVersion=ABSENT))
+        return
+    if entry.deleting:
+        raise _being_deleted(wanted)
+    if world.applied.get(wanted.key) == wanted.applied(entry):
+        return
+    if not is_ours(world, wanted, entry):
+        raise _unseen(wanted)
+    body = await world.kube.rehearse(wanted.kind, wanted.on(uid=entry.uid))
+    if fingerprint(body) == entry.fingerprint and not additions(body).fields:
+        world.applied[wanted.key] = wanted.applied(entry)
+
+
 async def _hold(world: World, wanted: Wanted, entry: Entry | None) -> Entry:
     """Conflict if the object is not the one that was seen, or not seen to be ours."""
     known = world.applied.get(wanted.key)
@@ -203,7 +240,7 @@ async def _hold(world: World, wanted: Wanted, entry: Entry | None) -> Entry:
     if known == wanted.applied(entry):
         return entry
     if not is_ours(world, wanted, entry):
-        raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} is not seen to be ours")
+        raise _unseen(wanted)
     if known is None or known.uid != entry.uid:
         return await _adopted(world, wanted, entry) or await _apply(world, wanted, uid=entry.uid)
     if known.digest != wanted.digest:
@@ -276,6 +313,10 @@ def _give_way(world: World, wanted: Wanted, seconds: float) -> None:
         log.warning("others write to this object again and again: left as it is for a while", **told)
     others = AUTHORITY_KEY if key[2] == names.CLIENT_SECRET else GATEWAY_KEY
     world.wake(pipeline_key(reference["name"]) if reference else others, seconds)
+
+
+def _unseen(wanted: Wanted) -> Conflict:
+    return Conflict(f"{wanted.kind.kind} {wanted.key[2]} is not seen to be ours")
 
 
 def _being_deleted(wanted: Wanted) -> BeingDeleted:
