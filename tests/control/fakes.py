@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from auditpipeline.control.authority import Authority
-from auditpipeline.control.kube import Conflict, Kube, Page
+from auditpipeline.control.kube import Conflict, Kube, NoDryRun, Page
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.resources import Resource
 from auditpipeline.control.settings import Settings
@@ -48,6 +48,9 @@ class Answers:
 
     async def apply(self, kind: Resource, body: Body) -> Body:
         return await self.create(kind, body)
+
+    async def rehearse(self, kind: Resource, body: Body) -> Body:
+        raise NoDryRun("", "not here")
 
     async def create(self, kind: Resource, body: Body) -> Body:
         if self.refusal:

@@ -7,7 +7,7 @@ import json
 import pytest
 from yarl import URL
 
-from auditpipeline.control.kube import Conflict, Forbidden, NotFound, translate
+from auditpipeline.control.kube import Conflict, Forbidden, NoDryRun, NotFound, Refused, translate
 from auditpipeline.control.resources import SECRETS, SERVICES, STATEFULSETS
 from auditpipeline.core.errors import Invalid, Permanent, Retryable
 
@@ -35,9 +35,45 @@ def test_an_answer_says_whether_trying_again_helps(status: int, kind: type[Excep
 
 def test_a_refusal_names_the_permission_and_the_namespace() -> None:
     """That is what somebody has to grant."""
-    error = translate(403, json.dumps({"message": "no"}).encode(), "apply", STATEFULSETS, "audit")
+    said = 'statefulsets.apps "a" is forbidden: User "op" cannot patch resource "statefulsets" in the namespace "audit"'
+    error = translate(403, json.dumps({"message": said}).encode(), "apply", STATEFULSETS, "audit")
     assert isinstance(error, Permanent)
-    assert str(error) == "the operator may not apply statefulsets.apps in namespace audit: no"
+    assert not isinstance(error, Refused)
+    assert str(error) == f"the operator may not apply statefulsets.apps in namespace audit: {said}"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('secrets "a" is forbidden: exceeded quota: few, requested: count/secrets=1, used: 0, limited: 0', Refused),
+        ('admission webhook "w.example.org" denied the request: no', Refused),
+        (
+            'secrets "a" is forbidden: unable to create new content in namespace x because it is being terminated',
+            Forbidden,
+        ),
+        ("", Forbidden),
+    ],
+)
+def test_what_admission_refuses_is_no_missing_permission(said: str, kind: type[Exception]) -> None:
+    """Whoever wrote the object is told, in the words of whoever refused it."""
+    error = translate(403, json.dumps({"message": said}).encode(), "apply", SECRETS, "audit")
+    assert type(error) is kind
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind"),
+    [
+        (422, 'Secret "a" is invalid: metadata.uid: Invalid value: "u": field is immutable', Conflict),
+        (400, 'admission webhook "w.example.org" does not support dry run', NoDryRun),
+        (400, "no such field", Invalid),
+    ],
+)
+def test_another_object_and_no_dry_run_are_told_apart_from_bad_input(
+    status: int, said: str, kind: type[Exception]
+) -> None:
+    """An apply names the UID that it is meant for; a dry run that nobody answers says nothing of the object."""
+    assert type(translate(status, json.dumps({"message": said}).encode(), "apply", SECRETS, "audit")) is kind
 
 
 def test_a_server_that_says_how_long_to_wait_is_heard() -> None:

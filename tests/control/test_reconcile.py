@@ -68,3 +68,22 @@ def test_a_status_that_was_written_while_all_sinks_were_listed_is_known() -> Non
     assert state.standing["a"].status.lag_seconds == 8
     state.stand({"a": standing("u2", None, "11")})
     assert state.standing["a"].version == "11"
+
+
+async def test_a_status_that_an_older_crd_prunes_is_not_written_again_and_again() -> None:
+    """What is new in this release is not stored there; what differs otherwise is written."""
+
+    class Pruning(Answers):
+        async def patch_status(self, kind: Resource, name: str, status: Any, *args: Any, **options: Any) -> Any:
+            self.written.append(dict(status))
+            stored = self.objects[kind.plural, name]
+            kept = {key: value for key, value in status.items() if key != "outputsReady"}
+            self.objects[kind.plural, name] = stored | {"status": stored.get("status", {}) | kept}
+            return self.objects[kind.plural, name]
+
+    kube = Pruning({("auditpipelines", "security"): stored(bodies.pipeline(), "7")})
+    made = await world(kube)
+    kube.written.clear()
+    for _ in range(4):
+        await reconcile(made, Recorder(kube, now, "test"), "security")
+    assert len([body for body in kube.written if "outputsReady" in body]) == 1

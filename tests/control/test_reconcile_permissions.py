@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,18 @@ import yaml
 from auditpipeline.control import names
 from auditpipeline.control import operator as operator_module
 from auditpipeline.control.kube import Client
-from auditpipeline.control.resources import CONFIG_MAPS, EVENTS, PIPELINES, SERVICES, SINKS
+from auditpipeline.control.resources import (
+    ACCOUNTS,
+    BUDGETS,
+    CONFIG_MAPS,
+    EVENTS,
+    NETWORK_POLICIES,
+    PIPELINES,
+    SERVICES,
+    SINKS,
+    STATEFULSETS,
+    Resource,
+)
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.running import eventually, gateway_pod, operator, statefulset, until
@@ -22,7 +34,7 @@ Rule = tuple[str, str, str]
 CLUSTER: list[Rule] = [
     ("auditpipeline.dev", "auditpipelines", "get list watch delete"),
     ("auditpipeline.dev", "auditpipelines/status", "patch"),
-    ("auditregistration.k8s.io", "auditsinks", "list watch create patch delete"),
+    ("auditregistration.k8s.io", "auditsinks", "get list watch create patch delete"),
     ("auditregistration.k8s.io", "auditsinks/status", "patch"),
     ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
     ("", "namespaces", "get"),
@@ -30,13 +42,13 @@ CLUSTER: list[Rule] = [
 ]
 TARGET: list[Rule] = [
     ("", "secrets", "get list watch create patch delete"),
-    ("", "services", "list watch create patch delete"),
-    ("", "serviceaccounts", "list watch create patch delete"),
+    ("", "services", "get list watch create patch delete"),
+    ("", "serviceaccounts", "get list watch create patch delete"),
     ("", "pods", "list watch patch"),
     ("", "persistentvolumeclaims", "list"),
-    ("apps", "statefulsets", "list watch create patch delete"),
-    ("policy", "poddisruptionbudgets", "list watch create patch delete"),
-    ("networking.k8s.io", "networkpolicies", "list watch create patch delete"),
+    ("apps", "statefulsets", "get list watch create patch delete"),
+    ("policy", "poddisruptionbudgets", "get list watch create patch delete"),
+    ("networking.k8s.io", "networkpolicies", "get list watch create patch delete"),
 ]
 PATHS = ["/metrics", "/auditpipeline-canary/*"]
 PUBLISHED: list[Rule] = [("", "configmaps", "get create patch")]
@@ -91,6 +103,9 @@ async def test_these_permissions_are_enough(
         await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
         await kube.delete(SERVICES, "audit-a", other)
         await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other))
+        for kind in (ACCOUNTS, SERVICES, NETWORK_POLICIES, BUDGETS, STATEFULSETS):
+            await kube.patch(kind, "audit-a", {"metadata": {"labels": {names.MANAGED_BY: None}}}, other)
+            await eventually(f"{kind.plural} labelled", functools.partial(_labelled, kube, kind, other))
         await _remake(kube, other)
         await kube.patch(PIPELINES, "a", {"spec": {"suspend": True}})
         await until(kube, "a", "Ready", "False", "Suspended")
@@ -116,6 +131,12 @@ async def _remake(kube: Client, namespace: str) -> None:
         return new is not None and new["metadata"]["uid"] != old
 
     await eventually("made again", remade, 90)
+
+
+async def _labelled(kube: Client, kind: Resource, namespace: str) -> bool:
+    """Without its label no watch shows it: it has to be read."""
+    found = await kube.get(kind, "audit-a", namespace) or {}
+    return bool(found["metadata"]["labels"].get(names.MANAGED_BY) == names.MANAGER)
 
 
 async def _told(kube: Client) -> bool:

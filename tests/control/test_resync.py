@@ -11,6 +11,7 @@ import pytest
 from auditpipeline.control import names
 from auditpipeline.control.gateway_state import Standing
 from auditpipeline.control.health import Heartbeat
+from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.resources import SECRETS, SERVICES, SINKS, Resource
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import entry_of, key_of
@@ -114,7 +115,7 @@ async def test_versions_that_go_back_begin_another_history() -> None:
     kube, keys = Listing(), set[str]()
     made = await world(kube, wake=lambda key, _: keys.add(key))
     tell(made, None, "50")
-    made.gateway.stand({"a": Standing(("u", "f"), 1, {}, version="49")})
+    made.gateway.stand({"a": Standing(("u", "f"), 1, SinkStatus(), version="49")})
     made.gateway.dirty = False
     kube.version, kube.told = "50", [body("50")]
     await relist(made)

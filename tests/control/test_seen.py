@@ -21,7 +21,7 @@ SERVICE: dict[str, Any] = {
         "generation": 1,
         "managedFields": [{}],
         "labels": {"auditpipeline.dev/pipeline": "a"},
-        "ownerReferences": [{"kind": "AuditPipeline", "uid": "p1"}],
+        "ownerReferences": [{"apiVersion": "auditpipeline.dev/v1alpha1", "kind": "AuditPipeline", "uid": "p1"}],
     },
     "spec": {"clusterIP": "10.0.0.1"},
     "status": {},

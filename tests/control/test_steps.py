@@ -36,7 +36,7 @@ async def test_a_sink_is_pruned_for_a_suspension_and_never_because_its_kind_is_n
     kube = Answers()
     made = await world(kube, features=Features(sinks=sinks))  # type: ignore[arg-type]
     body = bodies.pipeline("a", suspend=suspend)
-    owner = {"kind": "AuditPipeline", "uid": body["metadata"]["uid"]}
+    owner = names.owner(bodies.parsed(body))
     meta = {"name": "audit-a", "uid": "s", "labels": {"auditpipeline.dev/pipeline": "a"}, "ownerReferences": [owner]}
     made.seen.put(key_of(SINKS.plural, {"metadata": meta}), entry_of(SINKS.plural, {"metadata": meta, "spec": {}}))
     this = Round(made, body, Facts(3, now()))

@@ -81,7 +81,7 @@ async def test_who_adds_again_and_again_is_given_way_for_longer_each_time() -> N
     for _ in range(2):
         await ensure(made, SERVICE)
     assert len(kube.written) == 8  # and then nothing is left to do
-    assert made.fights[key_of("services", SERVICE)][0] == 1
+    assert made.fights.left(key_of("services", SERVICE), (start + timedelta(hours=1)).timestamp()) == 0.0
 
 
 async def test_what_cannot_be_removed_stays_and_is_no_reason_to_stop() -> None:

@@ -186,6 +186,7 @@ GIVEN_BY = {
     "audit_loss": ("AuditLoss",),
 }
 WAITING = {"problem_of"}
+STALLING = {"accept", "parse", "_problem", "_anew"}
 Reason = tuple[str, str, str]
 
 
@@ -234,9 +235,9 @@ def _parts(call: ast.Call, function: FunctionNode) -> Iterator[tuple[tuple[str, 
         (stalled,) = (keyword.value for keyword in call.keywords if keyword.arg == "stalled")
         assert isinstance(stalled, ast.Constant)
         yield ("Stalled",) if stalled.value else ("Reconciling",), "True", first
-    elif name == "Problem" and function.name in WAITING:
+    elif name == "Problem" and function.name in WAITING | STALLING:
         if words(first, function):
-            yield ("Reconciling",), "True", first
+            yield ("Reconciling" if function.name in WAITING else "Stalled",), "True", first
     elif name == "Problem":
         if words(first, function):
             yield GIVEN_BY[function.name], "False", first

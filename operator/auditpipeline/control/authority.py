@@ -17,6 +17,7 @@ from typing import Any
 from auditpipeline.control import certificates, desired, names
 from auditpipeline.control.certificates import Pair
 from auditpipeline.control.kube import Conflict, Kube
+from auditpipeline.control.ownership import managed, taken
 from auditpipeline.control.resources import SECRETS
 from auditpipeline.core.errors import Permanent
 
@@ -46,11 +47,14 @@ class Authority:
         return self.ca.certificate
 
     async def ensure(self) -> bool:
-        """Load the authority, or make it; True where it is another one than before."""
+        """Load the authority, or make it; True if it is another one than before. NameTaken if its Secret is somebody
+        else's."""
         former = self._ca
         stored = await self._kube.get(SECRETS, names.CA_SECRET, self._namespace)
         if stored is None:
             stored = await self._create(former or certificates.authority(self._clock()))
+        if not managed(stored["metadata"]):
+            raise taken(desired.secret(self._meta(names.CA_SECRET), {}))
         found = pair_of(stored)
         if found is None or not certificates.is_authority(found, self._clock()):
             where = f"{self._namespace}/{names.CA_SECRET}"
@@ -59,17 +63,12 @@ class Authority:
         return former is not None and former != found
 
     async def client(self) -> Pair:
-        """The operator's own client certificate."""
-        manifest_meta = {
-            "name": names.CLIENT_SECRET,
-            "namespace": self._namespace,
-            "labels": {names.MANAGED_BY: names.MANAGER},
-        }
-        before = self._leaves.get((self._namespace, names.CLIENT_SECRET))
-        pair = await self.leaf(self._namespace, names.CLIENT_SECRET, CLIENT_NAME, ())
-        if pair != before:
-            await self._kube.apply(SECRETS, desired.tls_secret(manifest_meta, desired.Certified(pair, self.bundle)))
-        return pair
+        """The operator's own client certificate, to be kept in `client_secret`."""
+        return await self.leaf(self._namespace, names.CLIENT_SECRET, CLIENT_NAME, ())
+
+    def client_secret(self, pair: Pair) -> desired.Manifest:
+        """The Secret that keeps the operator's client certificate."""
+        return desired.tls_secret(self._meta(names.CLIENT_SECRET), desired.Certified(pair, self.bundle))
 
     async def leaf(
         self, namespace: str, secret: str, common_name: str, hosts: Sequence[str], *, client: bool = False
@@ -89,18 +88,25 @@ class Authority:
         """The token of the pipeline with this UID: nobody can tell it who has not the authority's key."""
         return hmac.new(self.ca.key.encode(), f"sink {uid}".encode(), hashlib.sha256).hexdigest()
 
+    def seal(self, content: bytes) -> str:
+        """The proof that this operator wrote `content`: nobody can make it who has not the authority's key."""
+        return hmac.new(self.ca.key.encode(), b"generation " + content, hashlib.sha256).hexdigest()
+
     def forget(self, name: str) -> None:
         """Drop the leaf of a pipeline that is gone."""
         for key in [key for key in self._leaves if key[1] == names.tls_secret(name)]:
             del self._leaves[key]
 
     async def _create(self, pair: Pair) -> dict[str, Any]:
-        meta = {"name": names.CA_SECRET, "namespace": self._namespace, "labels": {names.MANAGED_BY: names.MANAGER}}
         data = {"tls.crt": pair.certificate.encode(), "tls.key": pair.key.encode()}
+        manifest = desired.secret(self._meta(names.CA_SECRET), data, "kubernetes.io/tls")
         try:
-            return await self._kube.create(SECRETS, desired.secret(meta, data, "kubernetes.io/tls"))
+            return await self._kube.create(SECRETS, manifest)
         except Conflict:
-            return await self._kube.get(SECRETS, names.CA_SECRET, self._namespace) or {}
+            return await self._kube.get(SECRETS, names.CA_SECRET, self._namespace) or manifest
+
+    def _meta(self, name: str) -> dict[str, Any]:
+        return {"name": name, "namespace": self._namespace, "labels": {names.MANAGED_BY: names.MANAGER}}
 
 
 def pair_of(secret: Mapping[str, Any]) -> Pair | None:

@@ -22,6 +22,7 @@ from auditpipeline.control.facts import PodFacts, PodReport, Verdict
 from auditpipeline.control.gateway_state import Standing, changed, route_addresses, route_digests
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.loops import Loop, refuse_loop
+from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.published import SinkStatus, decode
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
@@ -65,11 +66,17 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
             raise
         # With many sinks a rendering takes long: then more changes are gathered before the next one.
         state.patience = max(0.05, 4 * (time.monotonic() - begun))
-    await _deliver(world)
-    await mark(world, gateway_pods(world), desired.mounted([state.digest, await _tls(world)]))
+    try:
+        await _deliver(world)
+        await mark(world, gateway_pods(world), desired.mounted([state.digest, await _tls(world)]))
+        state.blocked = ""
+    except NameTaken as error:
+        if state.blocked != str(error):
+            log.error("the gateway cannot be told", error=str(error))
+        state.blocked = str(error)
     _tell(world, before)
     world.wake(SINKS_KEY, 0.0)
-    return UNRESOLVED if state.dirty else world.settings.resync
+    return UNRESOLVED if state.dirty or state.blocked else world.settings.resync
 
 
 async def look(world: World) -> float:

@@ -52,7 +52,8 @@ class GatewayState:
     in the gateway's spool would go. `reports` has one entry for each running gateway Pod, `heard` the last report of
     each Pod that is there, `forgiven` those that missed this look alone. `canaries` counts those that were seen to come
     to any of them. `standing` has every AuditSink. `patience` is how long changes are gathered before the next
-    rendering. `kind` is what makes the Pods."""
+    rendering. `kind` is what makes the Pods. `blocked` says
+    which of the gateway's Secrets is somebody else's, so that nothing is written."""
 
     digest: str = ""
     body: bytes = b""
@@ -68,6 +69,7 @@ class GatewayState:
     standing: dict[str, Standing] = field(default_factory=dict)
     patience: float = 0.05
     kind: GatewayKind = "DaemonSet"
+    blocked: str = ""
     looked: bool = False
     dirty: bool = True
 
@@ -136,7 +138,7 @@ class GatewayState:
         if not current or sink not in self.routes or not self.looked:
             return Verdict("False", "GatewayPending", "the gateway's configuration is being made")
         if not self.reports:
-            message = f"no gateway Pod runs: see {self.kind} auditpipeline-gateway"
+            message = self.blocked or f"no gateway Pod runs: see {self.kind} auditpipeline-gateway"
             return Verdict("False", "GatewayNotRunning", message)
         return self._by_pods(sink)
 
@@ -146,6 +148,8 @@ class GatewayState:
         if silent:
             return Verdict("Unknown", "GatewayUnreachable", f"gateway Pod {'; '.join(silent)}")
         behind = [entry for entry in reports if entry.report and not self._holds(entry.report.config, sink)]
+        if behind and self.blocked:
+            return Verdict("False", "NameTaken", self.blocked)
         refused = [entry for entry in behind if entry.report and entry.report.config_error]
         if refused and refused[0].report:
             message = f"gateway Pod {refused[0].pod} refuses its configuration: {refused[0].report.config_error}"

@@ -7,6 +7,7 @@ counted by verb and resource; errors come out as core.errors say what to do next
     409                            Conflict: read and try again  422, 400                 Invalid, in the server's words
     403                            Forbidden: names what is to be granted, and where
     429, 5xx, no connection        Retryable
+    400 to a dry run               NoDryRun, if the server says that a webhook does not support it
 
 kubernetes.aio's dynamic client is used for its requests alone: its discovery writes a cache file and asks for every
 group at each start, and the typed clients cost 130 MB.
@@ -40,6 +41,10 @@ class Forbidden(Permanent):
     """RBAC (or admission) says no; the message names the permission that is missing."""
 
 
+class Refused(Forbidden):
+    """Admission says no: a quota, a policy or a webhook, in its own words."""
+
+
 class NotFound(Retryable):
     """What a write needs (its namespace, its kind) is not there."""
 
@@ -54,6 +59,10 @@ class Page(NamedTuple):
 
     items: list[Body]
     version: str
+
+
+class NoDryRun(Invalid):
+    """An admission webhook that does not support dry runs has a say in this: nothing is known."""
 
 
 class Kube(Protocol):
@@ -71,7 +80,11 @@ class Kube(Protocol):
         """The same, page by page; at least one."""
 
     async def apply(self, kind: Resource, body: Body) -> Body:
-        """Server-side apply, taking over fields of others; the object as it is then."""
+        """Server-side apply, taking over fields of others; the object as it is then. Conflict unless the object has the
+        `uid` and the `resourceVersion` of the body's metadata, if it names them (`ownership.ABSENT`: creates only)."""
+
+    async def rehearse(self, kind: Resource, body: Body) -> Body:
+        """What `apply` would answer, by a dry run: nothing is written. Refused as `apply` would be, or NoDryRun."""
 
     async def create(self, kind: Resource, body: Body) -> Body:
         """Create, or Conflict."""
@@ -151,11 +164,17 @@ class Client:
                 return
 
     async def apply(self, kind: Resource, body: Body) -> Body:
+        return await self._apply(kind, body, "apply")
+
+    async def rehearse(self, kind: Resource, body: Body) -> Body:
+        return await self._apply(kind, body, DRY_RUN, dry_run="All")
+
+    async def _apply(self, kind: Resource, body: Body, verb: str, **options: str) -> Body:
         meta = body["metadata"]
         namespace = meta.get("namespace")
         path = kind.path(meta["name"], namespace)
-        options = {"content_type": "application/apply-patch+yaml", "force_conflicts": "true"}
-        return await self._request("patch", kind, path, namespace, verb="apply", body=body, **options)
+        options |= {"content_type": "application/apply-patch+yaml", "force_conflicts": "true"}
+        return await self._request("patch", kind, path, namespace, verb=verb, body=body, **options)
 
     async def create(self, kind: Resource, body: Body) -> Body:
         namespace = body["metadata"].get("namespace")
@@ -251,6 +270,8 @@ class Client:
 
 
 MERGE = "application/merge-patch+json"
+DRY_RUN = "dry-run"
+"""The verb by which rehearsals are counted."""
 DISCOVERY = Resource("", "v1", "discovery", "APIGroup", namespaced=False)
 
 
@@ -264,10 +285,24 @@ def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, 
     if status == 409:
         return Conflict(f"{what}: {message or 'conflict'}")
     if status == 403:
-        return Forbidden(f"the operator may not {what}: {message}")
+        return _forbidden(what, message)
     if status in (400, 405, 413, 415, 422):
-        return Invalid("", f"{what}: {message}")
+        return _invalid(f"{what}: {message}")
     return Retryable(f"{what}: HTTP {status} {message}".rstrip(), seconds)
+
+
+def _forbidden(what: str, message: str) -> Exception:
+    """RBAC names the user and the verb; what admission says is for whoever wrote the object. Source:
+    k8s.io/apiserver/pkg/endpoints/handlers/responsewriters/errors.go."""
+    denied = message and not ('User "' in message and " cannot " in message) and "being terminated" not in message
+    return Refused(f"{what}: {message}") if denied else Forbidden(f"the operator may not {what}: {message}")
+
+
+def _invalid(message: str) -> Exception:
+    """What a server means that calls a request invalid."""
+    if "metadata.uid: Invalid value" in message:
+        return Conflict(message)  # another object has this name now
+    return NoDryRun("", message) if "does not support dry run" in message else Invalid("", message)
 
 
 def _said(body: bytes | str | None) -> tuple[str, float | None]:

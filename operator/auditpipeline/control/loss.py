@@ -66,13 +66,14 @@ class Kept(msgspec.Struct, frozen=True):
 @dataclass
 class LossState:
     """`totals` are the events lost since this process started, by cause; `read` says whether every API server
-    could be read the last time."""
+    could be read the last time. `unkept` says why it could not be written down the last time."""
 
     known: dict[str, Known] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     totals: dict[Cause, int] = field(default_factory=lambda: {"Dropped": 0, "Unaccounted": 0})
     recalled: bool = False
     read: bool = False
+    unkept: str = ""
     _session: tuple[object, ...] = ()
     _history: deque[tuple[float, Sums]] = field(default_factory=deque)
     _told: int = 0

@@ -9,8 +9,10 @@ import structlog
 
 from auditpipeline.control import names
 from auditpipeline.control.apiservers import Reading
+from auditpipeline.control.config_maps import publish
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.loss import Kept
+from auditpipeline.control.ownership import NameTaken, managed
 from auditpipeline.control.resources import CONFIG_MAPS
 from auditpipeline.control.world import World, pipeline_key
 from auditpipeline.core.errors import Invalid
@@ -23,24 +25,24 @@ async def take_losses(world: World, found: list[Reading]) -> None:
     state, gateways = world.losses, world.gateway.reports
     if not state.recalled:
         state.recall(await _recall(world))
-    before, totals = state.kept(), dict(state.totals)
+    gaps, totals = tuple(state.gaps), dict(state.totals)
     read = state.read
     state.take(found, [entry.report.taken if entry.report else None for entry in gateways], world.canary.arrived())
-    if before.gaps != tuple(state.gaps) or read != state.read:
+    if gaps != tuple(state.gaps) or read != state.read:
         for name in world.upstream.asked:
             world.wake(pipeline_key(name), 0.0)
     for cause, events in state.totals.items():
         if events > totals[cause]:
             log.warning("audit events lost", cause=cause, events=events - totals[cause])
-    if before != state.kept():
-        await _keep(world, state.kept())
+    await _keep(world, state.kept())
 
 
 async def _recall(world: World) -> Kept:
     """What a former process knew; nothing where it cannot be read."""
     try:
         stored = await world.kube.get(CONFIG_MAPS, names.READINGS, world.settings.namespace) or {}
-        return msgspec.json.decode((stored.get("data") or {}).get("readings.json", "{}"), type=Kept)
+        text = (stored.get("data") or {}).get("readings.json", "{}") if stored and managed(stored["metadata"]) else "{}"
+        return msgspec.json.decode(text, type=Kept)
     except (Forbidden, msgspec.DecodeError, RecursionError) as error:
         log.warning("former readings of kube-apiserver are not known", error=str(error))
         return Kept()
@@ -58,6 +60,10 @@ async def _keep(world: World, kept: Kept) -> None:
         "data": {"readings.json": msgspec.json.format(msgspec.json.encode(kept), indent=1).decode()},
     }
     try:
-        await world.kube.apply(CONFIG_MAPS, manifest)
-    except (Forbidden, Invalid) as error:
-        log.warning("readings of kube-apiserver are not kept", error=str(error))
+        await publish(world, manifest)
+        said = ""
+    except (Forbidden, Invalid, NameTaken) as error:
+        said = str(error)
+    if said and said != world.losses.unkept:
+        log.warning("readings of kube-apiserver are not kept", error=said)
+    world.losses.unkept = said

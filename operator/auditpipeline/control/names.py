@@ -64,6 +64,11 @@ def tls_secret(name: str) -> str:
     return f"audit-{name}-tls"
 
 
+def generation_secret(name: str) -> str:
+    """The Secret that keeps the last accepted generation of a pipeline."""
+    return f"audit-{name}-generation"
+
+
 def service_host(name: str, namespace: str) -> str:
     """The TLS name of a Service, whatever address is dialled."""
     return f"{name}.{namespace}.svc"

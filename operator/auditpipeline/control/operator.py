@@ -23,6 +23,7 @@ from auditpipeline.control.discovery import discover
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.kube import Client, Forbidden, NotFound
 from auditpipeline.control.leader import LeadershipLost, Lease
+from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
 from auditpipeline.control.reconcile import reconcile
@@ -44,6 +45,7 @@ from auditpipeline.control.world import (
     SINKS_KEY,
     STATIC_KEY,
     World,
+    ensure,
     pipeline_key,
 )
 from auditpipeline.core.errors import Retryable
@@ -172,9 +174,10 @@ def _others(world: World, recorder: Recorder) -> dict[str, Callable[[], Awaitabl
 
 async def _prepare(world: World) -> None:
     world.features = await discover(world.kube)
+    found = await relist(world)
     await _authorize(world)
     world.canary.user = await _whoami(world)
-    for name in await relist(world):
+    for name in found:
         world.wake(pipeline_key(name), 0.0)
     world.wake(GATEWAY_KEY, 0.0)
     world.wake(API_SERVERS_KEY, 0.0)
@@ -196,7 +199,12 @@ async def _authorize(world: World) -> None:
     if await world.authority.ensure():
         world.gateway.dirty = True
         world.wake(GATEWAY_KEY, 0.0)
-    world.prober.trust(await world.authority.client(), world.authority.bundle)
+    client = await world.authority.client()
+    try:
+        await ensure(world, world.authority.client_secret(client))
+    except NameTaken as error:  # it is needed after a restart alone, and another one would do then
+        log.warning("the operator's client certificate is not kept", error=str(error))
+    world.prober.trust(client, world.authority.bundle)
 
 
 class _Watcher:

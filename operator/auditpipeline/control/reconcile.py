@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from auditpipeline.control import published
+from auditpipeline.control.acceptance import accept
 from auditpipeline.control.facts import Facts
 from auditpipeline.control.kube import Conflict
 from auditpipeline.control.pace import patience, pipeline_figures
@@ -25,6 +26,7 @@ from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import Halt, Round
 from auditpipeline.control.status import status
 from auditpipeline.control.steps import (
+    asks,
     expire,
     losses,
     parse,
@@ -43,7 +45,7 @@ from auditpipeline.control.world import BeingDeleted, World, pipeline_key
 log = structlog.get_logger()
 
 Step = Callable[[Round], Awaitable[None]]
-ACT: tuple[Step, ...] = (parse, expire, place, secrets, children, register, prune, refresh)
+ACT: tuple[Step, ...] = (parse, expire, place, accept, secrets, children, register, prune, refresh)
 LOOK: tuple[Step, ...] = (registered, upstream, losses, observe)
 
 
@@ -81,6 +83,8 @@ async def _act(this: Round) -> Exception | None:
     except Exception as error:
         # Whatever it was becomes a condition; a Halt or the work queue says when it is tried again.
         return error
+    finally:
+        asks(this)
     return None
 
 
@@ -111,7 +115,9 @@ def _note(this: Round, error: Exception | None) -> None:
         world.wake(pipeline_key(this.name), left)
         return
     problem, stalled = problem_of(error)
-    if stalled:
+    if stalled and this.facts.stalled:  # the newest generation is refused; this is of the one that is in force
+        this.facts.notes.append(problem.message)
+    elif stalled:
         this.facts.stalled = problem
     else:
         this.facts.waiting = problem
@@ -122,9 +128,9 @@ async def _write_status(this: Round, recorder: Recorder) -> None:
     world, old = this.world, this.previous
     new = status(this.facts, old)
     world.ready[this.name] = published.is_ready(new)
-    wait = (
-        None if new == old else patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
-    )
+    if new == old or world.published.get(this.name) == (old, new):
+        return  # said already; or it was written and not kept: this API server's CRD is of another release
+    wait = patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
     if wait is None:
         return
     now = this.facts.now.timestamp()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import Facts, PodFacts, Problem
@@ -11,6 +11,10 @@ from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.world import World
 from auditpipeline.core.spec import Pipeline
+
+if TYPE_CHECKING:
+    from auditpipeline.control.generation import Accepted
+    from auditpipeline.control.rendering import Rendered
 
 PLACE_RETRY, SETTLING = 10.0, 0.5
 """Seconds until the next look: where a namespace or a permission is missing, and while something settles."""
@@ -30,7 +34,8 @@ class Halt(Exception):
 class Round:
     """One round for one pipeline. `pipeline` is set by the first step; `again` is the earliest next look wanted;
     `previous` is the status that was stored before; `is_placed`: the target namespace is one that this operator
-    serves."""
+    serves. `accepted` is the generation in force, `pipeline` its value; the keys in `held` were refused, and are left
+    as they are."""
 
     world: World
     body: dict[str, Any]
@@ -42,6 +47,9 @@ class Round:
     versions: list[str] = field(default_factory=list)
     kept: set[Key] = field(default_factory=set)
     workload: Entry | None = None
+    accepted: Accepted | None = None
+    held: frozenset[Key] = frozenset()
+    rendered: Rendered | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -65,6 +73,17 @@ class Round:
         """Whether the stored status says of this generation whether it is Ready."""
         ready = conditions(self.previous).get("Ready")
         return ready is not None and ready.observed_generation == self.facts.generation
+
+    @property
+    def is_former(self) -> bool:
+        """Whether a former generation is in force."""
+        return self.accepted is not None and self.accepted.generation != self.facts.generation
+
+    def take(self, pipeline: Pipeline) -> None:
+        """Work with this value of the pipeline."""
+        self.parsed = pipeline
+        self.facts.outputs = tuple(output.name for output in pipeline.spec.outputs)
+        self.facts.suspended = pipeline.spec.suspend
 
     def look_again(self, seconds: float) -> None:
         """Ask for another look in `seconds`, or sooner."""

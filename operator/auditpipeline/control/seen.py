@@ -28,6 +28,7 @@ import msgspec
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import PodFacts, Problem, Workload
+from auditpipeline.control.ownership import managed, owner
 
 Key = tuple[str, str, str]
 """Plural, namespace ("" for cluster-scoped kinds) and name."""
@@ -37,7 +38,8 @@ _NOISE = ("managedFields", "resourceVersion", "generation", "uid", "creationTime
 
 
 class Entry(NamedTuple):
-    """One object as last seen. `facts` is a Workload, a PodFacts, or a Service's ClusterIP."""
+    """One object as last seen. `owner` is the UID of the AuditPipeline that owns it; `managed` says whether it is an
+    object of the operator's own. `facts` is a Workload, a PodFacts, or a Service's ClusterIP."""
 
     uid: str
     version: str
@@ -47,6 +49,7 @@ class Entry(NamedTuple):
     deleting: bool
     facts: Workload | PodFacts | str | None = None
     app: str = ""
+    managed: bool = False
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -174,7 +177,7 @@ def key_of(plural: str, body: Mapping[str, Any]) -> Key:
 def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
     """What is kept of an object."""
     meta = body["metadata"]
-    owners = [owner["uid"] for owner in meta.get("ownerReferences", ()) if owner.get("kind") == "AuditPipeline"]
+    reference = owner(meta)
     return Entry(
         uid=meta.get("uid", ""),
         version=meta.get("resourceVersion", ""),
@@ -182,10 +185,11 @@ def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
         fingerprint="" if plural == "pods" else fingerprint(body),
         # Interned: the same few strings for every child of a pipeline.
         pipeline=sys.intern(meta.get("labels", {}).get(names.PIPELINE, "")),
-        owner=sys.intern(owners[0]) if owners else "",
+        owner=sys.intern(reference["uid"]) if reference else "",
         deleting="deletionTimestamp" in meta,
         facts=_facts(plural, body),
         app=sys.intern(meta.get("labels", {}).get(names.APP, "")),
+        managed=managed(meta),
     )
 
 

@@ -39,7 +39,7 @@ def sink_conditions(registration: Verdict, outputs: Sequence[OutputReport]) -> d
     """Every condition's verdict, by type; Reconciling and Stalled only while they hold."""
     ready = sink_ready(registration, outputs)
     found = {"Ready": ready}
-    if ready.reason == "SinkRefused":
+    if ready.reason in ("SinkRefused", "NameTaken"):
         found["Stalled"] = ready._replace(status="True")
     elif ready.status != "True":
         found["Reconciling"] = ready._replace(status="True")

@@ -17,9 +17,11 @@ import structlog
 from auditpipeline.control import names
 from auditpipeline.control.apiservers import Server, readings, servers
 from auditpipeline.control.canary import source_of
+from auditpipeline.control.config_maps import publish
 from auditpipeline.control.kube import Forbidden, NotFound
 from auditpipeline.control.losses import take_losses
-from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES
+from auditpipeline.control.ownership import NameTaken
+from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.seen import fingerprint
 from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.control.world import STATIC_KEY, World, pipeline_key
@@ -114,13 +116,10 @@ async def _publish(world: World) -> None:
     content = fingerprint(manifest)
     if state.published == content:
         return
-    namespace = world.settings.namespace
     try:
-        stored = await world.kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace)
-        if stored is None or not _same(stored, manifest):
-            await world.kube.apply(CONFIG_MAPS, manifest)
+        if await publish(world, manifest):
             log.info("static policy published", policies=len(wanted))
-    except (Forbidden, Invalid) as error:
+    except (Forbidden, Invalid, NameTaken) as error:
         log.warning("static policy not published", error=str(error))
     state.published = content
 
@@ -135,11 +134,6 @@ def config_map(namespace: str, policy: str) -> dict[str, Any]:
         "metadata": {"name": names.STATIC_POLICY, "namespace": namespace, "labels": labels},
         "data": {"policy.yaml": head + policy},
     }
-
-
-def _same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    labels = stored["metadata"].get("labels") or {}
-    return bool(stored.get("data") == wanted["data"] and wanted["metadata"]["labels"].items() <= labels.items())
 
 
 def _united(policies: list[Policy]) -> str:

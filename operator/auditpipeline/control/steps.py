@@ -10,11 +10,14 @@ from datetime import datetime, timedelta
 import structlog
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.facts import Losses, Verdict
+from auditpipeline.control.accepted import fall_back
+from auditpipeline.control.facts import Losses, Problem, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
-from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.kube import Forbidden, Refused
+from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.published import Acknowledged
+from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
@@ -42,19 +45,21 @@ async def parse(this: Round) -> None:
     this.facts.absent = _absent(this.world)
     this.facts.needs_proof = this.world.features.sinks != "builtin"
     try:
-        this.parsed = stored_pipeline(this.body)
+        this.take(stored_pipeline(this.body))
     except Invalid as error:
-        _ask(this, None)
-        raise Halt("InvalidSpec", str(error), stalled=True) from None
-    this.facts.outputs = tuple(output.name for output in this.pipeline.spec.outputs)
-    this.facts.suspended = this.pipeline.spec.suspend
-    _ask(this, this.pipeline.spec.policy)
+        await fall_back(this, Problem("InvalidSpec", str(error)))
+
+
+def asks(this: Round) -> None:
+    """What the generation that is in force asks of the static policy. If there is none, what was asked for before runs
+    on; but that the pipeline was looked at has to be known."""
+    _ask(this, this.pipeline.spec.policy if this.parsed else None)
 
 
 async def expire(this: Round) -> None:
     """A pipeline with `expireAfter` deletes itself when its time is over."""
     after = this.pipeline.spec.expire_after
-    if after is None:
+    if after is None or this.is_former:  # the newest, which cannot be read, may say another time
         return
     created = datetime.fromisoformat(this.pipeline.metadata.creation_timestamp)
     seconds = parse_seconds(after, "spec.expireAfter")
@@ -103,15 +108,19 @@ async def register(this: Round) -> None:
         # Where the kind is gone so is the AuditSink; where it is not, the gateway's place in its spool would go.
         this.kept.add((SINKS.plural, "", names.child(this.name)))
         return
-    if this.pipeline.spec.suspend:
+    manifest = (await rendered(this)).sink
+    if manifest is None:
         return
-    manifest = desired.audit_sink(this.pipeline, world.authority.bundle, world.settings, features, sink_token(this))
     key = key_of(SINKS.plural, manifest)
     this.kept.add(key)
+    if key in this.held:
+        return
     before = world.applied.get(key)
     try:
         await ensure(world, manifest)
-    except Invalid as error:
+    except NameTaken as error:
+        raise Halt("NameTaken", str(error), stalled=True, again=PLACE_RETRY) from None
+    except (Invalid, Refused) as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:
         raise Halt("Forbidden", str(error), stalled=True, again=PLACE_RETRY) from None
@@ -220,17 +229,13 @@ async def namespace_exists(this: Round) -> None:
 async def forbidden(this: Round, error: Forbidden) -> None:
     """Ends the round where the operator may not write into the target namespace."""
     await namespace_exists(this)
+    if isinstance(error, Refused):
+        raise Halt("InvalidSpec", str(error), stalled=True, again=PLACE_RETRY)
     if "being terminated" in str(error):
         message = f"namespace {this.namespace} is being deleted"
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
-
-
-def sink_token(this: Round) -> str:
-    """What kube-apiserver shows where it posts to the receivers itself; "" where the gateway does, by certificate."""
-    builtin = this.world.features.sinks == "builtin"
-    return this.world.authority.token(this.pipeline.metadata.uid) if builtin else ""
 
 
 def _ask(this: Round, policy: PipelinePolicy | None) -> None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import structlog
 
-from auditpipeline.control import certificates, desired, names
+from auditpipeline.control import certificates, desired, generation, names
+from auditpipeline.control.acceptance import is_fixed
 from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.facts import Facts, Heard, Workload, hear
 from auditpipeline.control.gateway import ask
-from auditpipeline.control.kube import Forbidden, NotFound
+from auditpipeline.control.kube import Forbidden, NotFound, Refused
 from auditpipeline.control.left import LeftState, find_left
-from auditpipeline.control.resources import CLAIMS, STATEFULSETS
-from auditpipeline.control.rounds import SETTLING, Halt, Round
+from auditpipeline.control.ownership import NameTaken
+from auditpipeline.control.rendering import rendered
+from auditpipeline.control.resources import CLAIMS, SECRETS, STATEFULSETS
+from auditpipeline.control.rounds import PLACE_RETRY, SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.steps import forbidden, namespace_exists, sink_token
+from auditpipeline.control.steps import forbidden, namespace_exists
 from auditpipeline.control.world import CANARY_KEY, ensure
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
 
-_FIXED = ("updates to statefulset spec", "volumeClaimTemplates")
-"""How API servers say that a field of a StatefulSet cannot be changed, before 1.37 and from then on."""
 CLAIM_RETRY = 10.0
 PROOF_RETRY = 1.0
 """Seconds between canaries while a new pipeline waits for its first: Ready waits with it."""
@@ -30,23 +31,23 @@ PROBES_A_SECOND = 20.0
 
 async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
-    world, pipeline = this.world, this.pipeline
-    token = bool(sink_token(this))
-    body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
+    made = await rendered(this)
     try:
-        tls = await _certified(this)
-        for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
-            this.kept.add(key_of(world.features.resource(manifest).plural, manifest))
+        await _keep_generation(this)
+        for manifest in made.children:
             await _child(this, manifest)
     except NotFound:
         await namespace_exists(this)
         raise
     except Forbidden as error:
         await forbidden(this, error)
+    except NameTaken as error:
+        raise Halt("NameTaken", str(error), stalled=True, again=PLACE_RETRY) from None
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
+    tls = made.tls
     this.facts.certificate = certificates.not_after(tls.leaf.certificate)
-    this.facts.config = config.digest(body)
+    this.facts.config = config.digest(made.body)
     this.versions += [
         this.facts.config,
         desired.digest({"tls": tls.leaf.certificate, "ca": tls.bundle, "token": tls.token}),
@@ -114,14 +115,26 @@ def _canary(this: Round) -> CanaryFacts:
     return found._replace(undecided=found.undecided and asked and (bool(emitting) or not world.upstream.ran))
 
 
-async def _certified(this: Round) -> desired.Certified:
-    authority = this.world.authority
-    hosts = names.receiver_hosts(this.name, this.namespace)
-    leaf = await authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
-    return desired.Certified(leaf, authority.bundle, sink_token(this))
+async def _keep_generation(this: Round) -> None:
+    """What is in force is known after a restart. That it cannot be kept is said, and keeps nothing from running."""
+    if this.accepted is None:
+        return
+    manifest = generation.secret(this.pipeline, this.namespace, this.accepted, this.world.authority.seal)
+    if manifest is None:
+        this.facts.notes.append("this generation is too large to be kept: a newer one that is refused leaves none")
+        return
+    this.kept.add(key_of(SECRETS.plural, manifest))
+    try:
+        await ensure(this.world, manifest)
+    except (NameTaken, Invalid, Refused) as error:
+        this.facts.notes.append(f"this generation is not kept, and would be lost with a newer one: {error}")
 
 
 async def _child(this: Round, manifest: desired.Manifest) -> None:
+    key = key_of(this.world.features.resource(manifest).plural, manifest)
+    this.kept.add(key)
+    if key in this.held:
+        return
     if manifest["kind"] != STATEFULSETS.kind:
         await ensure(this.world, manifest)
         return
@@ -135,7 +148,7 @@ async def _replace_statefulset(this: Round, manifest: desired.Manifest, error: I
     """Claim templates cannot be changed: the StatefulSet is deleted without its Pods, and made again around them."""
     key = key_of(STATEFULSETS.plural, manifest)
     entry = this.world.seen.entries.get(key)
-    if entry is None or not any(sign in error.message for sign in _FIXED):
+    if entry is None or not is_fixed(error):
         raise error
     log.info("statefulset made again", pipeline=this.name, reason="its claim templates changed")
     await this.world.kube.delete(STATEFULSETS, key[2], key[1], uid=entry.uid, propagation="Orphan")

@@ -19,7 +19,7 @@ from auditpipeline.core.errors import Invalid
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
 
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls)")
+OWN_SECRETS = re.compile(r"auditpipeline-.*|audit-.*-(config|tls|generation)")
 # What HTTP and the output itself decide, and what would be a credential.
 OWN_HEADERS = re.compile(
     r"(?i)(authorization|cookie|host|content-.*|proxy-.*|transfer-encoding|connection|keep-alive|te|trailer|upgrade|"

@@ -1,0 +1,64 @@
+"""The last accepted generation of a pipeline takes the place of a newer one that is refused.
+
+It is known from the process's memory or, after a restart, from the Secret that the pipeline owns. What is refused is
+said as Stalled; everything else in the status tells of what runs, which is maintained: certificates are renewed, drift
+is mended, events are recorded by the former policy.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from auditpipeline.control import names
+from auditpipeline.control.facts import Problem
+from auditpipeline.control.generation import Accepted, stored
+from auditpipeline.control.resources import SECRETS
+from auditpipeline.control.rounds import Halt, Round
+from auditpipeline.control.seen import entry_of
+from auditpipeline.core.errors import Invalid
+from auditpipeline.core.spec import stored_pipeline
+
+log = structlog.get_logger()
+
+
+async def recall(this: Round) -> Accepted | None:
+    """The generation that was last accepted of this very AuditPipeline."""
+    known, uid = this.world.accepted.get(this.name), this.body["metadata"].get("uid", "")
+    if known is None or known.uid != uid:
+        known = await _kept(this, uid)
+    if known:
+        this.world.accepted[this.name] = known
+    return known
+
+
+async def fall_back(this: Round, problem: Problem, *, again: float | None = None) -> None:
+    """Go on with the last accepted generation, and say why the newest is refused; Halt if there is none."""
+    known = await recall(this)
+    if known is None or not _take(this, known):
+        raise Halt(problem.reason, problem.message, stalled=True, again=again)
+    said = f"{problem.message}; generation {known.generation} stays in force"
+    this.facts.stalled = Problem(problem.reason, said)
+    if again is not None:
+        this.look_again(again)
+
+
+def _take(this: Round, known: Accepted) -> bool:
+    """Have the round work with a former spec; False if this release does not take it."""
+    try:
+        former = stored_pipeline({**this.body, "spec": known.spec})
+    except Invalid as error:
+        log.warning("the last accepted generation cannot be used", pipeline=this.name, error=str(error))
+        return False
+    this.take(former)
+    this.accepted = known
+    return True
+
+
+async def _kept(this: Round, uid: str) -> Accepted | None:
+    world, name = this.world, names.generation_secret(this.name)
+    for key, entry in world.seen.of(this.name).items():
+        if (key[0], key[2], entry.owner) == (SECRETS.plural, name, uid):
+            body = await world.kube.get(SECRETS, name, key[1])
+            if body and entry_of(SECRETS.plural, body).owner == uid:
+                return stored(body, uid, world.authority.seal)
+    return None

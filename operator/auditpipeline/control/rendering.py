@@ -1,0 +1,53 @@
+"""What one round makes of its pipeline: the manifests of all children, once for each round."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from auditpipeline.control import desired, names
+from auditpipeline.control.rounds import Round
+from auditpipeline.core import config
+from auditpipeline.core.spec import Pipeline
+
+
+class Rendered(NamedTuple):
+    """The receivers' encoded configuration, their certificate, and the manifests; no `sink` while it is suspended, or
+    if the cluster has none."""
+
+    of: Pipeline
+    body: bytes
+    tls: desired.Certified
+    children: list[desired.Manifest]
+    sink: desired.Manifest | None
+
+    @property
+    def manifests(self) -> list[desired.Manifest]:
+        """All of them."""
+        return [*self.children, *([self.sink] if self.sink else [])]
+
+
+async def rendered(this: Round) -> Rendered:
+    """The manifests of the pipeline of this round; Invalid if it cannot be rendered."""
+    if this.rendered is None or this.rendered.of is not this.pipeline:
+        this.rendered = await _render(this)
+    return this.rendered
+
+
+def sink_token(this: Round) -> str:
+    """What kube-apiserver shows where it posts to the receivers itself; "" where the gateway does, by certificate."""
+    builtin = this.world.features.sinks == "builtin"
+    return this.world.authority.token(this.pipeline.metadata.uid) if builtin else ""
+
+
+async def _render(this: Round) -> Rendered:
+    world, pipeline, token = this.world, this.pipeline, sink_token(this)
+    receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user)
+    body = config.encode(receiver)
+    hosts = names.receiver_hosts(this.name, this.namespace)
+    leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
+    tls = desired.Certified(leaf, world.authority.bundle, token)
+    children = desired.children(pipeline, body, tls, world.settings, world.features)
+    sink = None
+    if world.features.sinks != "absent" and not pipeline.spec.suspend:
+        sink = desired.audit_sink(pipeline, world.authority.bundle, world.settings, world.features, token)
+    return Rendered(pipeline, body, tls, children, sink)
