@@ -75,6 +75,11 @@ def packed(body: bytes) -> dict[str, bytes]:
     return {PLAIN: body} if len(body) <= GZIP_FROM else {PACKED: compressed(body)}
 
 
+def unpacked(data: Mapping[str, bytes]) -> bytes | None:
+    """The configuration in a Secret with these keys, or None; Invalid if it is compressed and cannot be read."""
+    return contract.inflate(data[PACKED]) if PACKED in data else data.get(PLAIN)
+
+
 def compressed(body: bytes) -> bytes:
     """gzip, without a time: the same bytes for the same content."""
     return gzip.compress(body, 6, mtime=0)
