@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from auditpipeline.control.certificates import authority
-from auditpipeline.control.desired_gateway import GZIP_FROM, gateway_config, packed, route
-from auditpipeline.control.gateway import unpacked
+from auditpipeline.control.desired_gateway import gateway_config, route, unpacked
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.packing import GZIP_FROM, packed
 from auditpipeline.core.spec import parse_sink
 from tests.control import bodies
 

@@ -101,7 +101,8 @@ async def test_a_gateway_that_misses_one_look_is_no_news() -> None:
     while answers:
         await look(made)
         (file,) = made.upstream.files or [PolicyFile("", "", "", 0.0)]
-        reason = made.gateway.registration("good", made.gateway.sources["good"]).reason
-        told.append((reason, file.text, file.error))
+        verdict = made.gateway.registration("good", made.gateway.sources["good"])
+        assert verdict
+        told.append((verdict.reason, file.text, file.error))
     well = ("Registered", "rules: []", "")
     assert told == [well] * 4 + [("GatewayUnreachable", "", "no answer: no answer within 3 s")]

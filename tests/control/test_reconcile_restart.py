@@ -8,7 +8,7 @@ import functools
 import pytest
 
 from auditpipeline.control import names
-from auditpipeline.control.gateway import unpacked
+from auditpipeline.control.desired_gateway import unpacked
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, SERVICES, SINKS, Features
 from auditpipeline.core import config

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from auditpipeline.control import names
-from auditpipeline.control.gateway import unpacked
+from auditpipeline.control.desired_gateway import unpacked
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import EVENTS, SECRETS, SERVICES, SINKS
 from auditpipeline.core import config

@@ -11,7 +11,7 @@ import pytest
 
 from auditpipeline.control import names
 from auditpipeline.control import operator as operator_module
-from auditpipeline.control.gateway import unpacked
+from auditpipeline.control.desired_gateway import unpacked
 from auditpipeline.control.kube import Client, Conflict
 from auditpipeline.control.pace import SLOWLY
 from auditpipeline.control.resources import CLAIMS, EVENTS, NAMESPACES, PIPELINES, PODS, SECRETS, SERVICES, SINKS

@@ -44,7 +44,7 @@ def test_unknown_fields_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version: 2 is not 1"),
+        ({"version": 3}, "version: 3 is not 1"),
         ({"plane": "cloud"}, "plane: Invalid enum"),
         ({"routes": [{"name": "a"}]}, "routes"),
         ({"spool": {"path": "/x", "maxBytes": 1}}, "spool.maxBytes"),

@@ -1,4 +1,4 @@
-"""The gateway's configuration: every AuditSink of the cluster as one route. Pure.
+"""The gateway's configuration: every AuditSink of the cluster as one route, in one Secret or several. Pure.
 
 One sink that cannot be used must not cost the others theirs: `route` raises Invalid for that one alone, and says
 which field is wrong. A sink's Service is dialled by its ClusterIP, since the gateway runs without cluster DNS.
@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
 
 from auditpipeline.control import names
 from auditpipeline.control.certificates import is_bundle
 from auditpipeline.control.settings import GatewayKind
-from auditpipeline.core import config
+from auditpipeline.control.shards import Held, Written
+from auditpipeline.core import config, packing
 from auditpipeline.core.canary import with_canary
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy
 
-GZIP_FROM = 512 * 2**10
 CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key")
 
 
@@ -47,11 +49,59 @@ def gateway_config(
     )
 
 
-def packed(body: bytes) -> dict[str, bytes]:
-    """The keys of the configuration's Secret: gzipped where it grows towards the 1 MiB that a Secret may hold."""
-    if len(body) <= GZIP_FROM:
-        return {"config.json": body}
-    return {"config.json.gz": gzip.compress(body, mtime=0)}
+def written(head: config.Config, number: int, held: Held, shards: int) -> Written:
+    """A shard of the configuration as its Secret has it. `head` is the configuration but for its routes."""
+    routes = tuple(route for _, route in sorted(held.routes.items()))
+    moving = tuple(sorted(held.moving))
+    if number:
+        body = packing.encode_shard(packing.Shard(routes, moving))
+        small = packing.compressed(body)
+        return Written(held, {packing.shard_key(number): small}, len(small), len(body), config.digest(body))
+    body = config.encode(replace(head, routes=routes, shards=shards, moving=moving))
+    data = packing.packed(body)
+    size = len(data.get(packing.PACKED) or packing.compressed(body))
+    return Written(held, data, size, len(body), config.digest(body), shards)
+
+
+def read(number: int, secret: Mapping[str, Any]) -> Written | None:
+    """What the Secret of a shard holds, read back; None if it holds nothing that can be read."""
+    try:
+        data = _data(secret)
+        return _head(data) if number == 0 else _shard(number, data)
+    except (Invalid, ValueError):
+        return None
+
+
+def unpacked(secret: Mapping[str, Any]) -> bytes | None:
+    """The configuration's bytes in a Secret, or None."""
+    try:
+        return packing.unpacked(_data(secret))
+    except (Invalid, ValueError):
+        return None
+
+
+def _data(secret: Mapping[str, Any]) -> dict[str, bytes]:
+    return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
+
+
+def _head(data: Mapping[str, bytes]) -> Written | None:
+    body = packing.unpacked(data)
+    if body is None:
+        return None
+    found = config.decode(body)
+    held = Held({route.name: route for route in found.routes}, frozenset(found.moving))
+    packed = len(data[packing.PACKED]) if packing.PACKED in data else len(packing.compressed(body))
+    return Written(held, data, packed, len(body), config.digest(body), found.shards)
+
+
+def _shard(number: int, data: Mapping[str, bytes]) -> Written | None:
+    small = data.get(packing.shard_key(number))
+    if small is None:
+        return None
+    body = config.inflate(small, packing.SHARD_INFLATED)
+    found = packing.decode_shard(body)
+    held = Held({route.name: route for route in found.routes}, frozenset(found.moving))
+    return Written(held, data, len(small), len(body), config.digest(body))
 
 
 def route(sink: Sink, address: str | None, canary_user: str | None = None) -> config.Route:

@@ -32,7 +32,8 @@ class Workload(NamedTuple):
 
 
 class PodFacts(NamedTuple):
-    """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation."""
+    """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation, `node`
+    where it is, or ""."""
 
     name: str
     namespace: str
@@ -43,6 +44,7 @@ class PodFacts(NamedTuple):
     deleting: bool = False
     mounted: str = ""
     problem: Problem | None = None
+    node: str = ""
 
 
 class PodReport(NamedTuple):

@@ -1,36 +1,37 @@
-"""Reconciles the gateway: every AuditSink of the cluster becomes a route of its one configuration.
+"""Reconciles the gateway: every AuditSink of the cluster becomes a route of its configuration.
 
 The DaemonSet or StatefulSet itself belongs to the installation. An AuditSink that cannot be used is left out, and one
 that could be used before it was changed keeps its former route, as in 1.18; either is said once in the log and as an
 Event on it. One whose Service is not there yet is tried again. Rendering happens only when something changed
-(`GatewayState.dirty`); which configuration the Pods run, they are asked by `look`.
+(`GatewayState.dirty`); what lies in which Secret is decided by `shards`, and written by `gateway_secrets`. What the
+Pods run, they are asked by `look`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import structlog
 
-from auditpipeline.control import desired, names
-from auditpipeline.control.desired_gateway import gateway_config, packed, route
+from auditpipeline.control import desired, gateway_secrets, names
+from auditpipeline.control.desired_gateway import route
 from auditpipeline.control.facts import PodFacts, PodReport, Verdict
-from auditpipeline.control.gateway_state import Standing, changed, route_addresses, route_digests
+from auditpipeline.control.gateway_nodes import unready
+from auditpipeline.control.gateway_state import Standing, changed
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.loops import Loop, refuse_loop
 from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.published import SinkStatus, decode
 from auditpipeline.control.recorder import Recorder
-from auditpipeline.control.resources import PODS, SECRETS, SERVICES, SINKS
+from auditpipeline.control.resources import PODS, SERVICES, SINKS
 from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.upstream import PolicyFile
-from auditpipeline.control.world import SINKS_KEY, STATIC_KEY, World, ensure, pipeline_key
+from auditpipeline.control.world import GATEWAY_KEY, SINKS_KEY, STATIC_KEY, World, ensure, pipeline_key
 from auditpipeline.core import config
-from auditpipeline.core.errors import AuditPipelineError, Invalid, Retryable
+from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.core.policy import Policy
 from auditpipeline.core.report import StaticPolicy
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy, stored_sink
@@ -38,6 +39,8 @@ from auditpipeline.core.spec import ServiceReference, Sink, sink_policy, stored_
 log = structlog.get_logger()
 
 BEHIND, FAILING, UNRESOLVED = 0.5, 2.0, 3.0
+SILENT = 3
+"""Sinks for which the API server does not answer, until a rendering is given up: each may take half a minute."""
 
 
 class _Unresolved(Exception):
@@ -54,29 +57,46 @@ async def reconcile_gateway(world: World, recorder: Recorder) -> float | None:
         return None
     state = world.gateway
     before = _verdicts(world)
-    if not state.history:
-        await _recall(world)
-    if state.dirty:
-        begun = time.monotonic()
-        state.dirty = False
-        try:
-            await _render(world, recorder)
-        except BaseException:
-            state.dirty = True
-            raise
-        # With many sinks a rendering takes long: then more changes are gathered before the next one.
-        state.patience = max(0.05, 4 * (time.monotonic() - begun))
-    try:
-        await _deliver(world)
-        await mark(world, gateway_pods(world), desired.mounted([state.digest, await _tls(world)]))
-        state.blocked = ""
-    except NameTaken as error:
-        if state.blocked != str(error):
-            log.error("the gateway cannot be told", error=str(error))
-        state.blocked = str(error)
+    if state.stored is None:
+        await gateway_secrets.recall(world)
+    late = await _rendered(world, recorder) if state.dirty else None
+    failed = await _delivered(world)
     _tell(world, before)
     world.wake(SINKS_KEY, 0.0)
+    if error := late or failed:
+        raise error
     return UNRESOLVED if state.dirty or state.blocked else world.settings.resync
+
+
+async def _delivered(world: World) -> Exception | None:
+    """Write what is not stored as it should be, and have the Pods read it; what failed. `blocked` says so if it is a
+    name that somebody else has taken, which is looked at again."""
+    state = world.gateway
+    failed = await gateway_secrets.store(world)
+    parts = [written.digest for written in state.stored or ()]
+    try:
+        await mark(world, gateway_pods(world), desired.mounted([*parts, await _tls(world)]))
+    except NameTaken as error:
+        failed = error
+    former, state.blocked = state.blocked, str(failed) if isinstance(failed, NameTaken) else ""
+    if state.blocked and state.blocked != former:
+        log.error("the gateway's configuration cannot be written", error=state.blocked)
+    return None if state.blocked else failed
+
+
+async def _rendered(world: World, recorder: Recorder) -> Retryable | None:
+    """Render; what kept some sinks from it, if the API server did not answer for them."""
+    state, begun = world.gateway, time.monotonic()
+    state.dirty = False
+    try:
+        late = await _render(world, recorder)
+    except BaseException:
+        state.dirty = True
+        raise
+    state.dirty = state.dirty or late is not None
+    # With many sinks a rendering takes long: then more changes are gathered before the next one.
+    state.patience = max(0.05, 4 * (time.monotonic() - begun))
+    return late
 
 
 async def look(world: World) -> float:
@@ -87,17 +107,25 @@ async def look(world: World) -> float:
     pods = [pod for pod in there if pod.running]
     reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     before = _verdicts(world)
+    aside = await unready(world, [pod for pod in pods if pod.name in _silent(reports)])
     state.listen(reports, {pod.name: pod.uid for pod in there})
+    state.aside = aside
     world.canary.take("", [entry.report for entry in reports if entry.report])
     on_nodes = world.settings.gateway_kind == "DaemonSet"
-    if on_nodes and world.upstream.take_files(_files(pods, state.counting())):
+    if on_nodes and world.upstream.take_files(_files(pods, state.known())):
         world.wake(STATIC_KEY, 0.0)
+    if state.settled():
+        world.wake(GATEWAY_KEY, 0.0)
     _tell(world, before)
     wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval
     return min(wanted, world.settings.status_interval)
 
 
-def _tell(world: World, before: Mapping[str, Verdict]) -> None:
+def _silent(reports: list[PodReport]) -> set[str]:
+    return {entry.pod for entry in reports if entry.report is None}
+
+
+def _tell(world: World, before: Mapping[str, Verdict | None]) -> None:
     """Have each pipeline looked at whose sink is spoken of otherwise than before."""
     for sink in changed(before, _verdicts(world)):
         entry = world.seen.entries.get((SINKS.plural, "", sink))
@@ -140,57 +168,59 @@ async def ask(world: World, pods: list[PodFacts], port: int, host: str) -> list[
     return list(await asyncio.gather(*(one(pod) for pod in pods if pod.running and pod.ip and not pod.deleting)))
 
 
-async def _recall(world: World) -> None:
-    """After a restart: what the configuration holds that the gateway's Pods run already."""
-    stored = await world.kube.get(SECRETS, names.GATEWAY_CONFIG_SECRET, world.settings.namespace)
-    body = unpacked(stored or {})
-    if body is not None:
-        try:
-            former = config.decode(body)
-            world.gateway.body = body
-            world.gateway.remember(config.digest(body), route_digests(former))
-            world.gateway.addresses = route_addresses(former)
-        except Invalid:
-            log.warning("the gateway's former configuration cannot be read; it is made again")
+class _Rendering:
+    """What a rendering has gathered so far. `silent` are failures of the API server to answer for one sink."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, config.Route] = {}
+        self.problems: dict[str, str] = {}
+        self.found: dict[str, Standing] = {}
+        self.foreign: dict[str, Policy] = {}
+        self.silent: list[Retryable] = []
+        self.errors: dict[str, Exception] = {}
 
 
-async def _render(world: World, recorder: Recorder) -> None:
-    routes, problems, found = [], {}, {}
-    foreign: dict[str, Policy] = {}
+async def _render(world: World, recorder: Recorder) -> Retryable | None:
+    made, state = _Rendering(), world.gateway
+    before = state.problems
     own_addresses = await _own_addresses(world)
     async for body in world.kube.list(SINKS):
-        name = body["metadata"]["name"]
-        found[name] = _standing(body)
-        try:
-            sink = stored_sink(body)
-            own = bool(entry_of(SINKS.plural, body).owner)
-            if not own:
-                foreign[name] = sink_policy(sink.spec.policy)
-            routes.append(await _route(world, sink, own_addresses, world.canary.user if own else None))
-        except _Unresolved as error:
-            problems[name] = str(error)
-            world.gateway.dirty = True
-        except Retryable:
-            raise
-        except Exception as error:
-            # Whatever it is that one sink brings about: the others get their events.
-            former = None if isinstance(error, Loop) else world.gateway.former(name, found[name].identity[0])
-            routes += [former] if former else []
-            said = _said(error)
-            problems[name] = f"{said}; what it said before stays in force" if former else said
-            if world.gateway.problems.get(name) != problems[name]:
-                reason = "UpdateFailed" if former else "CreateFailed"
-                await _refused(world, recorder, body, problems[name], reason, error)
-    settings = world.settings
-    value = gateway_config(routes, settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind)
-    encoded = config.encode(value)
-    world.gateway.problems = problems
-    world.gateway.addresses = route_addresses(value)
-    sources = {name: standing.identity for name, standing in found.items()}
-    world.gateway.rendered(config.digest(encoded), encoded, route_digests(value), sources)
-    world.gateway.stand(found)
-    if world.upstream.ask_foreign(foreign):
+        await _add(world, made, body, own_addresses)
+    sources = {name: standing.identity for name, standing in made.found.items()}
+    state.stand(made.found)
+    state.render(made.routes, sources, made.problems, await gateway_secrets.plan(world, made.routes))
+    for name, problem in state.problems.items():
+        if before.get(name) != problem:
+            await _refused(world, recorder, name, problem, made.errors.get(name))
+    if world.upstream.ask_foreign(made.foreign):
         world.wake(STATIC_KEY, world.upstream.patience)
+    return made.silent[0] if made.silent else None
+
+
+async def _add(world: World, made: _Rendering, body: dict[str, Any], own_addresses: frozenset[str]) -> None:
+    """Take in one sink."""
+    name = body["metadata"]["name"]
+    made.found[name] = _standing(body)
+    former = world.gateway.former(name, made.found[name].identity[0])
+    try:
+        sink = stored_sink(body)
+        own = bool(entry_of(SINKS.plural, body).owner)
+        if not own:
+            made.foreign[name] = sink_policy(sink.spec.policy)
+        made.routes[name] = await _route(world, sink, own_addresses, world.canary.user if own else None)
+    except _Unresolved as error:
+        made.problems[name] = str(error)
+        world.gateway.dirty = True
+    except Retryable as error:
+        made.silent.append(error)
+        if len(made.silent) >= SILENT:
+            raise
+        made.routes |= {name: former} if former else {}
+    except Exception as error:
+        # Whatever it is that one sink brings about: the others get their events.
+        made.errors[name], made.problems[name] = error, _said(error)
+        if former and not isinstance(error, Loop):
+            made.routes[name] = former
 
 
 def _standing(body: dict[str, Any]) -> Standing:
@@ -206,14 +236,16 @@ def _said(error: Exception) -> str:
     return str(error) if known else f"the operator cannot read it ({type(error).__name__}): see the operator's log"
 
 
-async def _refused(
-    world: World, recorder: Recorder, body: dict[str, Any], message: str, reason: str, error: Exception
-) -> None:
+async def _refused(world: World, recorder: Recorder, name: str, problem: str, error: Exception | None) -> None:
     """Told as kube-apiserver 1.18 told it (k8s.io/apiserver/plugin/pkg/audit/dynamic)."""
-    meta = body["metadata"]
-    trace = None if isinstance(error, (Invalid, Forbidden)) else error
-    log.warning("AuditSink cannot be used", sink=meta["name"], reason=reason, error=message, exc_info=trace)
-    note = f"Could not {'update' if reason == 'UpdateFailed' else 'add'} audit sink {meta['name']}: {message}"
+    uid, stays = world.gateway.sources[name][0], name in world.gateway.homes
+    if error is None and name not in world.gateway.plan.refused:
+        return  # its Service may be there soon
+    reason = "UpdateFailed" if stays else "CreateFailed"
+    trace = None if error is None or isinstance(error, (Invalid, Forbidden)) else error
+    log.warning("AuditSink cannot be used", sink=name, reason=reason, error=problem, exc_info=trace)
+    note = f"Could not {'update' if stays else 'add'} audit sink {name}: {problem}"
+    meta = {"name": name, "uid": uid}
     await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
 
 
@@ -257,16 +289,6 @@ async def _service(world: World, sink: Sink, service: ServiceReference) -> _Serv
     raise _Unresolved(f"there is no Service {service.namespace}/{service.name}")
 
 
-async def _deliver(world: World) -> None:
-    """Write the configuration, if it is not there already."""
-    meta = {
-        "name": names.GATEWAY_CONFIG_SECRET,
-        "namespace": world.settings.namespace,
-        "labels": names.gateway_labels(),
-    }
-    await ensure(world, desired.secret(meta, packed(world.gateway.body)))
-
-
 async def _tls(world: World) -> str:
     """Write the gateway's certificate, if it is not there already; the digest of what its Pods mount."""
     namespace, host = world.settings.namespace, _host(world)
@@ -293,17 +315,6 @@ def _host(world: World) -> str:
     return names.service_host(names.GATEWAY, world.settings.namespace)
 
 
-def _verdicts(world: World) -> dict[str, Verdict]:
+def _verdicts(world: World) -> dict[str, Verdict | None]:
     sinks = {key[2]: entry.identity for key, entry in world.seen.entries.items() if key[0] == SINKS.plural}
     return {sink: world.gateway.registration(sink, identity) for sink, identity in sinks.items()}
-
-
-def unpacked(secret: dict[str, Any]) -> bytes | None:
-    """The configuration's bytes in a Secret made by `packed`, or None."""
-    data = secret.get("data") or {}
-    try:
-        if "config.json.gz" in data:
-            return config.inflate(base64.b64decode(data["config.json.gz"]))
-        return base64.b64decode(data["config.json"]) if "config.json" in data else None
-    except (AuditPipelineError, ValueError):
-        return None

@@ -59,6 +59,11 @@ def config_secret(name: str) -> str:
     return f"audit-{name}-config"
 
 
+def gateway_config_secret(number: int) -> str:
+    """The Secret that holds a shard of the gateway's configuration; that of the head is 0."""
+    return f"{GATEWAY_CONFIG_SECRET}-{number}" if number else GATEWAY_CONFIG_SECRET
+
+
 def tls_secret(name: str) -> str:
     """The Secret that holds a pipeline's serving certificate."""
     return f"audit-{name}-tls"

@@ -45,6 +45,7 @@ PIPELINES = Resource(names.GROUP, "v1alpha1", "auditpipelines", "AuditPipeline",
 SINKS = Resource(names.SINK_GROUP, "v1alpha1", "auditsinks", "AuditSink", namespaced=False)
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 SECRETS = Resource("", "v1", "secrets", "Secret")
 SERVICES = Resource("", "v1", "services", "Service")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

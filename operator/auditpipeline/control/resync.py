@@ -20,6 +20,7 @@ from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, SERVICES, SINKS, Resource
 from auditpipeline.control.seen import Entry, Key, entry_of, key_of, older
 from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World, pipeline_key
+from auditpipeline.core.packing import SHARDS
 
 log = structlog.get_logger()
 
@@ -69,7 +70,14 @@ def _ours(world: World, key: Key, entry: Entry) -> bool:
     return plural == SECRETS.plural and name in _OWN_SECRETS
 
 
-_OWN_SECRETS = (names.CA_SECRET, names.CLIENT_SECRET, names.GATEWAY_CONFIG_SECRET, names.GATEWAY_TLS_SECRET)
+_OWN_SECRETS = frozenset(
+    {
+        names.CA_SECRET,
+        names.CLIENT_SECRET,
+        names.GATEWAY_TLS_SECRET,
+        *map(names.gateway_config_secret, range(SHARDS)),
+    }
+)
 
 
 def _wake_for(world: World, key: Key, pipelines: set[str]) -> None:

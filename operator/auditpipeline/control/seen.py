@@ -244,6 +244,7 @@ def pod_facts(body: Mapping[str, Any]) -> PodFacts:
         deleting="deletionTimestamp" in meta,
         mounted=meta.get("annotations", {}).get(names.CONFIG, ""),
         problem=_pod_problem(meta["name"], status, states),
+        node=(body.get("spec") or {}).get("nodeName") or "",
     )
 
 

@@ -54,6 +54,8 @@ def sink_ready(registration: Verdict, outputs: Sequence[OutputReport]) -> Verdic
     if failing:
         newest = max(failing, key=lambda output: output.last_error_at)
         return Verdict("False", "Failing", f"the sink does not take events: {newest.last_error or 'see its log'}")
+    if registration.reason != "Registered":
+        return registration
     return Verdict("True", "Registered", "every gateway Pod posts events to this sink")
 
 

@@ -34,6 +34,8 @@ async def reconcile_sinks(world: World) -> float | None:
 async def _write(world: World, name: str, standing: Standing) -> float | None:
     state, clock = world.gateway, world.clock()
     verdict = state.registration(name, standing.identity) if world.settings.gateway else disabled()
+    if verdict is None:
+        return None
     new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)
     if new == standing.status:
         return None

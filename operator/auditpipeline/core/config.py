@@ -6,8 +6,12 @@ The same shape configures both forms of the data plane:
     gateway    one source (kube-apiserver's webhook on 127.0.0.1), one route for each AuditSink
 
 Every path in it is a path inside the Pod. No secret stands in it: credentials are files that it names, read again at
-each use, so that a changed Secret needs no new configuration. A file larger than a Secret should hold may be gzipped
-(`config.json.gz`). Unknown fields are ignored, so that a controller can be newer than its data plane.
+each use, so that a changed Secret needs no new configuration. Unknown fields are ignored, so that a controller can be
+newer than its data plane. The forms in which it lies in Secrets are in `packing`.
+
+Version 1 says the policies of each route beside it. Version 2 says every policy once (`policies`), and a route says
+which of them it `uses`, by their indexes: for what version 1 makes too large. A data plane that knows version 1 alone
+refuses it, since a route without `policies` is not valid there, and keeps what it runs.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -26,12 +31,13 @@ from auditpipeline.core.destination import FileCompression, Format, Fsync, HttpC
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
 
-VERSION = 1
+VERSION, SHARED = 1, 2
 MAX_CONFIG = 64 * 2**20
 MAX_BODY = 20 * 2**20
 Plane = Literal["receiver", "gateway"]
 Backpressure = Literal["reject", "dropOldest"]
 DeadLetters = Literal["whole", "digest"]
+T = TypeVar("T")
 
 
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -171,7 +177,10 @@ class Route(_Value, frozen=True):
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
     acknowledged and not recorded; what is in the spool is delivered. `static_policy` is the path of kube-apiserver's
-    policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does)."""
+    policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does).
+
+    A gateway's may go on in `shards` further files (`packing.Shard`). `moving` names routes that are about to go from
+    this file: they count only as long as no other file has them."""
 
     plane: Plane
     name: str
@@ -183,6 +192,21 @@ class Config(_Value, frozen=True):
     max_body: int = MAX_BODY
     static_policy: str | None = None
     canary_user: str = ""
+    shards: Annotated[int, msgspec.Meta(ge=0)] = 0
+    moving: tuple[str, ...] = ()
+
+
+class _Version(msgspec.Struct):
+    """What tells how to read the rest."""
+
+    version: int = VERSION
+
+
+class _Shared(msgspec.Struct):
+    """What version 2 says otherwise."""
+
+    policies: tuple[Policy, ...]
+    routes: tuple[dict[str, Any], ...]
 
 
 def encode(config: Config) -> bytes:
@@ -197,28 +221,60 @@ def digest(body: bytes) -> str:
 
 def decode(body: bytes) -> Config:
     """The configuration in `body`; Invalid with the field's path."""
+    version = read(body, _Version).version
+    if version not in (VERSION, SHARED):
+        raise Invalid("version", f"{version} is not {VERSION}: run controller and data plane of one release")
+    config = read(body, Config) if version == VERSION else _expanded(body)
+    check_routes(config.routes)
+    return config
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """The value of that type in `body`; Invalid with the field's path."""
+    with _named():
+        return msgspec.json.decode(body, type=kind)
+
+
+def _expanded(body: bytes) -> Config:
+    """The configuration in a `body` of version 2: its routes share the values of their policies."""
+    found = read(body, _Shared)
+    with _named():
+        uses = [msgspec.convert(route.pop("uses", ()), tuple[int, ...]) for route in found.routes]
+        routes = [route | {"policies": ()} for route in found.routes]
+        whole = msgspec.json.decode(body) | {"version": VERSION, "routes": routes}
+        config = msgspec.convert(whole, Config)
+    used = [_using(route, found.policies, uses[index], index) for index, route in enumerate(config.routes)]
+    return replace(config, routes=tuple(used))
+
+
+def _using(route: Route, policies: tuple[Policy, ...], used: tuple[int, ...], index: int) -> Route:
+    if not used or not all(0 <= number < len(policies) for number in used):
+        raise Invalid(f"routes[{index}].uses", f"names no policies of {len(policies)}")
+    return replace(route, policies=tuple(policies[number] for number in used))
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """What a decoder raises, as Invalid with the field's path."""
     try:
-        config = msgspec.json.decode(body, type=Config)
+        yield
     except msgspec.DecodeError as error:
         message, _, path = str(error).partition(" - at `$")
         raise Invalid(path.rstrip("`").lstrip("."), message) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise Invalid("", f"no JSON that can be read: {error}") from None
-    if config.version != VERSION:
-        raise Invalid("version", f"{config.version} is not {VERSION}: run controller and data plane of one release")
-    _check(config)
-    return config
 
 
-def inflate(body: bytes) -> bytes:
-    """The bytes of a `config.json.gz`, bounded; Invalid where they are no gzip."""
+def inflate(body: bytes, most: int | None = None) -> bytes:
+    """The bytes of a `config.json.gz`, at most `most`; Invalid if they are more, or not gzip."""
+    most = MAX_CONFIG if most is None else most
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as stream:
-            data = stream.read(MAX_CONFIG + 1)
+            data = stream.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise Invalid("", f"not gzip: {error}") from None
-    if len(data) > MAX_CONFIG:
-        raise Invalid("", f"larger than {MAX_CONFIG} bytes")
+    if len(data) > most:
+        raise Invalid("", f"larger than {most} bytes")
     return data
 
 
@@ -269,11 +325,16 @@ def moved(config: Config, place: Callable[[str], str], audit: str | None = None,
     )
 
 
-def _check(config: Config) -> None:
-    names = [route.name for route in config.routes]
-    for index, route in enumerate(config.routes):
-        if names.index(route.name) != index:
+def check_routes(routes: Sequence[Route]) -> None:
+    """Invalid if two routes have one name, or a policy cannot be used. A policy of several routes is checked once."""
+    names: set[str] = set()
+    checked: set[int] = set()
+    for index, route in enumerate(routes):
+        if route.name in names:
             raise Invalid(f"routes[{index}].name", f"{route.name!r} is taken: names are unique")
+        names.add(route.name)
         for number, policy in enumerate(route.policies):
-            for problem in validate(policy, f"routes[{index}].policies[{number}]"):
-                raise problem
+            if id(policy) not in checked:
+                checked.add(id(policy))
+                for problem in validate(policy, f"routes[{index}].policies[{number}]"):
+                    raise problem

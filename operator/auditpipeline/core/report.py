@@ -90,9 +90,21 @@ class StaticPolicy(_Value, frozen=True):
     error: str = ""
 
 
+class RouteReport(_Value, frozen=True):
+    """A route that is in force at a gateway: the UID of the AuditSink that it was made from, the digest of the route
+    (core.packing.route_digest), and the file that it was read from: 0 for the head, else the number of the shard."""
+
+    name: str
+    uid: str
+    digest: str
+    shard: int = 0
+
+
 class Report(_Value, frozen=True):
-    """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, `config_error` why a
-    newer one was refused or is not in force yet, `source_error` why no audit log is read though one should be."""
+    """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, at a gateway of its
+    head; `config_error` why a newer one, or a part of it, was refused or is not in force yet; `source_error` why no
+    audit log is read though one should be. `routes` has a gateway's routes; None at a receiver, and at a gateway of a
+    release that does not report them."""
 
     plane: str
     name: str
@@ -109,6 +121,7 @@ class Report(_Value, frozen=True):
     taken: Taken | None = None
     source_error: str = ""
     sources: tuple[SourceReport, ...] = ()
+    routes: tuple[RouteReport, ...] | None = None
 
 
 def encode(report: Report) -> bytes:

@@ -11,7 +11,7 @@ from auditpipeline.core import report as reports
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Failed, Invalid, Retryable
-from auditpipeline.core.report import Events, Report, SourceReport, Taken
+from auditpipeline.core.report import Events, Report, RouteReport, SourceReport, Taken
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
@@ -47,10 +47,10 @@ class Plane:
     ) -> None:
         config = found.config
         self.config = config
-        self.config_error = ""
+        self.config_error = found.error
         self._waits_for = "its outputs are being started"
         self.reading: Supervised | None = None
-        self._digest = found.digest
+        self._found = found
         self._spool = spool
         self._log = log
         self._patience = patience
@@ -101,7 +101,8 @@ class Plane:
         wanted = [route for route in self.config.routes if route.name not in self._routes]
         cursors: dict[str, Cursor] = {}
         try:
-            cursors = await self._spool.use([route.name for route in self.config.routes])
+            names = [route.name for route in self.config.routes]
+            cursors = await self._spool.use([*names, *self._unknown(self._found)])
             self._waits_for = "its listeners are being opened"
         except Retryable as error:
             cursors, self._waits_for = self._spool.cursors, str(error)
@@ -127,7 +128,7 @@ class Plane:
         _check_same(self.config, new)
         names, filter_ = [route.name for route in new.routes], _filter(new)
         await self._spool.limit(new.spool)
-        cursors = await self._use([*self._routes, *names])
+        cursors = await self._use([*self._routes, *names, *self._unknown(found)])
         await self._leaving.stop(names, HURRY)
         self.intake.follow(filter_, new.max_body)
         self.intake.canaries.user = new.canary_user
@@ -138,19 +139,21 @@ class Plane:
         self._start([route for route in new.routes if route.name not in self._routes], cursors)
         await self._end(ending, HURRY)
         await self._succeed(found, gone)
-        self.config_error = ""
+        self.config_error = found.error
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
+        if found.error:
+            self._log.error("a part of the configuration is not the newest", error=found.error)
 
     async def _succeed(self, found: Found, gone: list[RouteConfig]) -> None:
         """Starts what does not run yet. Cursors of outputs that are gone stay if there is no room to remove them."""
         names = [route.name for route in found.config.routes]
         cursors = self._spool.cursors
         try:
-            cursors = await self._use([*names, *(route.name for route in gone)])
+            cursors = await self._use([*names, *(route.name for route in gone), *self._unknown(found)])
         finally:
             self._start([route for route in found.config.routes if route.name not in self._routes], cursors)
             self._leave(gone, cursors)
-            self.config, self._digest = found.config, found.digest
+            self.config, self._found = found.config, found
 
     @property
     def failure(self) -> str:
@@ -211,7 +214,7 @@ class Plane:
         return Report(
             plane=self.config.plane,
             name=self.config.name,
-            config=self._digest,
+            config=self._found.digest,
             events=Events(figures.received, figures.delivered, dropped),
             outputs=tuple(route.report(figures) for route in self._running.values()),
             config_error=self.config_error,
@@ -224,6 +227,13 @@ class Plane:
             taken=Taken(self._epoch, self.intake.taken),
             source_error=self.reading.error if self.reading else "",
             sources=tuple(source() for source in self.sources),
+            routes=self._in_force() if self.config.plane == "gateway" else None,
+        )
+
+    def _in_force(self) -> tuple[RouteReport, ...]:
+        placed = self._found.placed
+        return tuple(
+            RouteReport(name, route.config.uid, *placed[name]) for name, route in self._routes.items() if name in placed
         )
 
     def _runs(self, route: RouteConfig) -> bool:
@@ -233,6 +243,10 @@ class Plane:
     @property
     def _running(self) -> dict[str, Route]:
         return {**self._routes, **self._leaving.routes}
+
+    def _unknown(self, found: Found) -> Iterable[str]:
+        """What may be routes of a part of the configuration that cannot be read: they keep their places."""
+        return self._spool.cursors if found.partial else ()
 
     async def _use(self, names: list[str]) -> dict[str, Cursor]:
         return await self._spool.use([*names, *self._leaving.routes], self._leaving.ends)

@@ -191,6 +191,7 @@ async def _follow(
         if on_ready and plane.ready:
             on_ready(plane)
             on_ready = None
+        found = None
         try:
             if found := _transformed(source.changed(), transform):
                 await plane.apply(found)
@@ -198,7 +199,8 @@ async def _follow(
             plane.config_error = str(error)
             log.error("the new configuration is refused, the old one stays in force", error=str(error))
         except (Retryable, OSError) as error:
-            source.forget()
+            if found:
+                source.forget()
             _complain(plane, log, str(error))
         except Exception as error:  # a fault of ours must not end what runs
             source.forget()
@@ -224,7 +226,7 @@ async def _end(plane: Plane | None, ops: Door, log: Log) -> None:
 
 
 def _transformed(found: Found | None, transform: Transform | None) -> Found | None:
-    return Found(transform(found.config), found.digest) if found and transform else found
+    return found._replace(config=transform(found.config)) if found and transform else found
 
 
 async def _wait(stop: asyncio.Event) -> None:
