@@ -175,7 +175,8 @@ async def _render(world: World, recorder: Recorder) -> None:
                 reason = "UpdateFailed" if former else "CreateFailed"
                 await _refused(world, recorder, body, problems[name], reason, error)
     settings = world.settings
-    value = gateway_config(routes, settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind)
+    egress = world.egress.rendered(settings)
+    value = gateway_config(routes, settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind, egress)
     encoded = config.encode(value)
     world.gateway.problems = problems
     world.gateway.addresses = route_addresses(value)

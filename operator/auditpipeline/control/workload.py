@@ -32,7 +32,8 @@ async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
     world, pipeline = this.world, this.pipeline
     token = bool(sink_token(this))
-    body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
+    egress = world.egress.rendered(world.settings)
+    body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user, egress=egress))
     try:
         tls = await _certified(this)
         for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
