@@ -29,7 +29,7 @@ class Refused(OSError):
         self.what = what
 
     def message(self, host: str) -> str:
-        """What to do about it, for whoever wrote `host`."""
+        """Who may allow it; `host` is what led to the address."""
         where = self.address if host in (self.address, f"[{self.address}]") else f"{self.address} of {host}"
         return f"the address {where} is not allowed ({self.what}): see egress.allow of the chart"
 

@@ -77,8 +77,8 @@ def idempotency_key(body: bytes) -> str:
 
 
 class _Target(NamedTuple):
-    """What is called: `url` with the address that is dialled, `host` for the Host header, who it has to be, and the
-    host that is `dialled`, which may be that of a proxy."""
+    """What is called: `url` with the address that is dialled, `host` for the Host header, what is `dialled` in words,
+    and who it has to be."""
 
     url: URL
     host: str
@@ -225,8 +225,8 @@ def _target(config: HttpOutput) -> _Target:
             host, _, port = config.address.rpartition(":")
             dialled = url.with_host(host.strip("[]")).with_port(int(port))
         proxy = URL(config.proxy) if config.proxy else None
-        host = (proxy or dialled).host_subcomponent or ""
-        return _Target(dialled, url.host_port_subcomponent or "", host, server_name, proxy)
+        what = "the proxy" if proxy else dialled.host_subcomponent or ""
+        return _Target(dialled, url.host_port_subcomponent or "", what, server_name, proxy)
     except ValueError:
         raise Retryable("the output's url, address or proxy cannot be used: write https://host[:port][/path]") from None
 
