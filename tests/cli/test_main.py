@@ -29,6 +29,9 @@ def call(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
         (["operator", "--kubeconfig", "/nowhere"], "/nowhere"),
         (["operator", "--gateway-kind", "Deployment"], "'DaemonSet', 'StatefulSet'"),
         (["operator", "--gateway-storage-size", "huge"], "--gateway-storage-size: 'huge' is no size"),
+        (["operator", "--egress-allow", "127.0.0.1/8"], "--egress-allow: '127.0.0.1/8' has bits behind its prefix"),
+        (["operator", "--egress-allow", "siem.example:443"], "write 10.1.2.3, 10.1.0.0/16, 10.1.2.3:8080"),
+        (["operator", "--egress-allow", "[::1]:70000"], "write 1 to 65535"),
         (["bootstrap", "secret", "--dir", "/nowhere"], "bootstrap files --dir DIR --address CLUSTERIP:443"),
         (["bootstrap", "kubeadm", "--config-version", "v1"], "v1beta4, v1beta3, v1beta2"),
         (["bootstrap", "files", "--address", "9443"], "HOST:PORT"),
@@ -60,6 +63,12 @@ def test_the_operator_is_told_of_its_gateway_by_flags_and_variables(monkeypatch:
     monkeypatch.setenv("AUDITPIPELINE_GATEWAY_KIND", "StatefulSet")
     found = operator.make_context("operator", ["--gateway-storage-size", "10Gi"]).params
     assert (found["gateway_kind"], found["gateway_storage_size"]) == ("StatefulSet", 8 * 2**30)
+
+
+def test_the_operator_is_told_what_outputs_may_connect_to() -> None:
+    """As often as it is given, in the order in which it is given: a configuration must not change by itself."""
+    found = operator.make_context("operator", ["--egress-allow", "[::1]:443", "--egress-allow", "10.0.0.0/8"]).params
+    assert found["egress_allow"] == ("[::1]:443", "10.0.0.0/8")
 
 
 def test_the_data_plane_starts_without_kopf_and_kubernetes() -> None:

@@ -7,6 +7,7 @@ The static side is written by `auditpipeline bootstrap`, as on a node.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -25,9 +26,12 @@ CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
 
 
 class LocalDeployment(Deployment):
-    """`data` is an empty folder for what is not the cluster's own; `operator_args` come after the chart's."""
+    """`data` is an empty folder for what is not the cluster's own; `operator_args` come after the chart's.
+
+    Everything is on loopback here, so that all of it is in the chart's `egress.allow`, unless a test wants less."""
 
     helm_args: tuple[str, ...] = ()
+    egress_allow: tuple[str, ...] = ("127.0.0.0/8",)
 
     def __init__(self, data: Path, *, operator_args: tuple[str, ...] = (), audit_log: Path | None = None) -> None:
         self._data = data
@@ -97,7 +101,8 @@ class LocalDeployment(Deployment):
     def _install(self) -> dict[str, Any]:
         """Apply what the chart renders but for the Deployment, which is returned."""
         helm = binaries.find("helm")["helm"]
-        rendered = run([str(helm), "template", "auditpipeline", str(CHART), "--namespace", NAMESPACE, *self.helm_args])
+        values = [*self.helm_args, "--set-json", f"egress.allow={json.dumps(self.egress_allow)}"]
+        rendered = run([str(helm), "template", "auditpipeline", str(CHART), "--namespace", NAMESPACE, *values])
         objects = [found for found in yaml.safe_load_all(rendered) if found]
         deployment: dict[str, Any] = next(found for found in objects if found["kind"] == "Deployment")
         crds = [found for found in objects if found["kind"] == "CustomResourceDefinition"]

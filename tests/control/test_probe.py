@@ -93,7 +93,7 @@ async def test_a_certificate_of_another_authority_is_not_believed(ca: Pair, prob
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "why"), [(b"no", 200, "no report"), (b"", 401, "answered 401"), (b"", 500, "answered 500")]
+    ("answer", "status", "why"), [(b"no", 200, "not a report"), (b"", 401, "answered 401"), (b"", 500, "answered 500")]
 )
 async def test_an_answer_that_is_no_report_says_so(
     ca: Pair, prober: Prober, answer: bytes, status: int, why: str

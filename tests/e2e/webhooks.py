@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -134,7 +134,7 @@ class Webhooks:
         await asyncio.sleep(0.25)  # TLS connections close in the background
 
 
-def sink(name: str, client: dict[str, str], level: str = "RequestResponse", **webhook: Any) -> dict[str, Any]:
+def sink(name: str, client: Mapping[str, Any], level: str = "RequestResponse", **webhook: Any) -> dict[str, Any]:
     """An AuditSink as of 1.18, for every stage."""
     stages = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"]
     return {

@@ -21,6 +21,7 @@ VALUE_SETS: dict[str, tuple[str, ...]] = {
         *("--set", "networkPolicy.enabled=true,targetNamespaces={audit,security}"),
         *("--set", "image.pullSecrets[0].name=registry,image.digest=sha256:" + "0" * 64),
         *("--set", "operator.nodeSelector.disk=ssd,operator.tolerations[0].operator=Exists"),
+        *("--set", "egress.allow={127.0.0.1:8088,[fd00::]/8:443}"),
     ),
     "gateway behind a Service": (
         *("--set", "gateway.kind=StatefulSet,gateway.replicas=3,gateway.service.clusterIP=10.96.0.9"),

@@ -5,6 +5,7 @@ A control plane of its own, since what is installed here would judge other tests
     alice   may write AuditPipelines and AuditSinks, and read no Secret
     bob     may also get and list Secrets in all namespaces
     carol   may also get Secrets in the namespace audit
+    dora    may write AuditPipelines and AuditSinks, and use URLs in AuditSinks
     OPERATOR  the operator's ServiceAccount with the permissions of the chart
 """
 
@@ -18,7 +19,8 @@ import pytest
 
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.processes import Failed
-from tests.manifests.objects import PIPELINE, SINK, Object, changed
+from tests.manifests.objects import PIPELINE, Object, changed
+from tests.manifests.objects import SINK as URL_SINK
 from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, documents
 
 pytestmark = pytest.mark.controlplane
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.controlplane
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:auditpipeline-operator"
 BODIES_REFUSED = "use the level Metadata, or have this applied by somebody who may"
 SECRET_REFUSED = "an output refers to a Secret in the namespace"
+URL_REFUSED = "which only those may ask for who may use auditsinks/url"
 
 PLAIN: Object = PIPELINE | {
     "spec": {"policy": {"rules": [{"level": "Metadata"}]}, "outputs": [{"name": "console", "stdout": {}}]}
@@ -33,11 +36,13 @@ PLAIN: Object = PIPELINE | {
 BODIES = changed(PLAIN, "spec.policy.rules", [{"level": "Metadata", "verbs": ["get"]}, {"level": "Request"}])
 SIEM = {"url": "https://siem.example", "bearerTokenSecretRef": {"name": "auditpipeline-ca", "key": "tls.key"}}
 REFERENCE = changed(PLAIN, "spec.outputs", [{"name": "siem", "http": SIEM}])
+SINK = changed(URL_SINK, "spec.webhook.clientConfig", {"service": {"namespace": "audit", "name": "hook"}})
 SINK_BODIES = changed(SINK, "spec.policy.level", "RequestResponse")
 OWNER = {"apiVersion": "auditpipeline.dev/v1alpha1", "kind": "AuditPipeline", "name": "security", "uid": "1"}
 SERVICE = {"namespace": NAMESPACE, "name": "audit-security", "path": "/audit"}
+OURS_METADATA = {"name": "audit-security", "ownerReferences": [OWNER | {"controller": True}]}
 OURS: Object = SINK_BODIES | {
-    "metadata": {"name": "audit-security", "ownerReferences": [OWNER | {"controller": True}]},
+    "metadata": OURS_METADATA,
     "spec": {
         "policy": {"level": "RequestResponse", "stages": ["ResponseComplete"]},
         "webhook": {"clientConfig": {"service": SERVICE}},
@@ -52,13 +57,15 @@ def installed(empty: ControlPlane) -> ControlPlane:
     empty.kubectl("create", "namespace", "audit")
     grant(empty, "writer", "alice", "*", "auditpipelines.auditpipeline.dev,auditsinks.auditregistration.k8s.io")
     grant(empty, "secret-reader", "bob", "get,list", "secrets")
-    for person in ("bob", "carol"):
+    for person in ("bob", "carol", "dora"):
         bind(empty, "writer", person)
+    bind(empty, "auditpipeline-sink-urls", "dora")
     empty.kubectl("create", "role", "secrets", "-n", "audit", "--verb=get", "--resource=secrets")
     empty.kubectl("create", "rolebinding", "carol", "-n", "audit", "--role=secrets", "--user=carol")
     for obj in (BODIES, SINK_BODIES):
         empty.wait_for("policies in force", partial(refuses_bodies, empty, obj), 30)
     empty.wait_for("permissions", lambda: not answer(empty, "bob", BODIES), 30)
+    empty.wait_for("permission to use URLs", lambda: not answer(empty, "dora", URL_SINK), 30)
     return empty
 
 
@@ -82,6 +89,20 @@ def answer(cluster: ControlPlane, person: str, obj: Object, verb: str = "create"
     return ""
 
 
+TO_URL = {"webhook": {"clientConfig": {"url": "http://127.0.0.1:2379/", "service": None}}}
+MERGE = ("auditsink", str(URL_SINK["metadata"]["name"]), "--type=merge", "-p")
+
+
+def refused(cluster: ControlPlane, person: str, *command: str, obj: Object | None = None) -> str:
+    """What the API server says to a command of kubectl, as a dry run; nothing if it is taken."""
+    files, text = (("-f", "-"), json.dumps(obj)) if obj else ((), None)
+    try:
+        cluster.kubectl(*command, "--as", person, "--dry-run=server", *files, input=text)
+    except Failed as error:
+        return str(error)
+    return ""
+
+
 def refuses_bodies(cluster: ControlPlane, obj: Object) -> bool:
     """Whether alice is refused, as she is once the policies are in force."""
     return BODIES_REFUSED in answer(cluster, "alice", obj)
@@ -91,6 +112,61 @@ def test_metadata_is_for_everybody_who_may_write_pipelines(installed: ControlPla
     """Without bodies nothing is asked."""
     assert answer(installed, "alice", PLAIN) == ""
     assert answer(installed, "alice", SINK) == ""
+
+
+GENERATED = changed(changed(URL_SINK, "metadata", {"generateName": "sink-"}), "spec.policy.level", "None")
+
+
+@pytest.mark.parametrize(
+    "obj",
+    [
+        URL_SINK,
+        GENERATED,
+        changed(URL_SINK, "spec.webhook.clientConfig.url", "http://10.1.2.3/"),
+        changed(URL_SINK, "metadata.labels", {"app.kubernetes.io/managed-by": "auditpipeline"}),
+        changed(URL_SINK, "metadata", OURS_METADATA),
+    ],
+    ids=["a name", "generateName", "an address", "labels of the operator", "owner like the operator's"],
+)
+@pytest.mark.parametrize("person", ["alice", "bob", "carol", OPERATOR])
+def test_a_url_is_for_those_who_may_use_one(installed: ControlPlane, person: str, obj: Object) -> None:
+    """The gateway posts to it from the network of the control plane; reading Secrets is another right, and the
+    operator itself has no use for a URL."""
+    assert URL_REFUSED in answer(installed, person, obj)
+    assert answer(installed, "dora", obj) == ""
+
+
+def test_a_url_that_somebody_else_wrote_cannot_be_used(installed: ControlPlane) -> None:
+    """Every change of the spec is judged whole: of the URL, to a URL, and of anything beside it. What is changed in the
+    metadata, by whatever verb, sends nothing anywhere."""
+    with kept(installed, URL_SINK, "dora"):
+        for path, value in (
+            ("spec.webhook.clientConfig.url", "https://elsewhere.example/"),
+            ("spec.webhook.throttle.qps", 11),
+            ("spec.policy.stages", ["Panic"]),
+        ):
+            assert URL_REFUSED in answer(installed, "alice", changed(URL_SINK, path, value), "replace")
+            assert answer(installed, "dora", changed(URL_SINK, path, value), "replace") == ""
+        labelled = changed(URL_SINK, "metadata.annotations", {"team": "platform"})
+        assert answer(installed, "alice", labelled, "replace") == ""
+        assert answer(installed, "alice", SINK, "replace") == ""
+    with kept(installed, SINK, "alice"):
+        assert URL_REFUSED in answer(installed, "alice", URL_SINK, "replace")
+        assert URL_REFUSED in refused(installed, "alice", "patch", *MERGE, json.dumps({"spec": TO_URL}))
+    assert URL_REFUSED in refused(installed, "alice", "apply", "--server-side", obj=URL_SINK)
+
+
+def test_a_status_changes_no_url(installed: ControlPlane) -> None:
+    """The subresource takes the status alone, also from whoever may write it."""
+    grant(installed, "status-writer", "alice", "get,patch,update", "auditsinks/status")
+    with kept(installed, SINK, "alice"):
+        patch = json.dumps({"spec": TO_URL, "status": {"delivered": 7}})
+        command = ("patch", *MERGE, patch, "--subresource=status")
+        installed.wait_for("permission", lambda: not refused(installed, "alice", *command), 30)
+        installed.kubectl("--as", "alice", *command)
+        found = json.loads(installed.kubectl("get", "auditsink", SINK["metadata"]["name"], "-o", "json"))
+        assert found["status"]["delivered"] == 7
+        assert "url" not in found["spec"]["webhook"]["clientConfig"]
 
 
 HIDDEN_IN_OUTPUT = changed(PLAIN, "spec.outputs.0.policy", {"rules": [{"level": "RequestResponse"}]})
@@ -208,13 +284,13 @@ def test_the_largest_pipeline_is_within_the_cost_budget(installed: ControlPlane)
 
 
 class kept:  # noqa: N801 - reads as a sentence in `with`
-    """An object that bob made, for the length of a block."""
+    """An object that somebody made (bob, unless another is named), for the length of a block."""
 
-    def __init__(self, cluster: ControlPlane, obj: Object) -> None:
-        self._cluster, self._text = cluster, json.dumps(obj)
+    def __init__(self, cluster: ControlPlane, obj: Object, person: str = "bob") -> None:
+        self._cluster, self._text, self._person = cluster, json.dumps(obj), person
 
     def __enter__(self) -> None:
-        self._cluster.kubectl("create", "--as", "bob", "-f", "-", input=self._text)
+        self._cluster.kubectl("create", "--as", self._person, "-f", "-", input=self._text)
 
     def __exit__(self, *_: object) -> None:
         self._cluster.kubectl("delete", "-f", "-", input=self._text)

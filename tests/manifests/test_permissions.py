@@ -18,6 +18,8 @@ from tests.control.test_reconcile_permissions import (
     Rule,
 )
 
+FOR_PEOPLE = "auditpipeline-sink-urls"
+"""A role that the installation brings and binds to nobody."""
 INSTALL = Path(__file__).parents[2] / "manifests" / "install" / "auditpipeline.yaml"
 
 
@@ -27,7 +29,9 @@ def flat(rules: list[Rule]) -> set[tuple[str, str, str]]:
 
 def granted(kind: str, *, lease: bool = False, namespace: str | None = None) -> set[tuple[str, str, str]]:
     roles: list[dict[str, Any]] = [
-        found for found in yaml.safe_load_all(INSTALL.read_text()) if found and found["kind"] == kind
+        found
+        for found in yaml.safe_load_all(INSTALL.read_text())
+        if found and found["kind"] == kind and found["metadata"]["name"] != FOR_PEOPLE
     ]
     return {
         (group, resource, verb)
@@ -55,3 +59,14 @@ def test_the_roles_are_the_proven_ones() -> None:
     assert granted("Role", namespace=namespace) == flat(TARGET + PUBLISHED)
     assert granted("Role", lease=True, namespace=namespace) == flat(LEASES)
     assert granted("Role", namespace="default") == flat(TOLD + API_SERVERS)
+
+
+def test_nobody_is_given_the_role_for_urls() -> None:
+    """It is the administrator's to give; no binding and no aggregation hands it on."""
+    found = [each for each in yaml.safe_load_all(INSTALL.read_text()) if each]
+    (role,) = [each for each in found if each["kind"] == "ClusterRole" and each["metadata"]["name"] == FOR_PEOPLE]
+    assert role["rules"] == [
+        {"apiGroups": ["auditregistration.k8s.io"], "resources": ["auditsinks/url"], "verbs": ["use"]}
+    ]
+    assert not [name for name in role["metadata"]["labels"] if name.startswith("rbac.authorization.k8s.io/")]
+    assert not [each for each in found if each.get("roleRef", {}).get("name") == FOR_PEOPLE]

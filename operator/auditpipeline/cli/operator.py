@@ -21,6 +21,15 @@ def _spool_bytes(_: click.Context, option: click.Parameter, size: str | None) ->
     return None if size is None else spool_share(size, option.opts[0])
 
 
+def _exemptions(_: click.Context, option: click.Parameter, found: tuple[str, ...]) -> tuple[str, ...]:
+    """The networks as they were written, each of which can be read."""
+    from auditpipeline.core.egress import parse
+
+    for text in found:
+        parse(text, option.opts[0])
+    return found
+
+
 @click.command(context_settings={"auto_envvar_prefix": "AUDITPIPELINE"})
 @click.option("--namespace", envvar="POD_NAMESPACE", default=NAMESPACE, show_default=True, help="Its own namespace.")
 @click.option(
@@ -56,6 +65,13 @@ def _spool_bytes(_: click.Context, option: click.Parameter, size: str | None) ->
     metavar="SIZE",
     callback=_spool_bytes,
     help="Size of the volume of a gateway's spool, which takes 80 % of it; absent: the spool takes 4Gi.",
+)
+@click.option(
+    "--egress-allow",
+    metavar="CIDR[:PORT]",
+    multiple=True,
+    callback=_exemptions,
+    help="Let outputs connect there, although it is loopback, link-local or the machine's own; repeatable.",
 )
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Absent: the Pod's ServiceAccount.")
 @click.option("--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics.")

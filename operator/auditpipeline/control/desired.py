@@ -58,8 +58,11 @@ def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings
     ]
 
 
-def receiver_config(pipeline: Pipeline, *, token: bool = False, canary_user: str = "") -> config.Config:
-    """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own.
+def receiver_config(
+    pipeline: Pipeline, *, token: bool = False, canary_user: str = "", egress: config.Egress | None = None
+) -> config.Config:
+    """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own,
+    and `egress` what the outputs may connect to (None: everything).
 
     With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
     """
@@ -77,6 +80,7 @@ def receiver_config(pipeline: Pipeline, *, token: bool = False, canary_user: str
         spool=_spool(pipeline),
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
         canary_user=canary_user,
+        egress=egress,
     )
 
 

@@ -29,9 +29,14 @@ CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key"
 
 
 def gateway_config(
-    routes: Iterable[config.Route], spool_bytes: int, canary_user: str = "", kind: GatewayKind = "DaemonSet"
+    routes: Iterable[config.Route],
+    spool_bytes: int,
+    canary_user: str = "",
+    kind: GatewayKind = "DaemonSet",
+    egress: config.Egress | None = None,
 ) -> config.Config:
-    """The configuration with these routes, in the order of their names, for Pods that a `kind` makes."""
+    """The configuration with these routes, in the order of their names, for Pods that a `kind` makes. `egress` says
+    what the routes may connect to (None: everything)."""
     folder, on_nodes = names.BOOTSTRAP_FOLDER, kind == "DaemonSet"
     return config.Config(
         plane="gateway",
@@ -46,6 +51,7 @@ def gateway_config(
         routes=tuple(sorted(routes, key=lambda route: route.name)),
         static_policy=names.STATIC_FILE if on_nodes else None,
         canary_user=canary_user,
+        egress=egress,
     )
 
 

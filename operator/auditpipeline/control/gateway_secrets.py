@@ -125,4 +125,5 @@ def _written(world: World, number: int, held: Held, count: int) -> Written:
 def _head(world: World) -> Config:
     """The configuration but for its routes."""
     settings = world.settings
-    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind)
+    egress = world.egress.rendered(settings)
+    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind, egress)

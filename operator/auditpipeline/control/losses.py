@@ -24,7 +24,7 @@ async def take_losses(world: World, found: list[Reading]) -> None:
     """Judge a round of readings; the pipelines are woken where a loss was found."""
     state, gateways = world.losses, world.gateway.reports
     if not state.recalled:
-        state.recall(await _recall(world))
+        state.recall(await recalled(world))
     gaps, totals = tuple(state.gaps), dict(state.totals)
     read = state.read
     state.take(found, [entry.report.taken if entry.report else None for entry in gateways], world.canary.arrived())
@@ -37,7 +37,7 @@ async def take_losses(world: World, found: list[Reading]) -> None:
     await _keep(world, state.kept())
 
 
-async def _recall(world: World) -> Kept:
+async def recalled(world: World) -> Kept:
     """What a former process knew; nothing where it cannot be read."""
     try:
         stored = await world.kube.get(CONFIG_MAPS, names.READINGS, world.settings.namespace) or {}

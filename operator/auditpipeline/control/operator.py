@@ -20,9 +20,11 @@ import structlog
 from auditpipeline.control import access, health
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.discovery import discover
+from auditpipeline.control.egress import addresses
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.kube import Client, Forbidden, NotFound
 from auditpipeline.control.leader import LeadershipLost, Lease
+from auditpipeline.control.losses import recalled
 from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.queue import WorkQueue
@@ -177,6 +179,8 @@ async def _prepare(world: World) -> None:
     found = await relist(world)
     await _authorize(world)
     world.canary.user = await _whoami(world)
+    world.egress.recall((await recalled(world)).known)
+    await _learn_addresses(world)
     for name in found:
         world.wake(pipeline_key(name), 0.0)
     world.wake(GATEWAY_KEY, 0.0)
@@ -279,9 +283,16 @@ async def _relist(world: World) -> None:
     await relist(world)
 
 
+async def _learn_addresses(world: World) -> None:
+    """What outputs may not connect to: known before the first configuration is rendered, so that it is the same as the
+    one before."""
+    world.egress.take(await addresses(world.kube), world.clock().timestamp())
+
+
 async def _resync(world: World, progress: Progress) -> None:
     world.features = await discover(world.kube)
     progress()
+    await _learn_addresses(world)
     found = await relist(world, progress)
     world.gateway.dirty = True
     world.upstream.published = ""

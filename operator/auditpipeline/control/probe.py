@@ -49,8 +49,9 @@ class Prober:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     return report.decode(await self._read(address, port, host, self._context))
-            except msgspec.DecodeError as error:
-                raise Retryable(f"its answer is no report: {error}") from None
+            except msgspec.DecodeError:
+                # The decoder's message may repeat what the answer says.
+                raise Retryable("its answer is not a report") from None
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 raise Retryable(_why(error)) from None
 
@@ -106,7 +107,9 @@ def _why(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {TIMEOUT:.0f} s"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"its certificate is not believed: {error.certificate_error}"
+        cause = error.certificate_error
+        words = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else type(cause).__name__
+        return f"its certificate is not believed: {words}"
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno
         # The error's own text holds the address, which would be another message after each restart.

@@ -41,7 +41,8 @@ def sink_token(this: Round) -> str:
 
 async def _render(this: Round) -> Rendered:
     world, pipeline, token = this.world, this.pipeline, sink_token(this)
-    receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user)
+    egress = world.egress.rendered(world.settings)
+    receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user, egress=egress)
     body = config.encode(receiver)
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)

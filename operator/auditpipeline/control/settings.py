@@ -15,7 +15,8 @@ class Settings:
 
     `resync` and `status_interval` are seconds: the longest time between two looks at an unchanged pipeline, and that
     between two looks at settled Pods, by which `pace` counts how soon a status is written. `canary_interval` is that
-    between canaries, and between readings of the API servers' metrics. `listen` is `host:port`; port 0 takes a free
+    between canaries, and between readings of the API servers' metrics. `egress_allow` are networks and ports that
+    outputs may connect to although core/egress.py refuses them. `listen` is `host:port`; port 0 takes a free
     one. `identity` names this process in the Lease and has to be unique among the replicas.
     """
 
@@ -28,6 +29,7 @@ class Settings:
     gateway: bool = True
     gateway_kind: GatewayKind = "DaemonSet"
     gateway_spool_bytes: int = 4 * 2**30
+    egress_allow: tuple[str, ...] = ()
     listen: str = "0.0.0.0:8080"
     resync: float = 60.0
     status_interval: float = 10.0

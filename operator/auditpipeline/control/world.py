@@ -17,6 +17,7 @@ from auditpipeline.control import desired, names
 from auditpipeline.control.additions import additions
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.canary import CanaryState
+from auditpipeline.control.egress import EgressState
 from auditpipeline.control.facts import Heard
 from auditpipeline.control.fights import Fights
 from auditpipeline.control.gateway_state import GatewayState
@@ -93,6 +94,7 @@ class World:
     canary: CanaryState = field(default_factory=CanaryState)
     losses: LossState = field(default_factory=LossState)
     upstream: UpstreamState = field(default_factory=UpstreamState)
+    egress: EgressState = field(default_factory=EgressState)
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Heard]] = field(default_factory=dict)
     left: dict[str, LeftState] = field(default_factory=dict)

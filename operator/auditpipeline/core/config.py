@@ -174,10 +174,19 @@ class Route(_Value, frozen=True):
         return (isinstance(self.output, HttpOutput) and self.output.batch_max_wait) or 0.0
 
 
+class Egress(_Value, frozen=True):
+    """What outputs may connect to: `allow` are networks and ports that are exempt from the rules of `core/egress.py`,
+    `api_servers` addresses that are refused besides."""
+
+    allow: tuple[str, ...] = ()
+    api_servers: tuple[str, ...] = ()
+
+
 class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
     acknowledged and not recorded; what is in the spool is delivered. `static_policy` is the path of kube-apiserver's
-    policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does).
+    policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does). Without `egress`, as
+    the release before renders it and `auditpipeline run` does, outputs may connect to every address.
 
     A gateway's may go on in `shards` further files (`packing.Shard`). `moving` names routes that are about to go from
     this file: they count only as long as no other file has them."""
@@ -192,6 +201,7 @@ class Config(_Value, frozen=True):
     max_body: int = MAX_BODY
     static_policy: str | None = None
     canary_user: str = ""
+    egress: Egress | None = None
     shards: Annotated[int, msgspec.Meta(ge=0)] = 0
     moving: tuple[str, ...] = ()
 

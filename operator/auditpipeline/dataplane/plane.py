@@ -15,6 +15,7 @@ from auditpipeline.core.report import Events, Report, RouteReport, SourceReport,
 from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
+from auditpipeline.dataplane.egress import Guard
 from auditpipeline.dataplane.filter import Filter
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.leaving import Leaving
@@ -56,6 +57,8 @@ class Plane:
         self._patience = patience
         self._routes: dict[str, Route] = {}
         self._leaving = Leaving(spool)
+        self._guard = Guard()
+        self._guard.follow(config.egress)
         self._metrics = Metrics()
         self._static = StaticFile()
         self._epoch = secrets.token_hex(4)
@@ -132,6 +135,7 @@ class Plane:
         await self._leaving.stop(names, HURRY)
         self.intake.follow(filter_, new.max_body)
         self.intake.canaries.user = new.canary_user
+        self._guard.follow(new.egress)
         kept = {route.name for route in new.routes if self._runs(route)}
         ending = [name for name in self._routes if name not in kept]
         gone = [self._routes[name].config for name in ending if name not in names and new.plane == "gateway"]
@@ -253,7 +257,8 @@ class Plane:
 
     def _start(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
         for config in routes:
-            route = Route(config, self._spool, outputs.make(config.output), self._log, self._patience)
+            output = outputs.make(config.output, self._guard)
+            route = Route(config, self._spool, output, self._log, self._patience)
             self._routes[config.name] = route
             route.start(cursors[config.name])
 
@@ -261,7 +266,8 @@ class Plane:
         """Lets routes deliver what was stored while the filter asked for it: all of that is committed by now."""
         for config in routes:
             end = self._spool.end
-            route = Route(config, self._spool, outputs.make(config.output), self._log, self._patience, until=end)
+            output = outputs.make(config.output, self._guard)
+            route = Route(config, self._spool, output, self._log, self._patience, until=end)
             route.start(cursors[config.name])
             self._leaving.add(route, end)
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from auditpipeline.core.config import FileOutput, HttpOutput, StdoutOutput
 from auditpipeline.core.errors import Retryable
+from auditpipeline.dataplane.egress import Guard
 
 
 class Output(Protocol):
@@ -51,16 +52,18 @@ class Unmade:
         """There is nothing to free."""
 
 
-def make(config: StdoutOutput | FileOutput | HttpOutput) -> Output:
-    """The output that the configuration names; nothing is opened before the first delivery, and nothing is raised: one
-    output must not be able to end the process of them all."""
+def make(config: StdoutOutput | FileOutput | HttpOutput, guard: Guard | None = None) -> Output:
+    """The output that the configuration names; `guard` says what it may connect to (None: everything).
+
+    Nothing is opened before the first delivery, and nothing is raised: one output must not be able to end the process
+    of them all."""
     try:
-        return _made(config)
+        return _made(config, guard)
     except Exception as error:
         return Unmade(type(error).__name__)
 
 
-def _made(config: StdoutOutput | FileOutput | HttpOutput) -> Output:
+def _made(config: StdoutOutput | FileOutput | HttpOutput, guard: Guard | None) -> Output:
     from auditpipeline.dataplane.outputs.file import File
     from auditpipeline.dataplane.outputs.http import Http
     from auditpipeline.dataplane.outputs.stdout import Stdout
@@ -69,6 +72,6 @@ def _made(config: StdoutOutput | FileOutput | HttpOutput) -> Output:
         case FileOutput():
             return File(config)
         case HttpOutput():
-            return Http(config)
+            return Http(config, guard)
         case StdoutOutput():
             return Stdout()

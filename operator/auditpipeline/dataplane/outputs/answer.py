@@ -9,36 +9,38 @@
                             may be lost. The state of the output says so
     1xx, 3xx                Retryable likewise: redirects are not followed, since they would carry events elsewhere
 
-The words of a server end up in a status that more people read than may read events or Secrets. So they are bounded,
-have no control characters, are left out as a whole where they repeat a credential, and each word of theirs that stands
-in what was sent is left out: `failed to parse 'hunter2'` becomes `failed to parse '…'`.
+Nothing that a server says is repeated, neither of its body nor of its headers: messages end up in a status, which more
+people read than may reach that server, and a URL may have been written to read what it says. So are the errors of a
+connection told in words of our own.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import email.utils
+import os
 import re
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import Any
+
+import aiohttp
 
 from auditpipeline.core.errors import AuditPipelineError, Permanent, Retryable, TooLarge
 
 MAX_AFTER = 300.0
-MAX_TEXT = 200
 _STATUSES = frozenset(HTTPStatus)
 _PERMANENT = (400, 422)
 _TO_MEND = (401, 403, 404, 405, 407)
-_WORD = re.compile(r"""[^\s"'`\\\[\]{}()<>.,:;=/&|]{4,}""")
+_OPENSSL = re.compile(r"\[SSL: ([A-Z0-9_]+)\]")
 
 
-def judge(status: int, words: str, after: str | None) -> AuditPipelineError | None:
-    """The error that an answer stands for; None where the events arrived. `words` is what its body says, as far as
-    that may be repeated."""
+def judge(status: int, after: str | None) -> AuditPipelineError | None:
+    """The error that an answer stands for; None if the events arrived. `after` is the server's Retry-After."""
     if 200 <= status < 300:
         return None
-    phrase = HTTPStatus(status).phrase if status in _STATUSES else "?"
-    message = f"answered {status} {phrase}" + (f": {words}" if words else "")
+    message = _answered(status)
     if status == 413:
         return TooLarge(message)
     if status in _PERMANENT:
@@ -48,8 +50,47 @@ def judge(status: int, words: str, after: str | None) -> AuditPipelineError | No
     return Retryable(message, retry_after(after))
 
 
+def trouble(error: Exception) -> str:
+    """Why no answer came, without anything that the other side chose."""
+    return next(say(error) for kind, say in _TROUBLES if isinstance(error, kind))
+
+
+def _answered(status: int) -> str:
+    return f"answered {status} {HTTPStatus(status).phrase if status in _STATUSES else '?'}"
+
+
+def _certificate(error: Exception) -> str:
+    """What OpenSSL and Python say: it names the host that was asked for, and nothing that stands in the certificate."""
+    words = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else type(error).__name__
+    return f"certificate verify failed: {words}"
+
+
+def _broken(what: str, error: OSError) -> str:
+    """An error of the system by its number, one of TLS by OpenSSL's name for it: either is one of a fixed list."""
+    if found := _OPENSSL.search(f"{error.strerror or error}"):
+        return f"{what}: TLS: {found[1].lower().replace('_', ' ')}"
+    if isinstance(error, ssl.SSLError) or not error.errno:
+        return f"{what}: {type(error).__name__}"
+    return f"{what}: {os.strerror(error.errno)}"
+
+
+_TROUBLES: tuple[tuple[type[Exception], Callable[[Any], str]], ...] = (
+    (aiohttp.ClientHttpProxyError, lambda error: f"the proxy {_answered(error.status)}"),
+    (aiohttp.ClientConnectorCertificateError, lambda error: _certificate(error.certificate_error)),
+    (aiohttp.ClientConnectorDNSError, lambda error: error.os_error.strerror or "the host name cannot be resolved"),
+    (aiohttp.ConnectionTimeoutError, lambda _: "no connection in time"),
+    (aiohttp.ClientConnectorError, lambda error: _broken("no connection", error.os_error)),
+    (aiohttp.ServerDisconnectedError, lambda _: "the server closed the connection without an answer"),
+    (aiohttp.ClientResponseError, lambda _: "the server's answer is not HTTP"),
+    (aiohttp.InvalidURL, lambda _: "the host of the url is neither a name nor an address in its usual form"),
+    (OSError, lambda error: _broken("the connection broke", error)),
+    (Exception, lambda error: f"the request failed ({type(error).__name__})"),
+)
+"""From the special to the general."""
+
+
 def retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3), at most `MAX_AFTER`; None where
+    """Seconds from a Retry-After header: a number or an HTTP date (RFC 9110, 10.2.3), at most `MAX_AFTER`; None if
     it says nothing usable."""
     if value is None:
         return None
@@ -63,18 +104,3 @@ def retry_after(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(0.0, seconds), MAX_AFTER)
-
-
-def plain(text: str, most: int = MAX_TEXT) -> str:
-    """The text as one line of at most `most` characters, none of which controls a terminal or hides."""
-    words = "".join(character if character.isprintable() else " " for character in text[: 4 * most]).split()
-    line = " ".join(words)
-    return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
-def quotable(text: str, sent: bytes, secrets: Sequence[str]) -> str:
-    """What of a server's words may be repeated: `plain`, without the words that stand in `sent`; nothing of what holds
-    a secret."""
-    if any(secret in text for secret in secrets):
-        return ""
-    return _WORD.sub(lambda word: "…" if word[0].encode() in sent else word[0], plain(text))

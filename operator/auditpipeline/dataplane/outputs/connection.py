@@ -1,4 +1,5 @@
-"""Connections of the http output: names are looked up by our resolver, and an answer's head does not need its body.
+"""Connections of the http output: names are looked up by our resolver, each address is judged as it is dialled, and an
+answer's head does not need its body.
 
 An answer has arrived with its status line and its headers. The parser throws both away if the body behind them is
 broken and comes in the same piece: a server that stores everything, and frames its answers badly, would get the same
@@ -14,6 +15,7 @@ import ssl
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from auditpipeline.dataplane.egress import Dialler
 from auditpipeline.dataplane.outputs.resolver import Resolver
 
 _END = b"\r\n\r\n"
@@ -21,16 +23,16 @@ LIMIT = 4
 """Connections of one output."""
 
 
-def connector(context: ssl.SSLContext, resolver: Resolver) -> aiohttp.TCPConnector:
-    """A connector for one output; the resolver stays its owner's."""
-    return _Connector(ssl=context, limit=LIMIT, resolver=resolver)
+def connector(context: ssl.SSLContext, resolver: Resolver, dialler: Dialler) -> aiohttp.TCPConnector:
+    """A connector for one output, whose sockets the dialler makes; the resolver stays its owner's."""
+    return _Connector(context, resolver, dialler)
 
 
 class _Connector(aiohttp.TCPConnector):
     """Makes connections of our kind."""
 
-    def __init__(self, *, ssl: ssl.SSLContext, limit: int, resolver: Resolver) -> None:
-        super().__init__(ssl=ssl, limit=limit, resolver=resolver)
+    def __init__(self, context: ssl.SSLContext, resolver: Resolver, dialler: Dialler) -> None:
+        super().__init__(ssl=context, limit=LIMIT, resolver=resolver, socket_factory=dialler.socket)
         self._factory = functools.partial(_HeadFirst, asyncio.get_running_loop())  # type: ignore[assignment]
 
 

@@ -1,6 +1,9 @@
 """HTTP POST of batches. Arrived means: answered with 2xx; `answer.py` says what every other answer means. The status
 line and the headers are the answer: a body that is broken, endless or never comes changes nothing of it.
 
+Each address is judged as it is dialled (`dataplane/egress.py`), also that of a proxy. The proxy looks names up by
+itself; what it is asked for is judged if it is an address.
+
 Certificates, CA, tokens and passwords are files that are read again at each use, so that a changed Secret needs no new
 start. The environment's proxy settings are not trusted, and redirects are not followed: either would carry events and
 credentials elsewhere. With `address` that is dialled, with no DNS, and the URL's host is the TLS name and the Host
@@ -29,8 +32,9 @@ from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.core.event import ENVELOPE, as_item
 from auditpipeline.core.eventlist import HEAD
+from auditpipeline.dataplane.egress import Dialler, Guard, Refused
 from auditpipeline.dataplane.lines import Lines, as_lines
-from auditpipeline.dataplane.outputs.answer import judge, plain, quotable
+from auditpipeline.dataplane.outputs.answer import judge, trouble
 from auditpipeline.dataplane.outputs.aside import Aside
 from auditpipeline.dataplane.outputs.connection import connector
 from auditpipeline.dataplane.outputs.credentials import Stamp, credentials, needs_files, stamp
@@ -38,10 +42,9 @@ from auditpipeline.dataplane.outputs.resolver import Resolver, lease
 from auditpipeline.dataplane.tls import client_context
 
 MAX_ANSWER = 2**16
-"""Bytes of an answer that are read; a connection on which more comes is not used again."""
+"""Bytes of an answer's body that are read; a connection on which more comes is not used again."""
 ANSWER_SECONDS = 1.0
 """Seconds that the body of an answer may take behind its headers. What the headers say holds in any case."""
-MAX_REASON = 400
 GZIP_LEVEL = 1
 """310 MB/s and a tenth of the size for audit events; level 6 makes it a fourteenth, at 90 MB/s."""
 FILES_SECONDS = 10.0
@@ -74,10 +77,12 @@ def idempotency_key(body: bytes) -> str:
 
 
 class _Target(NamedTuple):
-    """What is called: `url` with the address that is dialled, `host` for the Host header, and who it has to be."""
+    """What is called: `url` with the address that is dialled, `host` for the Host header, what is `dialled` in words,
+    and who it has to be."""
 
     url: URL
     host: str
+    dialled: str
     server_name: str | None
     proxy: URL | None
 
@@ -95,8 +100,12 @@ class Http:
     """One URL. Keeps a few connections alive; a new set of them when a file has changed. Files are read, and bodies
     compressed, in a thread of its own: a volume that hangs stops no other output."""
 
-    def __init__(self, config: HttpOutput) -> None:
+    def __init__(self, config: HttpOutput, guard: Guard | None = None) -> None:
         self._config = config
+        self._guard = guard or Guard()
+        # An address is a Service that an AuditSink names, and that the operator looked up.
+        self._dialler = Dialler(self._guard, service=bool(config.address))
+        self._changes = 0
         self._session: aiohttp.ClientSession | None = None
         self._resolver: Resolver | None = None
         self._aside = Aside("output-http")
@@ -114,20 +123,18 @@ class Http:
             headers = [*self._config.headers, ("Content-Type", content_type), ("Host", target.host)]
             headers += [("Authorization", secrets[0])] if secrets else []
             headers += [("Content-Encoding", "gzip")] if self._config.compression == "gzip" else []
-            # An address is a Service that an AuditSink names: our own receivers as a rule, and they do not ask.
+            # Services are our own receivers as a rule, and they do not ask.
             headers += [] if self._config.address else [("Idempotency-Key", idempotency_key(body))]
             response = await self._post(target, headers, ready)
         except Invalid as error:
             raise Retryable(str(error)) from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise Retryable(f"{target.host}: {_reason(error)}") from error
         except TimeoutError as error:
-            raise Retryable(f"{target.host}: no answer within {self._config.timeout:g} s") from error
+            late = trouble(error) if isinstance(error, aiohttp.ConnectionTimeoutError) else self._late
+            raise Retryable(f"{target.host}: {late}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Retryable(f"{target.host}: {_reason(error)}") from error
-        text = await _text(response)
-        words = quotable(text, body, secrets) if response.status >= 300 else ""
-        if refusal := judge(response.status, words, response.headers.get("Retry-After")):
+            raise Retryable(f"{target.host}: {self._why(target, error)}") from error
+        await _drained(response)
+        if refusal := judge(response.status, response.headers.get("Retry-After")):
             raise refusal
 
     async def close(self) -> None:
@@ -137,6 +144,17 @@ class Http:
         if self._resolver:
             resolver, self._resolver = self._resolver, None
             await resolver.release()
+
+    @property
+    def _late(self) -> str:
+        return f"no answer within {self._config.timeout:g} s"
+
+    def _why(self, target: _Target, error: Exception) -> str:
+        if isinstance(error, Refused):
+            return error.message(target.url.host_subcomponent or "")
+        if isinstance(error, aiohttp.ClientConnectorError) and self._dialler.refused:
+            return self._dialler.refused.message(target.dialled)
+        return trouble(error)
 
     async def _ready(self, body: bytes) -> _Ready:
         """What is needed for this body, on the event loop only if that cannot take long."""
@@ -159,6 +177,9 @@ class Http:
         return _Ready(found, context, credentials(config), data)
 
     async def _post(self, target: _Target, headers: list[tuple[str, str]], ready: _Ready) -> aiohttp.ClientResponse:
+        self._dialler.refused = None
+        if target.proxy:
+            self._guard.check(target.url.raw_host or "", target.url.port or 0)
         session = await self._current_session(ready)
         return await session.post(
             target.url,
@@ -171,11 +192,12 @@ class Http:
         )
 
     async def _current_session(self, ready: _Ready) -> aiohttp.ClientSession:
-        if self._session is None or ready.context is not self._context:
+        changes = self._guard.changes
+        if self._session is None or ready.context is not self._context or changes != self._changes:
             await self._close_session()
             self._resolver = self._resolver or lease()
             self._session = aiohttp.ClientSession(
-                connector=connector(ready.context, self._resolver),
+                connector=connector(ready.context, self._resolver, self._dialler),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # What is not decompressed cannot grow.
                 auto_decompress=False,
@@ -183,7 +205,7 @@ class Http:
                 timeout=aiohttp.ClientTimeout(total=self._config.timeout, sock_connect=10),
                 trust_env=False,
             )
-            self._context, self._stamp = ready.context, ready.stamp
+            self._context, self._stamp, self._changes = ready.context, ready.stamp, changes
         return self._session
 
     async def _close_session(self) -> None:
@@ -203,30 +225,23 @@ def _target(config: HttpOutput) -> _Target:
             host, _, port = config.address.rpartition(":")
             dialled = url.with_host(host.strip("[]")).with_port(int(port))
         proxy = URL(config.proxy) if config.proxy else None
-        return _Target(dialled, url.host_port_subcomponent or "", server_name, proxy)
+        what = "the proxy" if proxy else dialled.host_subcomponent or ""
+        return _Target(dialled, url.host_port_subcomponent or "", what, server_name, proxy)
     except ValueError:
         raise Retryable("the output's url, address or proxy cannot be used: write https://host[:port][/path]") from None
 
 
-async def _text(response: aiohttp.ClientResponse) -> str:
-    """The beginning of the answer's body, as far as it comes soon, whole or not. The connection is used again only if
-    the body has ended by then; else it is dropped."""
-    found = bytearray()
+async def _drained(response: aiohttp.ClientResponse) -> None:
+    """Reads the answer's body to its end, if that comes soon: only then the connection is used again. Its words are of
+    no interest."""
+    read = 0
     try:
         with suppress(aiohttp.ClientError, HttpProcessingError, OSError):
             async with asyncio.timeout(ANSWER_SECONDS):
-                while len(found) < MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER - len(found))):
-                    found += piece
+                while read < MAX_ANSWER and (piece := await response.content.read(MAX_ANSWER - read)):
+                    read += len(piece)
     finally:
         if response.content.at_eof():
             response.release()
         else:
             response.close()
-    return "" if "Content-Encoding" in response.headers else found.decode(errors="replace")
-
-
-def _reason(error: Exception) -> str:
-    cause = getattr(error, "certificate_error", None)
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return plain(f"certificate verify failed: {cause.verify_message}", MAX_REASON)
-    return plain(str(error), MAX_REASON) or type(error).__name__
