@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from auditpipeline.control import names
 from auditpipeline.control.facts import Facts, PodFacts, Problem
+from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.world import World
 from auditpipeline.core.spec import Pipeline
@@ -37,6 +37,7 @@ class Round:
     versions: list[str] = field(default_factory=list)
     kept: set[Key] = field(default_factory=set)
     workload: Entry | None = None
+    placed: str | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -52,8 +53,10 @@ class Round:
 
     @property
     def namespace(self) -> str:
-        """The namespace of the children."""
-        return names.namespace_of(self.pipeline, self.world.settings.namespace)
+        """The namespace of the children: the same one for the whole round."""
+        if self.placed is None:
+            self.placed = namespace_of(self.pipeline, self.world.settings, self.world.seen)
+        return self.placed
 
     def look_again(self, seconds: float) -> None:
         """Ask for another look in `seconds`, or sooner."""

@@ -15,6 +15,7 @@ from auditpipeline.control.facts import Losses, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.placing import not_granted, not_served
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
@@ -64,12 +65,12 @@ async def expire(this: Round) -> None:
 
 
 async def place(this: Round) -> None:
-    """The target namespace is one that this operator serves."""
-    if this.namespace in this.world.settings.namespaces:
+    """The receivers' namespace is one that this operator serves."""
+    settings = this.world.settings
+    if this.namespace in settings.served:
         return
     await namespace_exists(this)
-    message = f"the operator does not serve namespace {this.namespace}: add it to targetNamespaces of the chart"
-    raise Halt("NamespaceNotServed", message, stalled=True, again=PLACE_RETRY)
+    raise Halt("NamespaceNotServed", not_served(this.namespace, settings), stalled=True, again=PLACE_RETRY)
 
 
 async def secrets(this: Round) -> None:
@@ -97,7 +98,8 @@ async def register(this: Round) -> None:
         return
     if this.pipeline.spec.suspend:
         return
-    manifest = desired.audit_sink(this.pipeline, world.authority.bundle, world.settings, features, sink_token(this))
+    token, bundle = sink_token(this), world.authority.bundle
+    manifest = desired.audit_sink(this.pipeline, this.namespace, bundle, world.settings, features, token)
     key = key_of(SINKS.plural, manifest)
     this.kept.add(key)
     before = world.applied.get(key)
@@ -154,14 +156,16 @@ def _acknowledged(body: dict[str, Any]) -> float:
 
 
 async def prune(this: Round) -> None:
-    """What this pipeline owns and no longer wants is gone."""
+    """An AuditSink that this pipeline owns and no longer wants is gone.
+
+    Nothing in a namespace is ever unwanted, and the operator has no right to delete it: it may hold events, or belong
+    to another release."""
     world = this.world
-    kinds = {kind.plural: kind for kind in (*world.features.children, SINKS)}
     for key, entry in world.seen.of(this.name).items():
         unwanted = key not in this.kept and entry.owner == this.pipeline.metadata.uid and not entry.deleting
-        if unwanted and key[0] in kinds:
-            log.info("pruned", pipeline=this.name, kind=key[0], namespace=key[1], name=key[2])
-            await world.kube.delete(kinds[key[0]], key[2], key[1] or None, uid=entry.uid)
+        if unwanted and key[0] == SINKS.plural:
+            log.info("pruned", pipeline=this.name, kind=key[0], name=key[2])
+            await world.kube.delete(SINKS, key[2], uid=entry.uid)
             world.seen.drop(key, entry.uid)
 
 
@@ -187,7 +191,7 @@ async def forbidden(this: Round, error: Forbidden) -> None:
     if "being terminated" in str(error):
         message = f"namespace {this.namespace} is being deleted"
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
-    message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
+    message = f"{error}: {not_granted(this.namespace, this.world.settings)}"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
 
 

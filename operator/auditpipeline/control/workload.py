@@ -33,7 +33,7 @@ async def children(this: Round) -> None:
     body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
     try:
         tls = await _certified(this)
-        for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
+        for manifest in desired.children(pipeline, this.namespace, body, tls, world.settings, world.features):
             this.kept.add(key_of(world.features.resource(manifest).plural, manifest))
             await _child(this, manifest)
     except NotFound:

@@ -56,8 +56,9 @@ def pipeline_key(name: str) -> str:
 @dataclass
 class World:
     """`applied` holds, for each child, the digest of what we applied and the fingerprint that it left. `closed` are
-    namespaces that the operator was given but may not read. `fights` says of a child how often in a row additions of
-    others were taken away, and when last. `wake(key, seconds)` puts a key into the work queue."""
+    namespaces that the operator was given but may not read; `unmarked` says of a namespace when its Pods could not be
+    annotated. `fights` says of a child how often in a row additions of others were taken away, and when last.
+    `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -78,6 +79,7 @@ class World:
     left: dict[str, LeftState] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
+    unmarked: dict[str, float] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
