@@ -68,6 +68,11 @@ def used(log: Path) -> set[Right]:
     return {right for event in _events(log) if not refused(event) for right in _needed(event)}
 
 
+def unused(rights: set[Right], requests: set[Right]) -> set[Right]:
+    """The rights that none of the requests needed."""
+    return {right for right in rights if not any(right.covers(request) for request in requests)}
+
+
 def refusals(log: Path) -> set[Right]:
     """The rights that the operator lacked."""
     return {right for event in _events(log) if refused(event) for right in _needed(event)}

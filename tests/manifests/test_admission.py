@@ -19,7 +19,7 @@ import pytest
 from tests.cluster.controlplane import ControlPlane
 from tests.cluster.processes import Failed
 from tests.manifests.objects import PIPELINE, SINK, Object, changed
-from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, documents
+from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, RECEIVERS, documents
 
 pytestmark = pytest.mark.controlplane
 
@@ -35,7 +35,7 @@ SIEM = {"url": "https://siem.example", "bearerTokenSecretRef": {"name": "auditpi
 REFERENCE = changed(PLAIN, "spec.outputs", [{"name": "siem", "http": SIEM}])
 SINK_BODIES = changed(SINK, "spec.policy.level", "RequestResponse")
 OWNER = {"apiVersion": "auditpipeline.dev/v1alpha1", "kind": "AuditPipeline", "name": "security", "uid": "1"}
-SERVICE = {"namespace": NAMESPACE, "name": "audit-security", "path": "/audit"}
+SERVICE = {"namespace": RECEIVERS, "name": "audit-security", "path": "/audit"}
 OURS: Object = SINK_BODIES | {
     "metadata": {"name": "audit-security", "ownerReferences": [OWNER | {"controller": True}]},
     "spec": {
@@ -118,8 +118,8 @@ def test_bodies_are_for_those_who_may_read_every_secret(installed: ControlPlane,
 def test_whoever_names_a_secret_may_read_it(installed: ControlPlane) -> None:
     """Else the operator's own CA key could be sent to any URL; the namespace is the pipeline's."""
     elsewhere = changed(REFERENCE, "spec.targetNamespace", "audit")
-    assert f"{SECRET_REFUSED} {NAMESPACE}," in answer(installed, "alice", REFERENCE)
-    assert f"{SECRET_REFUSED} {NAMESPACE}," in answer(installed, "carol", REFERENCE)
+    assert f"{SECRET_REFUSED} {RECEIVERS}," in answer(installed, "alice", REFERENCE)
+    assert f"{SECRET_REFUSED} {RECEIVERS}," in answer(installed, "carol", REFERENCE)
     assert f"{SECRET_REFUSED} audit," in answer(installed, "alice", elsewhere)
     assert answer(installed, "carol", elsewhere) == ""
     assert answer(installed, "bob", REFERENCE) == ""
