@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+import ssl
 import statistics
 import tempfile
 import threading
@@ -31,6 +32,8 @@ from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import resident
 from tests.cluster.rest import Rest
 
+UNVERIFIED = ssl.create_default_context()
+UNVERIFIED.check_hostname, UNVERIFIED.verify_mode = False, ssl.CERT_NONE
 REQUESTS = re.compile(r"^auditpipeline_api_requests_total\{(.*)\} (\S+)$", re.MULTILINE)
 RESYNC = 20.0
 PARTS = ("latencies", "sinks", "requests", "crowd")
@@ -54,7 +57,7 @@ def pipeline(name: str, verb: str = "create") -> dict[str, Any]:
 
 def requests(deployment: LocalDeployment) -> Counter[str]:
     """The operator's API requests so far, by verb."""
-    with urllib.request.urlopen(f"http://{deployment.health}/metrics") as answer:
+    with urllib.request.urlopen(f"https://{deployment.health}/metrics", context=UNVERIFIED) as answer:
         text = answer.read().decode()
     found: Counter[str] = Counter()
     for labels, value in REQUESTS.findall(text):

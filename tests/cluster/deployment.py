@@ -16,6 +16,7 @@ from .controlplane import ControlPlane
 from .processes import Process, run, wait_for
 
 NAMESPACE = "auditpipeline-system"
+RECEIVERS = "auditpipeline-receivers"
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "manifests" / "chart"
 EVENTS = "/var/log/audit/events.jsonl"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .deployment import EVENTS, NAMESPACE
+from .deployment import EVENTS, RECEIVERS
 from .kind import Kind
 from .onnode import NodeDeployment
 
@@ -29,5 +29,5 @@ class KindDeployment(NodeDeployment):
         """The kubeconfig works from this machine."""
         return [
             f"export KUBECONFIG={self.cluster.kubeconfig}",
-            f"kubectl exec -n {NAMESPACE} audit-quickstart-0 -- tail -F {EVENTS}",
+            f"kubectl exec -n {RECEIVERS} audit-quickstart-0 -- tail -F {EVENTS}",
         ]

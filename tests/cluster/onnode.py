@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from . import binaries, image
-from .deployment import CHART, EVENTS, NAMESPACE, Deployment, bootstrap
+from .deployment import CHART, EVENTS, NAMESPACE, RECEIVERS, Deployment, bootstrap
 from .node import Node
 from .processes import Failed, run
 
@@ -95,7 +95,8 @@ class NodeDeployment(Deployment):
 
     def kill(self, pod: str) -> None:
         """Kill the container's process from the node, as no process in the container may."""
-        uid = self.get("pod", pod, "-n", NAMESPACE)["metadata"]["uid"].replace("-", "[-_]")
+        chosen = ("-A", f"--field-selector=metadata.name={pod}", "-o", "jsonpath={.items[*].metadata.uid}")
+        uid = self.kubectl("get", "pods", *chosen).replace("-", "[-_]")
         self.cluster.run("/bin/sh", "-c", KILL.format(uid=uid))
 
     def hints(self) -> list[str]:
@@ -103,5 +104,5 @@ class NodeDeployment(Deployment):
         kubectl = self.cluster.kubectl_script
         return [
             f"alias kubectl={kubectl}",
-            f"{kubectl} exec -n {NAMESPACE} audit-quickstart-0 -- tail -F {EVENTS}",
+            f"{kubectl} exec -n {RECEIVERS} audit-quickstart-0 -- tail -F {EVENTS}",
         ]

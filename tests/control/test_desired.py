@@ -18,7 +18,9 @@ import yaml
 
 from auditpipeline.control import desired, desired_pod, names
 from auditpipeline.control.certificates import Pair, authority
+from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.resources import BUDGETS, Features
+from auditpipeline.control.seen import Seen
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import config
 from auditpipeline.core.quantity import parse_bytes
@@ -49,9 +51,10 @@ def rendered(case: str) -> list[dict[str, Any]]:
     builtin = features.sinks == "builtin"
     encoded = config.encode(desired.receiver_config(value, token=builtin))
     tls = replace(TLS, token="t0k3n" if builtin else "")
+    place = namespace_of(value, SETTINGS, Seen())
     return [
-        *desired.children(value, encoded, tls, SETTINGS, features),
-        desired.audit_sink(value, TLS.bundle, SETTINGS, features, tls.token),
+        *desired.children(value, place, encoded, tls, SETTINGS, features),
+        desired.audit_sink(value, place, TLS.bundle, SETTINGS, features, tls.token),
     ]
 
 
@@ -173,13 +176,13 @@ def test_an_inline_ca_bundle_is_handed_over_as_text() -> None:
 
 def test_the_sink_says_in_each_rule_what_the_policy_says_for_all() -> None:
     """A sink has no omitManagedFields of its own; a rule that says it for itself keeps its word."""
-    sink = desired.audit_sink(bodies.parsed(bodies.rich()), TLS.bundle, SETTINGS, Features())
+    sink = desired.audit_sink(bodies.parsed(bodies.rich()), "audit", TLS.bundle, SETTINGS, Features())
     assert [rule["omitManagedFields"] for rule in sink["spec"]["policy"]["rules"]] == [True, True, True, False]
 
 
 def test_the_sink_asks_for_the_widest_level_and_the_wanted_stages() -> None:
     """What a cluster that knows no rules sends is enough, and no stage too many."""
-    policy = desired.audit_sink(bodies.parsed(bodies.rich()), TLS.bundle, SETTINGS, OLD)["spec"]["policy"]
+    policy = desired.audit_sink(bodies.parsed(bodies.rich()), "audit", TLS.bundle, SETTINGS, OLD)["spec"]["policy"]
     assert policy == {"level": "RequestResponse", "stages": ["ResponseStarted", "ResponseComplete", "Panic"]}
 
 

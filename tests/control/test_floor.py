@@ -62,7 +62,7 @@ def test_no_policy_and_no_output_removes_the_floor(outer: dict[str, Any], inner:
 def test_the_gateway_sends_the_floor_to_every_pipeline(policy: dict[str, Any]) -> None:
     """The AuditSink asks for it, in its rules and its stages."""
     value = bodies.parsed(bodies.pipeline(policy=policy))
-    sink = parse_sink(desired.audit_sink(value, "", SETTINGS, Features()))
+    sink = parse_sink(desired.audit_sink(value, "audit", "", SETTINGS, Features()))
     route = desired_gateway.route(sink, "10.0.0.1")
     assert [json.loads(as_item(line)) for line in Filter([route.policies]).take(BODY).lines] == CHANGES
 
@@ -75,7 +75,7 @@ def test_the_gateway_sends_the_floor_to_every_pipeline(policy: dict[str, Any]) -
 def test_where_no_rules_can_be_sent_the_floor_raises_no_level(policy: dict[str, Any], level: str) -> None:
     """kube-apiserver 1.18 would send the bodies of all events; that a change was made arrives all the same."""
     value = bodies.parsed(bodies.pipeline(policy=policy))
-    wanted = desired.audit_sink(value, TLS.bundle, SETTINGS, OLD)["spec"]["policy"]
+    wanted = desired.audit_sink(value, "audit", TLS.bundle, SETTINGS, OLD)["spec"]["policy"]
     assert wanted["level"] == level
     assert {"ResponseComplete", "Panic"} <= set(wanted["stages"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from auditpipeline.control import names
 from auditpipeline.control.gateway import look, reconcile_gateway
+from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS
@@ -106,3 +108,30 @@ async def test_a_gateway_that_misses_one_look_is_no_news() -> None:
         told.append((verdict.reason, file.text, file.error))
     well = ("Registered", "rules: []", "")
     assert told == [well] * 4 + [("GatewayUnreachable", "", "no answer: no answer within 3 s")]
+
+
+async def test_without_the_right_to_annotate_pods_the_configuration_is_written_all_the_same() -> None:
+    """kubelet refreshes what is mounted by itself; the right is asked for anew with each resync, and missed once."""
+
+    class Unprivileged(Answers):
+        patches = 0
+
+        async def patch(self, *_: Any) -> None:
+            self.patches += 1
+            raise Forbidden("no")
+
+    kube = Unprivileged({("auditsinks", "good"): named(GOOD)})
+    made = await world(kube)
+    body = {"kind": "Pod", "metadata": {"name": "gateway", "namespace": made.settings.namespace, "labels": LABELS}}
+    body["status"] = {"phase": "Running"}
+    made.seen.put(key_of(PODS.plural, body), entry_of(PODS.plural, body))
+    with capture_logs() as logged:
+        for _ in range(3):
+            await reconcile_gateway(made, Recorder(kube, now, "test"))
+    assert kube.patches == 1
+    assert names.GATEWAY_CONFIG_SECRET in {body["metadata"]["name"] for body in kube.written}
+    assert len([line for line in logged if "in its own time" in line["event"]]) == 1
+    later = now().timestamp() + made.settings.resync
+    made.clock = lambda: datetime.fromtimestamp(later, UTC)
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    assert kube.patches == 2

@@ -91,7 +91,7 @@ def test_a_renewed_certificate_is_no_new_generation_and_another_image_is() -> No
             desired.secret({"name": "x"}, {"tls.key": content}),
             desired.service(PIPELINE, "audit", settings),
             desired_pod.statefulset(PIPELINE, "audit", settings, features),
-            desired.audit_sink(PIPELINE, bundle, settings, features),
+            desired.audit_sink(PIPELINE, "audit", bundle, settings, features),
         ]
         return generation.inputs(number, made)
 

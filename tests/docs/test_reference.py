@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+import ssl
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -511,7 +512,9 @@ def test_the_answers_of_the_operations_listener_are_documented() -> None:
 
 async def test_the_answers_of_the_controllers_listener_are_documented() -> None:
     """Likewise, from one that runs."""
-    runner, _ = await health.serve("127.0.0.1:0", health.Heartbeat(1), health.Metrics())
+    runner, _ = await health.serve(
+        "127.0.0.1:0", health.Heartbeat(1), health.Metrics(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    )
     found = requests(runner.app)
     await runner.cleanup()
     assert said("The controller's listener") == (found, statuses("control/health.py", "serve"))

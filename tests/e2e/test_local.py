@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import yaml
 
-from tests.cluster.deployment import NAMESPACE
+from tests.cluster.deployment import NAMESPACE, RECEIVERS
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import Failed
 from tests.e2e.traffic import (
@@ -74,7 +74,7 @@ def test_a_changed_policy_changes_what_is_recorded_and_loses_nothing(local: Loca
     local.wait_ready(name)
     before = touch(local)
     wait_recorded(local, name, {before})
-    pod = local.get("pod", f"audit-{name}-0", "-n", NAMESPACE)["metadata"]["uid"]
+    pod = local.get("pod", f"audit-{name}-0", "-n", RECEIVERS)["metadata"]["uid"]
     local.apply(pipeline(name, MINE, {"level": "Metadata", "verbs": ["delete"], "resources": MINE["resources"]}))
     made: set[str] = set()
 
@@ -85,7 +85,7 @@ def test_a_changed_policy_changes_what_is_recorded_and_loses_nothing(local: Loca
 
     local.wait_for("a deletion in the file", deleted_is_recorded, 20)
     wait_recorded(local, name, made)
-    assert local.get("pod", f"audit-{name}-0", "-n", NAMESPACE)["metadata"]["uid"] == pod
+    assert local.get("pod", f"audit-{name}-0", "-n", RECEIVERS)["metadata"]["uid"] == pod
 
 
 @pytest.mark.parametrize("kind", ["service", "statefulset", "networkpolicy", "poddisruptionbudget", "serviceaccount"])
@@ -93,12 +93,12 @@ def test_a_child_that_was_deleted_comes_back(local: LocalDeployment, name: str, 
     """Drift is mended from the watch, not from the next resync."""
     local.apply(pipeline(name))
     local.wait_ready(name)
-    old = local.get(kind, f"audit-{name}", "-n", NAMESPACE)["metadata"]["uid"]
-    local.kubectl("delete", kind, f"audit-{name}", "-n", NAMESPACE, "--wait=false")
+    old = local.get(kind, f"audit-{name}", "-n", RECEIVERS)["metadata"]["uid"]
+    local.kubectl("delete", kind, f"audit-{name}", "-n", RECEIVERS, "--wait=false")
 
     def back() -> bool:
         try:
-            return bool(local.get(kind, f"audit-{name}", "-n", NAMESPACE)["metadata"]["uid"] != old)
+            return bool(local.get(kind, f"audit-{name}", "-n", RECEIVERS)["metadata"]["uid"] != old)
         except Failed:
             return False
 
@@ -110,12 +110,12 @@ def test_a_child_that_was_edited_is_put_right(local: LocalDeployment, name: str)
     """Somebody points the Service elsewhere: an open door, closed within seconds."""
     local.apply(pipeline(name))
     local.wait_ready(name)
-    before = local.get("service", f"audit-{name}", "-n", NAMESPACE)["spec"]
+    before = local.get("service", f"audit-{name}", "-n", RECEIVERS)["spec"]
     patch = json.dumps({"spec": {"selector": {"app": "other"}}})
-    local.kubectl("patch", "service", f"audit-{name}", "-n", NAMESPACE, "-p", patch)
+    local.kubectl("patch", "service", f"audit-{name}", "-n", RECEIVERS, "-p", patch)
 
     def mended() -> bool:
-        found = local.get("service", f"audit-{name}", "-n", NAMESPACE)
+        found = local.get("service", f"audit-{name}", "-n", RECEIVERS)
         return bool(found["spec"]["selector"] == before["selector"])
 
     local.wait_for("the Service's selector as it was", mended, 20)
@@ -160,7 +160,7 @@ def test_kill_9_loses_no_acknowledged_event(local: LocalDeployment, name: str, v
     made = {touch(local)}
     wait_recorded(local, name, made)
     selector = f"app.kubernetes.io/name=auditpipeline-{victim}"
-    pods = local.kubectl("get", "pods", "-n", NAMESPACE, "-l", selector, "-o", "name").split()
+    pods = local.kubectl("get", "pods", "-A", "-l", selector, "-o", "name").split()
     pod = next(found.removeprefix("pod/") for found in pods if victim == "gateway" or name in found)
     for _ in range(3):
         made |= {touch(local), touch(local)}
@@ -180,7 +180,7 @@ def test_a_missing_secret_is_told_and_mended_when_it_comes(local: LocalDeploymen
         "a message", lambda: f"{name}-token" in json.dumps(local.get("auditpipeline", name).get("status", {}))
     )
     assert local.condition(name)["status"] != "True"
-    local.kubectl("create", "secret", "generic", f"{name}-token", "-n", NAMESPACE, "--from-literal=token=hunter2")
+    local.kubectl("create", "secret", "generic", f"{name}-token", "-n", RECEIVERS, "--from-literal=token=hunter2")
 
     def told() -> bool:
         text = json.dumps(local.get("auditpipeline", name)["status"])
@@ -223,7 +223,7 @@ def test_the_api_server_may_go_away(local: LocalDeployment, name: str) -> None:
     restart_apiserver(local)
     marker = touch(local)
     wait_recorded(local, name, {marker})
-    local.kubectl("delete", "service", f"audit-{name}", "-n", NAMESPACE)
+    local.kubectl("delete", "service", f"audit-{name}", "-n", RECEIVERS)
     local.wait_for("the Service again", lambda: f"audit-{name}" in local.kubectl("get", "services", "-A"), 60)
 
 

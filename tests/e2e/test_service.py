@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import tier
-from tests.cluster.deployment import NAMESPACE
+from tests.cluster.deployment import NAMESPACE, RECEIVERS
 from tests.cluster.onnode import RESTRICTED, NodeDeployment
 from tests.e2e.traffic import pipeline, touch, wait_recorded
 
@@ -56,7 +56,7 @@ def test_events_come_through_the_service_and_survive_the_replacement_of_a_gatewa
     assert (upstream["status"], upstream["reason"]) == ("Unknown", "StaticPolicyUnknown")
 
     stop(served, "deployment/auditpipeline-operator", "app.kubernetes.io/name=auditpipeline-operator")
-    stop(served, f"statefulset/audit-{NAME}", f"auditpipeline.dev/pipeline={NAME}")
+    stop(served, f"statefulset/audit-{NAME}", f"auditpipeline.dev/pipeline={NAME}", RECEIVERS)
     made = {touch(served), touch(served)}
     served.wait_for("events in the spools", lambda: made <= set().union(*spooled(served).values()))
     waiting = spooled(served)
@@ -67,14 +67,14 @@ def test_events_come_through_the_service_and_survive_the_replacement_of_a_gatewa
     served.wait_for(f"another {holder}", lambda: uid(served, holder) not in ("", before), 120)
     made.add(touch(served))
     served.kubectl("wait", "--for=condition=Ready", f"pod/{holder}", "-n", NAMESPACE, "--timeout=120s")
-    served.kubectl("scale", f"statefulset/audit-{NAME}", "-n", NAMESPACE, "--replicas=1")
+    served.kubectl("scale", f"statefulset/audit-{NAME}", "-n", RECEIVERS, "--replicas=1")
     wait_recorded(served, NAME, made, 120)
 
 
-def stop(served: NodeDeployment, workload: str, selector: str) -> None:
+def stop(served: NodeDeployment, workload: str, selector: str, namespace: str = NAMESPACE) -> None:
     """Scale to nothing, and wait until no Pod is left."""
-    served.kubectl("scale", workload, "-n", NAMESPACE, "--replicas=0")
-    served.kubectl("wait", "--for=delete", "pod", "-n", NAMESPACE, "-l", selector, "--timeout=120s")
+    served.kubectl("scale", workload, "-n", namespace, "--replicas=0")
+    served.kubectl("wait", "--for=delete", "pod", "-n", namespace, "-l", selector, "--timeout=120s")
 
 
 def spooled(served: NodeDeployment) -> dict[str, set[str]]:

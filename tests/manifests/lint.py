@@ -12,13 +12,15 @@ from typing import Any
 import kubernetes_validate
 
 from tests.cluster.binaries import Missing, find
-from tests.manifests.render import CHART, KUBERNETES, Object, Refused, run, template
+from tests.manifests.render import CHART, KUBERNETES, NAMESPACE, Object, Refused, run, template
 
 VALUE_SETS: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "everything": (
         *("--set", "operator.replicas=2,operator.priorityClassName=system-cluster-critical"),
-        *("--set", "networkPolicy.enabled=true,targetNamespaces={audit,security}"),
+        *("--set", "networkPolicy.enabled=true,targetNamespaces={audit,security},receivers.legacy=true"),
+        *("--set", "networkPolicy.nodes={10.0.0.0/16,fd00::/64},networkPolicy.scrapers={10.1.0.0/16}"),
+        *("--set", "networkPolicy.outputPorts={8443},metrics.tokenSecret=scraper"),
         *("--set", "image.pullSecrets[0].name=registry,image.digest=sha256:" + "0" * 64),
         *("--set", "operator.nodeSelector.disk=ssd,operator.tolerations[0].operator=Exists"),
         *("--set", "egress.allow={127.0.0.1:8088,[fd00::]/8:443}"),
@@ -31,6 +33,7 @@ VALUE_SETS: dict[str, tuple[str, ...]] = {
     "gateway without claims": ("--set", "gateway.kind=StatefulSet,gateway.storage.ephemeral=true"),
     "least": ("--set", "crds.install=false,gateway.enabled=false,admissionPolicy.enabled=false"),
     "sinks built in": ("--kube-version", "1.18.20", "--set", "gateway.enabled=false"),
+    "one namespace": ("--set", f"gateway.kind=StatefulSet,receivers.namespace={NAMESPACE}"),
 }
 """Values that the chart is tried with, as arguments of `helm template`."""
 

@@ -28,6 +28,7 @@ COPIES = CHART / "files" / "crds"
 INSTALL = ROOT / "manifests" / "install"
 OBJECTS = INSTALL / "auditpipeline.yaml"
 NAMESPACE = "auditpipeline-system"
+RECEIVERS = "auditpipeline-receivers"
 KUBERNETES = "1.37.0"
 CRD_FILES = ("auditpipelines.yaml", "auditsinks.yaml")
 

@@ -21,7 +21,7 @@ from tests.cluster.controlplane import ControlPlane
 from tests.cluster.processes import Failed
 from tests.manifests.objects import PIPELINE, Object, changed
 from tests.manifests.objects import SINK as URL_SINK
-from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, documents
+from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, RECEIVERS, documents
 
 pytestmark = pytest.mark.controlplane
 
@@ -39,7 +39,7 @@ REFERENCE = changed(PLAIN, "spec.outputs", [{"name": "siem", "http": SIEM}])
 SINK = changed(URL_SINK, "spec.webhook.clientConfig", {"service": {"namespace": "audit", "name": "hook"}})
 SINK_BODIES = changed(SINK, "spec.policy.level", "RequestResponse")
 OWNER = {"apiVersion": "auditpipeline.dev/v1alpha1", "kind": "AuditPipeline", "name": "security", "uid": "1"}
-SERVICE = {"namespace": NAMESPACE, "name": "audit-security", "path": "/audit"}
+SERVICE = {"namespace": RECEIVERS, "name": "audit-security", "path": "/audit"}
 OURS_METADATA = {"name": "audit-security", "ownerReferences": [OWNER | {"controller": True}]}
 OURS: Object = SINK_BODIES | {
     "metadata": OURS_METADATA,
@@ -194,8 +194,8 @@ def test_bodies_are_for_those_who_may_read_every_secret(installed: ControlPlane,
 def test_whoever_names_a_secret_may_read_it(installed: ControlPlane) -> None:
     """Else the operator's own CA key could be sent to any URL; the namespace is the pipeline's."""
     elsewhere = changed(REFERENCE, "spec.targetNamespace", "audit")
-    assert f"{SECRET_REFUSED} {NAMESPACE}," in answer(installed, "alice", REFERENCE)
-    assert f"{SECRET_REFUSED} {NAMESPACE}," in answer(installed, "carol", REFERENCE)
+    assert f"{SECRET_REFUSED} {RECEIVERS}," in answer(installed, "alice", REFERENCE)
+    assert f"{SECRET_REFUSED} {RECEIVERS}," in answer(installed, "carol", REFERENCE)
     assert f"{SECRET_REFUSED} audit," in answer(installed, "alice", elsewhere)
     assert answer(installed, "carol", elsewhere) == ""
     assert answer(installed, "bob", REFERENCE) == ""

@@ -9,9 +9,21 @@ from typing import Any
 import pytest
 import yaml
 
+from auditpipeline.cli.operator import operator
 from auditpipeline.control import names
 from tests.manifests.lint import VALUE_SETS, lint, problems
-from tests.manifests.render import CHART, CRD_FILES, CRDS, NAMESPACE, OBJECTS, Object, Refused, install, template
+from tests.manifests.render import (
+    CHART,
+    CRD_FILES,
+    CRDS,
+    NAMESPACE,
+    OBJECTS,
+    RECEIVERS,
+    Object,
+    Refused,
+    install,
+    template,
+)
 
 pytestmark = pytest.mark.controlplane  # for helm, which is built once like the cluster's programs
 
@@ -68,7 +80,7 @@ def test_every_object_is_in_the_release_or_outside_of_namespaces(helm: str, valu
     for obj in template(helm, *VALUE_SETS[values]):
         namespace = obj["metadata"].get("namespace")
         if namespace is None:
-            assert obj["kind"].startswith(("Cluster", "CustomResource", "ValidatingAdmission"))
+            assert obj["kind"].startswith(("Cluster", "CustomResource", "ValidatingAdmission", "Namespace"))
         elif namespace != NAMESPACE:
             assert obj["kind"] in ("Role", "RoleBinding")
 
@@ -119,9 +131,9 @@ def test_the_admission_policies_are_for_clusters_that_serve_them(
 
 
 def test_target_namespaces_get_a_role_each_and_the_operator_serves_them(helm: str) -> None:
-    """The same permissions as in the release's namespace, for the operator of the release's namespace."""
+    """The same permissions as in the namespace of receivers, for the operator of the release's namespace."""
     objects = template(helm, "--set", "targetNamespaces={audit,security}")
-    rules = named(objects, "Role")["rules"]
+    rules = named(objects, "Role", namespace=RECEIVERS)["rules"]
     for namespace in ("audit", "security"):
         assert named(objects, "Role", namespace=namespace)["rules"] == rules
         subjects = named(objects, "RoleBinding", namespace=namespace)["subjects"]
@@ -129,9 +141,123 @@ def test_target_namespaces_get_a_role_each_and_the_operator_serves_them(helm: st
         assert f"--watch-namespace={namespace}" in container(objects)["args"]
 
 
-def test_the_release_namespace_among_the_target_namespaces_changes_nothing(helm: str) -> None:
+def test_a_namespace_that_is_named_twice_gets_one_role(helm: str) -> None:
     """No object is made twice."""
-    named(template(helm, "--set", f"targetNamespaces={{{NAMESPACE}}}"), "Role")
+    objects = template(helm, "--set", f"targetNamespaces={{{NAMESPACE},{RECEIVERS}}},receivers.legacy=true")
+    for namespace in (NAMESPACE, RECEIVERS):
+        named(objects, "Role", namespace=namespace)
+
+
+def test_receivers_live_apart_and_restricted(helm: str) -> None:
+    """In a namespace of the chart's own, which stays when the chart goes: its claims may hold events."""
+    meta = named(template(helm), "Namespace", RECEIVERS)["metadata"]
+    levels = {label: value for label, value in meta["labels"].items() if label.startswith("pod-security")}
+    assert levels == {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    assert meta["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert f"--receivers-namespace={RECEIVERS}" in container(template(helm))["args"]
+
+
+def test_a_namespace_of_receivers_may_be_there_already(helm: str) -> None:
+    """Then its permissions are made in it, and it is left alone."""
+    objects = template(helm, "--set", "receivers.namespace=audit,receivers.create=false")
+    assert "Namespace" not in kinds(objects)
+    named(objects, "Role", namespace="audit")
+    assert "--receivers-namespace=audit" in container(objects)["args"]
+
+
+def test_receivers_beside_a_privileged_gateway_are_refused(helm: str) -> None:
+    """A gateway behind a Service needs no privilege, so that one namespace may do."""
+    with pytest.raises(Refused, match=r"receivers\.namespace: the gateway's namespace has to allow privileged Pods"):
+        template(helm, "--set", f"receivers.namespace={NAMESPACE}")
+    objects = template(helm, *VALUE_SETS["one namespace"])
+    assert "Namespace" not in kinds(objects)
+    named(objects, "Role")
+
+
+@pytest.mark.parametrize(("value", "served"), [("true", True), ("false", False), ("auto", False)])
+def test_receivers_of_an_earlier_release_are_looked_after_by_choice(helm: str, value: str, served: bool) -> None:
+    """`auto` asks the cluster, which `helm template` cannot; tests/manifests/test_release.py does."""
+    objects = template(helm, "--set", f"receivers.legacy={value}")
+    own = [obj for obj in objects if obj["kind"] == "Role" and obj["metadata"]["name"] == "auditpipeline-operator"]
+    assert (NAMESPACE in [role["metadata"]["namespace"] for role in own]) == served
+    assert ("--legacy-receivers" in container(objects)["args"]) == served
+
+
+def test_the_operator_listens_by_https_and_its_probes_know(helm: str) -> None:
+    """There is no port without TLS."""
+    found = container(template(helm))
+    probes = [found[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")]
+    assert [(probe["scheme"], probe["port"]) for probe in probes] == [("HTTPS", "https")] * 3
+    assert [port["name"] for port in found["ports"]] == ["https"]
+    assert not [argument for argument in found["args"] if "token" in argument]
+    assert "volumeMounts" not in found
+
+
+def test_the_token_of_metrics_is_mounted_from_a_secret(helm: str) -> None:
+    """Its name is in the chart's values, and its content nowhere."""
+    objects = template(helm, "--set", "metrics.tokenSecret=scraper,metrics.tokenKey=bearer")
+    assert "--metrics-token-file=/etc/auditpipeline/metrics/bearer" in container(objects)["args"]
+    (mount,) = container(objects)["volumeMounts"]
+    pod = named(objects, "Deployment")["spec"]["template"]["spec"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/etc/auditpipeline/metrics", True)
+    assert pod["volumes"] == [{"name": mount["name"], "secret": {"secretName": "scraper"}}]
+
+
+NOT_LINK_LOCAL = [
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fe80::/10"]}},
+]
+DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+
+
+def test_network_policies_are_off_by_default(helm: str) -> None:
+    """Client certificates are what says who may come in."""
+    objects = template(helm)
+    assert "NetworkPolicy" not in kinds(objects)
+    assert "--restrict-egress" not in container(objects)["args"]
+
+
+def test_the_operators_network_policy_lets_it_reach_what_it_works_with(helm: str) -> None:
+    """DNS, API servers and the data plane, and no link-local address; in, from nodes and scrapers if they are named."""
+    spec = named(template(helm, "--set", "networkPolicy.enabled=true"), "NetworkPolicy")["spec"]
+    dns, others = spec["egress"]
+    assert dns == DNS
+    assert others["to"] == NOT_LINK_LOCAL
+    assert [port["port"] for port in others["ports"]] == [443, 6443, names.OPS_PORT, names.GATEWAY_OPS_PORT]
+    assert spec["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8080}]}]
+    bounded = named(template(helm, *VALUE_SETS["everything"]), "NetworkPolicy")["spec"]["ingress"]
+    assert [block["ipBlock"]["cidr"] for block in bounded[0]["from"]] == ["10.0.0.0/16", "fd00::/64", "10.1.0.0/16"]
+
+
+def test_a_gateway_on_the_hosts_network_has_no_network_policy(helm: str) -> None:
+    """None would hold there, and one that does nothing would lie."""
+    found = [obj for obj in template(helm, *VALUE_SETS["everything"]) if obj["kind"] == "NetworkPolicy"]
+    assert [obj["metadata"]["name"] for obj in found] == ["auditpipeline-operator"]
+
+
+def test_a_gateway_behind_a_service_is_reached_from_nodes_and_reaches_nothing_of_one(helm: str) -> None:
+    """kube-apiserver posts from a node's address, kubelet probes from one; the operator is a Pod."""
+    values = (*BEHIND_SERVICE, "--set", "networkPolicy.nodes={10.0.0.0/16},networkPolicy.scrapers={10.1.0.0/16}")
+    spec = named(template(helm, *values), "NetworkPolicy", "auditpipeline-gateway")["spec"]
+    audit, ops = spec["ingress"]
+    assert (audit["ports"], audit["from"]) == (
+        [{"protocol": "TCP", "port": "audit"}],
+        [{"ipBlock": {"cidr": "10.0.0.0/16"}}],
+    )
+    assert [next(iter(peer)) for peer in ops["from"]] == ["podSelector", "ipBlock", "ipBlock"]
+    assert spec["egress"] == [DNS, {"to": NOT_LINK_LOCAL}]
+    open_ = named(template(helm, *BEHIND_SERVICE), "NetworkPolicy", "auditpipeline-gateway")["spec"]["ingress"]
+    assert not [rule for rule in open_ if "from" in rule]
+
+
+def test_the_operator_makes_the_receivers_network_policies_from_the_same_values(helm: str) -> None:
+    """They are its own children; tests/control/test_desired_network.py has what it makes of them."""
+    arguments = container(template(helm, *VALUE_SETS["everything"]))["args"]
+    assert {
+        *("--restrict-egress", "--node-cidr=10.0.0.0/16", "--node-cidr=fd00::/64"),
+        *("--scraper-cidr=10.1.0.0/16", "--egress-port=8443"),
+    } <= set(arguments)
+    operator.make_context("operator", [argument for argument in arguments[1:] if "$(" not in argument])
 
 
 @pytest.mark.parametrize(
@@ -266,6 +392,12 @@ def test_an_empty_selector_means_any_node(helm: str) -> None:
         "gateway.replicas=0",
         "gateway.service.clusterIP=None",
         "gateway.storage.size=1Ei",
+        "receivers.namespace=Not_A_Label",
+        "receivers.namespace=",
+        "receivers.legacy=perhaps",
+        "networkPolicy.nodes={10.0.0.1}",
+        "networkPolicy.outputPorts={0}",
+        "metrics.tokenSecret=Not_A_Name",
     ],
 )
 def test_a_wrong_value_is_refused_by_name(helm: str, values: str) -> None:

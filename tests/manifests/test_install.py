@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.manifests.lint import problems
-from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, Object, copies, documents
+from tests.manifests.render import INSTALL, NAMESPACE, OBJECTS, RECEIVERS, Object, copies, documents
 
 FILES = ("namespace.yaml", "crds.yaml", "auditpipeline.yaml")
 INSTALLED: list[Object] = [obj for file in FILES for obj in documents((INSTALL / file).read_text())]
@@ -35,9 +35,20 @@ def test_nothing_speaks_of_helm() -> None:
     assert "helm" not in OBJECTS.read_text().lower()
 
 
-def test_the_namespace_is_the_one_that_the_objects_are_in() -> None:
-    """And Pod Security lets the gateway in."""
-    (namespace,) = (obj for obj in INSTALLED if obj["kind"] == "Namespace")
-    assert namespace["metadata"]["name"] == NAMESPACE
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
-    assert {obj["metadata"].get("namespace", NAMESPACE) for obj in INSTALLED} == {NAMESPACE, "default"}
+def test_the_namespaces_are_those_that_the_objects_are_in() -> None:
+    """Pod Security lets the gateway in, and nothing beside it where receivers are."""
+    found = {obj["metadata"]["name"]: obj["metadata"]["labels"] for obj in INSTALLED if obj["kind"] == "Namespace"}
+    levels = {name: labels["pod-security.kubernetes.io/enforce"] for name, labels in found.items()}
+    assert levels == {NAMESPACE: "privileged", RECEIVERS: "restricted"}
+    assert {obj["metadata"].get("namespace", NAMESPACE) for obj in INSTALLED} == {NAMESPACE, RECEIVERS, "default"}
+
+
+def test_nobody_is_given_the_role_for_urls() -> None:
+    """It is the administrator's to give; no binding and no aggregation hands it on."""
+    name = "auditpipeline-sink-urls"
+    (role,) = [each for each in INSTALLED if each["kind"] == "ClusterRole" and each["metadata"]["name"] == name]
+    assert role["rules"] == [
+        {"apiGroups": ["auditregistration.k8s.io"], "resources": ["auditsinks/url"], "verbs": ["use"]}
+    ]
+    assert not [label for label in role["metadata"]["labels"] if label.startswith("rbac.authorization.k8s.io/")]
+    assert not [each for each in INSTALLED if each.get("roleRef", {}).get("name") == name]

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.controlplane import ControlPlane
 from tests.manifests.objects import PIPELINE
-from tests.manifests.render import CHART, NAMESPACE, run
+from tests.manifests.render import CHART, NAMESPACE, RECEIVERS, run
 
 pytestmark = pytest.mark.controlplane
 
@@ -32,6 +32,32 @@ def names(cluster: ControlPlane, kind: str, *arguments: str) -> set[str]:
     return {name for name in listed if "audit" in name}
 
 
+RECEIVER = {
+    "apiVersion": "apps/v1",
+    "kind": "StatefulSet",
+    "metadata": {
+        "name": "audit-old",
+        "namespace": NAMESPACE,
+        "labels": {"app.kubernetes.io/name": "auditpipeline-receiver"},
+    },
+    "spec": {
+        "replicas": 0,
+        "serviceName": "audit-old",
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
+    },
+}
+
+
+def served(cluster: ControlPlane) -> set[str]:
+    """The namespaces in which the operator may change receivers."""
+    listed = cluster.kubectl(
+        *("get", "roles", "-A", "--field-selector=metadata.name=auditpipeline-operator"),
+        *("-o", "jsonpath={.items[*].metadata.namespace}"),
+    )
+    return set(listed.split())
+
+
 def test_a_release_comes_changes_goes_and_comes_again(empty: ControlPlane, on_cluster: Helm) -> None:
     """One story, since each step starts from the one before."""
     crds = {"auditpipelines.auditpipeline.dev", "auditsinks.auditregistration.k8s.io"}
@@ -40,7 +66,9 @@ def test_a_release_comes_changes_goes_and_comes_again(empty: ControlPlane, on_cl
     assert "auditpipeline bootstrap files" in told
     assert names(empty, "crds") == crds
     assert names(empty, "daemonsets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
-    assert len(names(empty, "validatingadmissionpolicies")) == 2
+    assert len(names(empty, "validatingadmissionpolicies")) == 5
+    assert names(empty, "namespaces") == {NAMESPACE, RECEIVERS}
+    assert served(empty) == {RECEIVERS}
 
     # The gateway goes behind a Service.
     behind = on_cluster("upgrade", "auditpipeline", str(CHART), "--set", "gateway.kind=StatefulSet")
@@ -53,14 +81,25 @@ def test_a_release_comes_changes_goes_and_comes_again(empty: ControlPlane, on_cl
     empty.kubectl("create", "namespace", "audit")
     on_cluster("upgrade", "auditpipeline", str(CHART), "--set", "targetNamespaces={audit},gateway.enabled=false")
     assert names(empty, "crds") == crds
-    assert names(empty, "roles", "-n", "audit") == {"auditpipeline-operator"}
+    assert served(empty) == {RECEIVERS, "audit"}
     assert names(empty, "daemonsets", "-n", NAMESPACE) == set()
+
+    # Receivers of a release that made them in its own namespace: an upgrade finds them, and finds that they are gone.
+    empty.kubectl("apply", "-f", "-", input=json.dumps(RECEIVER))
+    on_cluster("upgrade", "auditpipeline", str(CHART), "--reset-values")
+    assert served(empty) == {RECEIVERS, NAMESPACE}
+    assert "receivers of an earlier release" in on_cluster("get", "notes", "auditpipeline")
+    empty.kubectl("delete", "statefulset", "audit-old", "-n", NAMESPACE)
+    on_cluster("upgrade", "auditpipeline", str(CHART), "--reset-values")
+    assert served(empty) == {RECEIVERS}
 
     empty.kubectl("apply", "-f", "-", input=json.dumps(PIPELINE))
     on_cluster("uninstall", "auditpipeline")
     assert names(empty, "deployments,roles,rolebindings,serviceaccounts", "-A") == set()
     assert names(empty, "clusterroles,clusterrolebindings,validatingadmissionpolicies") == set()
     assert empty.kubectl("get", "auditpipelines", "-o", "name").strip() == "auditpipeline.auditpipeline.dev/security"
+
+    assert RECEIVERS in names(empty, "namespaces")
 
     on_cluster("install", "auditpipeline", str(CHART))
     assert names(empty, "deployments", "-n", NAMESPACE) == {"auditpipeline-operator"}

@@ -24,9 +24,38 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name ($root.Chart.Version | replace
 {{- end -}}
 {{- end }}
 
-{{/* Every namespace that the operator works in, its own first, as a JSON list. */}}
+{{/* Every namespace that webhook Pods may be in, as a JSON list. */}}
 {{- define "auditpipeline.namespaces" -}}
-{{- prepend .Values.targetNamespaces .Release.Namespace | uniq | toJson -}}
+{{- $namespaces := prepend .Values.targetNamespaces .Values.receivers.namespace -}}
+{{- if include "auditpipeline.legacy" . -}}
+{{- $namespaces = append $namespaces .Release.Namespace -}}
+{{- end -}}
+{{- $namespaces | uniq | toJson -}}
+{{- end }}
+
+{{/* Whether webhook Pods of an earlier release are looked after in the release's own namespace: "true" or "". */}}
+{{- define "auditpipeline.legacy" -}}
+{{- $wanted := toString .Values.receivers.legacy -}}
+{{- if eq $wanted "true" -}}
+true
+{{- else if eq $wanted "auto" -}}
+{{- range (lookup "apps/v1" "StatefulSet" .Release.Namespace "").items -}}
+{{- if eq (dig "metadata" "labels" "app.kubernetes.io/name" "" .) "auditpipeline-receiver" }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/*
+Whether the operator may annotate the Pods of a namespace, so that kubelet refreshes their Secrets at once; the argument is
+a list of the root and the namespace. Whoever may patch Pods may give them another image, so that it takes a policy that
+bounds what of them changes, or a namespace of Pods without any privilege.
+*/}}
+{{- define "auditpipeline.mayAnnotate" -}}
+{{- $root := index . 0 -}}
+{{- $apart := and (eq (index . 1) $root.Values.receivers.namespace) (ne (index . 1) $root.Release.Namespace) -}}
+{{- if or $apart (include "auditpipeline.admissionPolicy" $root) -}}
+true
+{{- end -}}
 {{- end }}
 
 {{/*

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import socket
 from pathlib import Path
@@ -30,8 +31,27 @@ def _exemptions(_: click.Context, option: click.Parameter, found: tuple[str, ...
     return found
 
 
+def _cidrs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Networks in their usual form."""
+    try:
+        return tuple(str(ipaddress.ip_network(value)) for value in values)
+    except ValueError as error:
+        raise Invalid(option.opts[0], f"{error}: give a network such as 10.0.0.0/16") from None
+
+
 @click.command(context_settings={"auto_envvar_prefix": "AUDITPIPELINE"})
 @click.option("--namespace", envvar="POD_NAMESPACE", default=NAMESPACE, show_default=True, help="Its own namespace.")
+@click.option(
+    "--receivers-namespace",
+    metavar="NAMESPACE",
+    help="Where the receivers of pipelines without targetNamespace live; absent: in its own.",
+)
+@click.option(
+    "--legacy-receivers/--no-legacy-receivers",
+    default=False,
+    show_default=True,
+    help="Look after receivers that an earlier release made in its own namespace.",
+)
 @click.option(
     "--watch-namespace", "watch_namespaces", multiple=True, help="Another targetNamespace to serve; repeatable."
 )
@@ -73,8 +93,42 @@ def _exemptions(_: click.Context, option: click.Parameter, found: tuple[str, ...
     callback=_exemptions,
     help="Let outputs connect there, although it is loopback, link-local or the machine's own; repeatable.",
 )
+@click.option(
+    "--node-cidr",
+    "node_cidrs",
+    multiple=True,
+    callback=_cidrs,
+    help="Addresses of nodes: NetworkPolicies of receivers let in no others; repeatable.",
+)
+@click.option(
+    "--scraper-cidr",
+    "scraper_cidrs",
+    multiple=True,
+    callback=_cidrs,
+    help="Addresses that read /metrics of receivers, besides the nodes'; repeatable.",
+)
+@click.option(
+    "--restrict-egress/--no-restrict-egress",
+    default=False,
+    show_default=True,
+    help="Whether NetworkPolicies of receivers bound what these reach.",
+)
+@click.option(
+    "--egress-port",
+    "egress_ports",
+    multiple=True,
+    type=click.IntRange(1, 65535),
+    help="A port that receivers may reach besides those of their outputs; repeatable.",
+)
 @click.option("--kubeconfig", type=click.Path(path_type=Path, exists=True), help="Absent: the Pod's ServiceAccount.")
-@click.option("--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics.")
+@click.option(
+    "--listen", default="0.0.0.0:8080", show_default=True, metavar="HOST:PORT", help="/healthz and /metrics, by https."
+)
+@click.option(
+    "--metrics-token-file",
+    type=click.Path(path_type=Path),
+    help="File with the bearer token that reads /metrics; absent: everybody may.",
+)
 @click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
 @click.option(
     "--status-interval", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between readings."

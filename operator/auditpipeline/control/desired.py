@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from auditpipeline.control import desired_pod, names
+from auditpipeline.control import desired_network, desired_pod, names
 from auditpipeline.control.certificates import Pair
 from auditpipeline.control.desired_pod import metadata
 from auditpipeline.control.resources import Features
@@ -43,16 +43,17 @@ class Certified:
     token: str = ""
 
 
-def children(pipeline: Pipeline, body: bytes, tls: Certified, settings: Settings, features: Features) -> list[Manifest]:
-    """Every namespaced child, in the order to apply them; `body` is the encoded configuration."""
-    namespace = names.namespace_of(pipeline, settings.namespace)
+def children(
+    pipeline: Pipeline, namespace: str, body: bytes, tls: Certified, settings: Settings, features: Features
+) -> list[Manifest]:
+    """Every child in `namespace`, in the order to apply them; `body` is the encoded configuration."""
     name = pipeline.metadata.name
     return [
         account(pipeline, namespace),
         secret(metadata(pipeline, names.config_secret(name), namespace), {"config.json": body}),
         tls_secret(metadata(pipeline, names.tls_secret(name), namespace), tls),
         service(pipeline, namespace, settings),
-        network_policy(pipeline, namespace),
+        desired_network.network_policy(pipeline, namespace, settings),
         budget(pipeline, namespace, features),
         desired_pod.statefulset(pipeline, namespace, settings, features),
     ]
@@ -152,14 +153,17 @@ def _http(http: Http) -> config.HttpOutput:
     )
 
 
-def audit_sink(pipeline: Pipeline, bundle: str, settings: Settings, features: Features, token: str = "") -> Manifest:
-    """The AuditSink: the level and the stages that the policy needs; its rules where the cluster has them."""
+def audit_sink(
+    pipeline: Pipeline, namespace: str, bundle: str, settings: Settings, features: Features, token: str = ""
+) -> Manifest:
+    """The AuditSink: the level and the stages that the policy needs; its rules if the cluster has them. The receivers'
+    Service is in `namespace`."""
     policy, name = pipeline.spec.policy.effective, pipeline.metadata.name
     wanted: Manifest = {"level": level_without_rules(policy).title, "stages": list(wanted_stages(policy))}
     if features.sinks == "crd" and features.sink_rules:
         wanted["rules"] = [msgspec.to_builtins(rule) for rule in _sink_rules(policy)]
     reference = {
-        "namespace": names.namespace_of(pipeline, settings.namespace),
+        "namespace": namespace,
         "name": names.child(name),
         "path": f"/audit/{token}" if token else "/audit",
         "port": settings.service_port,
@@ -204,23 +208,6 @@ def service(pipeline: Pipeline, namespace: str, settings: Settings) -> Manifest:
         "kind": "Service",
         "metadata": metadata(pipeline, names.child(name), namespace),
         "spec": {"type": "ClusterIP", "selector": selector, "ports": [port]},
-    }
-
-
-def network_policy(pipeline: Pipeline, namespace: str) -> Manifest:
-    """Lets in the two ports and nothing else. Who may call is said by client certificates: the gateway and kubelet
-    come from nodes' addresses, which no selector describes."""
-    name = pipeline.metadata.name
-    ports = [{"protocol": "TCP", "port": "audit"}, {"protocol": "TCP", "port": "ops"}]
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": metadata(pipeline, names.child(name), namespace),
-        "spec": {
-            "podSelector": {"matchLabels": {names.PIPELINE: name, names.APP: names.RECEIVER}},
-            "policyTypes": ["Ingress"],
-            "ingress": [{"ports": ports}],
-        },
     }
 
 

@@ -147,13 +147,30 @@ def _pods(world: World) -> list[PodFacts]:
 
 
 async def mark(world: World, pods: list[PodFacts], value: str) -> None:
-    """Renew the annotation of Pods that have another one, so that kubelet refreshes what they mount."""
+    """Renew the annotation of Pods that have another one, so that kubelet refreshes what they mount at once.
+
+    Without the right to do so it refreshes them all the same, within a minute or two: the chart grants it only if
+    something bounds what else of a Pod could be changed."""
     for pod in pods:
         if pod.running and pod.mounted != value and not pod.deleting:
-            body = {"metadata": {"annotations": {names.CONFIG: value}}}
-            patched = await world.kube.patch(PODS, pod.name, body, pod.namespace)
-            if patched:
-                world.seen.put(key_of(PODS.plural, patched), entry_of(PODS.plural, patched))
+            await _annotate(world, pod, value)
+
+
+async def _annotate(world: World, pod: PodFacts, value: str) -> None:
+    now, refused = world.clock().timestamp(), world.unmarked.get(pod.namespace)
+    if refused is not None and now - refused < world.settings.resync:
+        return
+    body = {"metadata": {"annotations": {names.CONFIG: value}}}
+    try:
+        patched = await world.kube.patch(PODS, pod.name, body, pod.namespace)
+    except Forbidden as error:
+        if refused is None:
+            log.info("kubelet refreshes mounted Secrets in its own time", namespace=pod.namespace, reason=str(error))
+        world.unmarked[pod.namespace] = now
+        return
+    world.unmarked.pop(pod.namespace, None)
+    if patched:
+        world.seen.put(key_of(PODS.plural, patched), entry_of(PODS.plural, patched))
 
 
 async def ask(world: World, pods: list[PodFacts], port: int, host: str) -> list[PodReport]:

@@ -1,4 +1,4 @@
-"""The operator's own listener: /healthz by a heartbeat of the work, /readyz and /metrics.
+"""The operator's own listener, over TLS: /healthz by a heartbeat of the work, /readyz and /metrics.
 
 The heartbeat is beaten by the resync, not by the event loop: an operator whose work hangs is restarted, one that only
 waits for its turn to lead is healthy.
@@ -6,12 +6,17 @@ waits for its turn to lead is healthy.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from auditpipeline.control.serving import admits
+from auditpipeline.core.errors import Retryable
 
 MISSED = 3
 """Resyncs that may be missed before the operator is not healthy."""
@@ -111,8 +116,11 @@ class _Live:
         yield lost
 
 
-async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[web.AppRunner, int]:
-    """Start the listener at `host:port`; the runner to clean up, and the port that it has."""
+async def serve(
+    listen: str, heartbeat: Heartbeat, metrics: Metrics, context: ssl.SSLContext, token_file: Path | None = None
+) -> tuple[web.AppRunner, int]:
+    """Start the listener at `host:port`, which serves TLS with `context`; the runner to clean up, and the port that it
+    has. With `token_file` /metrics is for those who show the token in it."""
 
     async def healthz(_: web.Request) -> web.Response:
         healthy = heartbeat.healthy
@@ -121,7 +129,13 @@ async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[we
     async def readyz(_: web.Request) -> web.Response:
         return web.Response(text="leading" if heartbeat.leading else "waiting to lead")
 
-    async def scrape(_: web.Request) -> web.Response:
+    async def scrape(request: web.Request) -> web.Response:
+        try:
+            admitted = admits(token_file, request.headers.get("Authorization", ""))
+        except Retryable as error:
+            return web.Response(text=str(error), status=503)
+        if not admitted:
+            return web.Response(text="show the token", status=401, headers={"WWW-Authenticate": "Bearer"})
         return web.Response(body=generate_latest(metrics.registry), content_type="text/plain", charset="utf-8")
 
     app = web.Application()
@@ -129,7 +143,7 @@ async def serve(listen: str, heartbeat: Heartbeat, metrics: Metrics) -> tuple[we
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     host, _, port = listen.rpartition(":")
-    site = web.TCPSite(runner, host.strip("[]") or None, int(port))
+    site = web.TCPSite(runner, host.strip("[]") or None, int(port), ssl_context=context)
     try:
         await site.start()
     except OSError:

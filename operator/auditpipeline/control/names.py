@@ -25,6 +25,7 @@ ACKNOWLEDGED = f"{GROUP}/loss-acknowledged"
 
 RECEIVER = "auditpipeline-receiver"
 GATEWAY = "auditpipeline-gateway"
+OPERATOR = "auditpipeline-operator"
 CA_SECRET = "auditpipeline-ca"  # noqa: S105 - names of Secrets
 CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
@@ -85,6 +86,12 @@ def receiver_hosts(name: str, namespace: str) -> tuple[str, ...]:
     return (host, f"{host}.cluster.local", f"{child(name)}.{namespace}")
 
 
+def operator_hosts(namespace: str) -> tuple[str, ...]:
+    """The names that the certificate of the operator's own listener is good for."""
+    host = service_host(OPERATOR, namespace)
+    return (host, f"{host}.cluster.local", f"{OPERATOR}.{namespace}")
+
+
 def labels(name: str) -> dict[str, str]:
     """The labels of every child and Pod of a pipeline."""
     return {MANAGED_BY: MANAGER, APP: RECEIVER, INSTANCE: name, PIPELINE: name}
@@ -93,11 +100,6 @@ def labels(name: str) -> dict[str, str]:
 def gateway_labels() -> dict[str, str]:
     """The labels of what the controller makes for the gateway."""
     return {MANAGED_BY: MANAGER, APP: GATEWAY}
-
-
-def namespace_of(pipeline: Pipeline, default: str) -> str:
-    """The namespace of a pipeline's children; `default` is the operator's own."""
-    return pipeline.spec.target_namespace or default
 
 
 def owner(pipeline: Pipeline) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import SELF_REVIEWS, Features
 from auditpipeline.control.resync import SOON, Progress, observed, relist
 from auditpipeline.control.seen import Entry, Key
+from auditpipeline.control.serving import Serving
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.sinks import reconcile_sinks
 from auditpipeline.control.static import ask_servers, hurry_canaries, reconcile_static
@@ -70,14 +71,18 @@ async def run(settings: Settings, stop: asyncio.Event, kubeconfig: Path | None) 
     client = Client(await access.configuration(kubeconfig))
     heartbeat = health.Heartbeat(health.MISSED * settings.resync + 30)
     metrics = health.Metrics()
+    serving = Serving(client, settings.namespace, _now)
     try:
-        runner, port = await health.serve(settings.listen, heartbeat, metrics)
+        runner, port = await health.serve(
+            settings.listen, heartbeat, metrics, serving.context, settings.metrics_token_file
+        )
     except BaseException:
         await client.close()
         raise
     log.info("operator started", namespaces=list(settings.namespaces), image=settings.image, port=port)
     try:
-        await _run_until(stop, _lead(settings, client, kubeconfig, heartbeat, metrics))
+        work = _lead(settings, client, kubeconfig, heartbeat, metrics)
+        await _run_until(stop, _first_of(work, serving.keep(settings.resync)))
     finally:
         await runner.cleanup()
         await client.close()

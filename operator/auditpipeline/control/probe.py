@@ -81,13 +81,13 @@ def client_context(client: Pair, bundle: str) -> ssl.SSLContext:
     """A TLS context that verifies against `bundle` alone and shows `client`."""
     context = ssl.create_default_context(cadata=bundle)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    with _file((client.certificate + client.key).encode()) as path:
+    with key_file((client.certificate + client.key).encode()) as path:
         context.load_cert_chain(path)
     return context
 
 
 @contextlib.contextmanager
-def _file(content: bytes) -> Iterator[str]:
+def key_file(content: bytes) -> Iterator[str]:
     """A path that holds `content` for a moment: OpenSSL reads keys from paths only."""
     if not hasattr(os, "memfd_create"):
         with tempfile.NamedTemporaryFile() as file:

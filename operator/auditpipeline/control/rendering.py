@@ -47,8 +47,10 @@ async def _render(this: Round) -> Rendered:
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
     tls = desired.Certified(leaf, world.authority.bundle, token)
-    children = desired.children(pipeline, body, tls, world.settings, world.features)
+    children = desired.children(pipeline, this.namespace, body, tls, world.settings, world.features)
     sink = None
     if world.features.sinks != "absent" and not pipeline.spec.suspend:
-        sink = desired.audit_sink(pipeline, world.authority.bundle, world.settings, world.features, token)
+        sink = desired.audit_sink(
+            pipeline, this.namespace, world.authority.bundle, world.settings, world.features, token
+        )
     return Rendered(pipeline, body, tls, children, sink)

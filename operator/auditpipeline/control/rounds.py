@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from auditpipeline.control import names
 from auditpipeline.control.facts import Facts, PodFacts, Problem
+from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.world import World
@@ -50,6 +50,7 @@ class Round:
     accepted: Accepted | None = None
     held: frozenset[Key] = frozenset()
     rendered: Rendered | None = None
+    placed: str | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -65,8 +66,10 @@ class Round:
 
     @property
     def namespace(self) -> str:
-        """The namespace of the children."""
-        return names.namespace_of(self.pipeline, self.world.settings.namespace)
+        """The namespace of the children: the same one for the whole round."""
+        if self.placed is None:
+            self.placed = namespace_of(self.pipeline, self.world.settings, self.world.seen)
+        return self.placed
 
     @property
     def is_known(self) -> bool:

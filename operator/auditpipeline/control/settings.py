@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 GatewayKind = Literal["DaemonSet", "StatefulSet"]
@@ -18,9 +19,18 @@ class Settings:
     between canaries, and between readings of the API servers' metrics. `egress_allow` are networks and ports that
     outputs may connect to although core/egress.py refuses them. `listen` is `host:port`; port 0 takes a free
     one. `identity` names this process in the Lease and has to be unique among the replicas.
+
+    Receivers live in `receivers_namespace`, or in `namespace` if there is none. With `legacy_receivers` those that an
+    earlier release made in `namespace` are looked after too.
+
+    NetworkPolicies of receivers let in `node_cidrs` (and, to /metrics, `scraper_cidrs`) alone; if there are none,
+    anybody. With `restrict_egress` they bound what receivers reach: DNS, the ports of their outputs and
+    `egress_ports`.
     """
 
     namespace: str = "auditpipeline-system"
+    receivers_namespace: str | None = None
+    legacy_receivers: bool = False
     watch_namespaces: tuple[str, ...] = ()
     image: str = "auditpipeline:latest"
     image_pull_policy: str = "IfNotPresent"
@@ -30,7 +40,12 @@ class Settings:
     gateway_kind: GatewayKind = "DaemonSet"
     gateway_spool_bytes: int = 4 * 2**30
     egress_allow: tuple[str, ...] = ()
+    node_cidrs: tuple[str, ...] = ()
+    scraper_cidrs: tuple[str, ...] = ()
+    restrict_egress: bool = False
+    egress_ports: tuple[int, ...] = ()
     listen: str = "0.0.0.0:8080"
+    metrics_token_file: Path | None = None
     resync: float = 60.0
     status_interval: float = 10.0
     canary_interval: float = 30.0
@@ -39,6 +54,17 @@ class Settings:
     identity: str = "auditpipeline"
 
     @property
+    def home(self) -> str:
+        """The namespace of receivers whose pipeline names none."""
+        return self.receivers_namespace or self.namespace
+
+    @property
     def namespaces(self) -> tuple[str, ...]:
-        """Every namespace that children may live in, the operator's own first."""
-        return tuple(dict.fromkeys((self.namespace, *self.watch_namespaces)))
+        """Every namespace that is watched, the operator's own first."""
+        return tuple(dict.fromkeys((self.namespace, self.home, *self.watch_namespaces)))
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """Every namespace that receivers may live in."""
+        legacy = (self.namespace,) if self.legacy_receivers else ()
+        return tuple(dict.fromkeys((self.home, *self.watch_namespaces, *legacy)))

@@ -16,6 +16,7 @@ from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden, Refused
 from auditpipeline.control.ownership import NameTaken
+from auditpipeline.control.placing import not_granted, not_served
 from auditpipeline.control.published import Acknowledged
 from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
@@ -78,13 +79,13 @@ async def expire(this: Round) -> None:
 
 
 async def place(this: Round) -> None:
-    """The target namespace is one that this operator serves."""
-    if this.namespace in this.world.settings.namespaces:
+    """The receivers' namespace is one that this operator serves."""
+    settings = this.world.settings
+    if this.namespace in settings.served:
         this.is_placed = True
         return
     await namespace_exists(this)
-    message = f"the operator does not serve namespace {this.namespace}: add it to targetNamespaces of the chart"
-    raise Halt("NamespaceNotServed", message, stalled=True, again=PLACE_RETRY)
+    raise Halt("NamespaceNotServed", not_served(this.namespace, settings), stalled=True, again=PLACE_RETRY)
 
 
 async def secrets(this: Round) -> None:
@@ -199,14 +200,16 @@ def _acknowledged(this: Round) -> float:
 
 
 async def prune(this: Round) -> None:
-    """What this pipeline owns and no longer wants is gone."""
+    """An AuditSink that this pipeline owns and no longer wants is gone.
+
+    Nothing in a namespace is ever unwanted, and the operator has no right to delete it: it may hold events, or belong
+    to another release."""
     world = this.world
-    kinds = {kind.plural: kind for kind in (*world.features.children, SINKS)}
     for key, entry in world.seen.of(this.name).items():
         unwanted = key not in this.kept and entry.owner == this.pipeline.metadata.uid and not entry.deleting
-        if unwanted and key[0] in kinds:
-            log.info("pruned", pipeline=this.name, kind=key[0], namespace=key[1], name=key[2])
-            await world.kube.delete(kinds[key[0]], key[2], key[1] or None, uid=entry.uid)
+        if unwanted and key[0] == SINKS.plural:
+            log.info("pruned", pipeline=this.name, kind=key[0], name=key[2])
+            await world.kube.delete(SINKS, key[2], uid=entry.uid)
             world.seen.drop(key, entry.uid)
 
 
@@ -234,7 +237,7 @@ async def forbidden(this: Round, error: Forbidden) -> None:
     if "being terminated" in str(error):
         message = f"namespace {this.namespace} is being deleted"
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
-    message = f"{error}: add {this.namespace} to targetNamespaces of the chart, or grant it otherwise"
+    message = f"{error}: {not_granted(this.namespace, this.world.settings)}"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
 
 

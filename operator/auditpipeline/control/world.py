@@ -78,7 +78,8 @@ class World:
     of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID.
     `published` has what an API server made of a status that was written, and that status. `fights` says of an object
     how often in a row what others wrote was taken back. `accepted` is the last generation of each pipeline that was
-    accepted, `refusals` what was refused of a newer one. `wake(key, seconds)` puts a key into the work queue."""
+    accepted, `refusals` what was refused of a newer one; `unmarked` says of a namespace when its Pods could not be
+    annotated. `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -106,6 +107,7 @@ class World:
     ready: dict[str, bool] = field(default_factory=dict)
     accepted: dict[str, Accepted] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    unmarked: dict[str, float] = field(default_factory=dict)
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
