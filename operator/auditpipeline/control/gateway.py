@@ -79,11 +79,13 @@ async def look(world: World) -> float:
     state, there = world.gateway, _pods(world)
     pods = [pod for pod in there if pod.running]
     reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
-    before = _verdicts(world)
+    before, first = _verdicts(world), not state.looked
     state.listen(reports, {pod.name: pod.uid for pod in there})
     world.canary.take("", [entry.report for entry in reports if entry.report])
     on_nodes = world.settings.gateway_kind == "DaemonSet"
-    if on_nodes and world.upstream.take_files(_files(pods, state.counting())):
+    # Of who does not answer the first time, nothing is known yet.
+    known = not first or all(entry.report for entry in reports)
+    if on_nodes and known and world.upstream.take_files(_files(pods, state.counting())):
         world.wake(STATIC_KEY, 0.0)
     _tell(world, before)
     wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval

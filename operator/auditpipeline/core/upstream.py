@@ -16,7 +16,7 @@ less of them than a later rule would ask for does not ask for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
@@ -67,9 +67,9 @@ class Coverage(NamedTuple):
     exceptions: tuple[str, ...] = ()
 
 
-def coverage(static: Policy, wanted: Policy) -> Coverage:
-    """How far `static` emits what `wanted` asks for."""
-    look = _Look(static, wanted, Budget(MAX_TOTAL))
+def coverage(static: Policy, wanted: Policy, stopped: Callable[[], bool] = lambda: False) -> Coverage:
+    """How far `static` emits what `wanted` asks for. Raises budget.Stopped."""
+    look = _Look(static, wanted, Budget(MAX_TOTAL, stopped))
     strict = [gap.rule for gap in look.gaps(range(len(wanted.rules)))]
     found = tuple(islice(look.left(strict), SHOWN))
     return Coverage(found, tuple(look.needed(strict)) if strict and not found else ())
