@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-native lint unit cluster bench bench-control bench-policy lock manifests clean
+.PHONY: help demo test test-long test-native lint unit cluster bench bench-control bench-policy bench-union lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory
 
 bench-policy: $(VENV)/installed ## decisions a second, and what an event costs, against a naive loop, json and kube-apiserver
 	$(BIN)/python -m tests.bench.policy $(BENCH_ARGS)
+
+bench-union: $(VENV)/installed ## what the union of many policies takes, as ratios to that of ten
+	$(BIN)/python -m tests.bench.union $(BENCH_ARGS)
 
 manifests: $(VENV)/installed ## render manifests/install and the chart's CRDs from their sources
 	$(BIN)/python -m tests.manifests.render

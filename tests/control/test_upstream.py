@@ -31,7 +31,19 @@ def look(state: UpstreamState, files: list[PolicyFile], readings: list[Reading])
         policy = state.parsed[static]
         assert isinstance(policy, Policy)
         state.covered[static, wanted] = coverage(policy, state.policies[wanted])
-    return state.verdict("a")[:2]
+    state.settle()
+    return said(state)
+
+
+def said(state: UpstreamState) -> tuple[str, str]:
+    """Status and reason for pipeline `a`; empty while nobody has looked."""
+    verdict = state.verdict("a")
+    return verdict[:2] if verdict else ("", "")
+
+
+def message(state: UpstreamState) -> str:
+    verdict = state.verdict("a")
+    return verdict.message if verdict else ""
 
 
 def asking(policy: Policy) -> UpstreamState:
@@ -94,10 +106,10 @@ def test_an_api_server_without_a_gateway_beside_it_is_not_known_about(addresses:
         "Unknown",
         "StaticPolicyUnknown",
     )
-    said = [ran.error for ran in state.ran if ran.error]
-    wanted = [f"no gateway Pod runs beside kube-apiserver {address}," in " ".join(said) for address in named]
-    assert (len(said), all(wanted)) == (len(named), True)
-    assert state.verdict("a").message in said
+    errors = [ran.error for ran in state.ran if ran.error]
+    wanted = [f"no gateway Pod runs beside kube-apiserver {address}," in " ".join(errors) for address in named]
+    assert (len(errors), all(wanted)) == (len(named), True)
+    assert message(state) in errors
     both = [file(MUCH, 100), file(MUCH, 100, "10.9.9.9")]
     assert look(state, both, readings) == ("True", "Covered")
 
@@ -133,16 +145,42 @@ def test_canaries_are_awaited_of_each_api_server_whose_policy_is_known_to_emit_t
 
 
 def test_what_cannot_be_known_is_not_claimed() -> None:
-    """No gateway, no file, no reading."""
+    """No gateway, no file, no answer of an API server."""
     state = asking(MUCH)
-    assert state.verdict("a").reason == "ComparisonPending"
     assert look(state, [], []) == ("Unknown", "GatewayPending")
-    assert look(state, [file(MUCH, 100)], []) == ("Unknown", "StaticPolicyUnknown")
     assert look(state, [file(MUCH, 100)], [Reading(HERE, 200, error="no")]) == ("Unknown", "StaticPolicyUnknown")
     state.take_files([PolicyFile("gateway", "10.0.0.1", "", 0, "No such file or directory")])
     state.judge()
-    assert state.verdict("a")[:2] == ("Unknown", "StaticPolicyUnknown")
-    assert "No such file" in state.verdict("a").message
+    assert said(state) == ("Unknown", "StaticPolicyUnknown")
+    assert "No such file" in message(state)
+
+
+def test_what_nobody_has_looked_at_since_the_start_keeps_what_was_said() -> None:
+    """Until the gateway, the API servers and the comparison have said something."""
+    state = asking(MUCH)
+    assert state.verdict("a") is None
+    state.take_files([file(MUCH, 100)])
+    state.judge()
+    assert state.verdict("a") is None
+    state.readings = [Reading(HERE, 200, 150)]
+    state.parsed[text_digest(dump(MUCH))] = MUCH
+    state.judge()
+    assert state.verdict("a") is None
+    assert look(state, [file(MUCH, 100)], state.readings) == ("True", "Covered")
+
+
+def test_only_a_policy_that_its_user_has_changed_is_said_to_be_compared() -> None:
+    """A static policy that has changed says nothing of the pipeline until it is compared."""
+    state, readings = asking(LITTLE), [Reading(HERE, 500, 400)]
+    assert look(state, [file(LITTLE, 100)], readings) == ("True", "Covered")
+    state.take_files([file(MUCH, 300)])
+    state.parsed[text_digest(dump(MUCH))] = MUCH
+    state.judge()
+    assert state.verdict("a") is None
+    assert look(state, [file(MUCH, 300)], readings) == ("True", "Covered")
+    assert state.ask("a", Policy((Rule("Request", users=("alice",)),), DONE))
+    assert said(state) == ("Unknown", "ComparisonPending")
+    assert look(state, [file(MUCH, 300)], readings) == ("True", "Covered")
 
 
 def test_a_pipeline_that_cannot_be_read_any_more_keeps_what_it_asked_for() -> None:
@@ -184,6 +222,6 @@ def test_rules_have_the_numbers_that_their_user_gave_them() -> None:
     floored = UpstreamState()
     assert floored.ask("a", with_floor(MUCH), floored=True)
     look(floored, [file(LITTLE, 100.0)], [Reading(HERE, 200, 101.0)])
-    told = floored.verdict("a").message
+    told = message(floored)
     assert "the floor (RequestResponse" in told
     assert "; rule 0 (Request: everything) is recorded at Metadata, wanted at Request" in told

@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.compile import compile_policy
+from auditpipeline.core.effect import NOTHING, Effect, shortfall
 from auditpipeline.core.event import addressed
-from auditpipeline.core.policy import Attributes, Decision, Policy, decide, validate
+from auditpipeline.core.policy import STAGES, Attributes, Decision, Level, Policy, decide, validate
+from auditpipeline.core.union import union
 from tests.cluster.binaries import Missing
 from tests.core import corners
 from tests.core.test_policy import CASES
@@ -102,6 +104,32 @@ def test_every_error_of_validation_is_kube_apiservers(oracle: Oracle, data: st.D
     words = st.sampled_from([*BROKEN_WORDS, "None", "Panic", "/ok*", "a*b", "apps", "A.b", "a..b", "a" * 254, "*"])
     policy = data.draw(st.one_of(corners.policies(), st.builds(_broken, words, words, words, words)))
     assert [str(problem) for problem in validate(policy, "")] == oracle.validate(policy)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(corners.policies(most=4), min_size=1, max_size=12, unique=True),
+    st.lists(corners.real_requests, min_size=8, max_size=8),
+    st.sampled_from([("MAX_STEPS", 100_000), ("MAX_POLICIES", 0), ("MAX_SIZE", 1), ("MAX_SIZE", 700)]),
+)
+def test_a_union_is_at_least_each_of_its_policies_for_kube_apiserver(
+    oracle: Oracle, policies: list[Policy], requests: list[Attributes], bound: tuple[str, int]
+) -> None:
+    """By its own evaluator: levels, stages and managedFields, in the exact union and in the coarse ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"auditpipeline.core.union.{bound[0]}", bound[1])
+        both = oracle.decide(union(policies), requests)
+    for policy in policies:
+        for request, have, want in zip(requests, both, oracle.decide(policy, requests), strict=True):
+            assert not shortfall(_effect(have), _effect(want)), (request, policy)
+
+
+def _effect(theirs: dict[str, Any]) -> Effect:
+    stages = frozenset(theirs["omitStages"] or ())
+    level = Level.parse(theirs["level"])
+    if level is Level.NONE or len(stages) == len(STAGES):
+        return NOTHING
+    return Effect(level, stages, theirs["omitManagedFields"], frozenset())
 
 
 PARTS = ["", "api", "apis", "v1", "apps", "namespaces", "status", "finalize", "pods", "configmaps", "binding", "é", "*"]

@@ -10,6 +10,7 @@ import pytest
 
 from auditpipeline.core.policy import Attributes, decide
 from auditpipeline.core.policyfile import dump, load
+from tests.core import many
 from tests.policy.support import POLICIES, call
 
 PRESETS = [str(POLICIES / f"{name}.yaml") for name in ("baseline", "compliance", "security", "debug")]
@@ -64,3 +65,16 @@ def test_pipelines_of_one_stream_are_joined(piped: Callable[[str], None], capsys
     policy = load(out.encode(), "union").rules
     levels = {rule.users: rule.level for rule in policy.rules if rule.users}
     assert levels == {("alice",): "Metadata", ("bob",): "Request"}
+
+
+@pytest.mark.parametrize(("count", "coarse"), [(2, False), (300, True)])
+def test_a_coarse_union_says_so(count: int, coarse: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the file, for whoever finds it, and on standard error, for whoever made it; it covers each policy."""
+    for part in ("users", "namespaces"):
+        (tmp_path / f"{part}.yaml").write_text(dump(many.long(count, part)))
+    files = [str(tmp_path / f"{part}.yaml") for part in ("users", "namespaces")]
+    code, out, err = call("union", *files, capsys=capsys)
+    assert code == 0
+    assert ("# This policy is coarse: " in out, err.startswith("This policy is coarse: ")) == (coarse, coarse)
+    (tmp_path / "static.yaml").write_text(out)
+    assert call("covers", str(tmp_path / "static.yaml"), *files, capsys=capsys)[0] == 0

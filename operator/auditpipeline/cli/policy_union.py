@@ -11,10 +11,9 @@ import click
 
 from auditpipeline.cli.policy_io import FILE, policies_of, policy_of
 from auditpipeline.core.explain import sentence
-from auditpipeline.core.policyfile import Source, dump
-from auditpipeline.core.union import Gap
+from auditpipeline.core.policyfile import Source, comment
+from auditpipeline.core.union import COARSE, Gap, fitting
 from auditpipeline.core.union import covers as gaps_of
-from auditpipeline.core.union import union as union_of
 
 
 @click.command()
@@ -23,7 +22,8 @@ def union(files: tuple[Path, ...]) -> None:
     """Print one policy that records at least what each policy of FILES does.
 
     It is what the static policy file of kube-apiserver has to hold, for AuditPipelines to get their events. It may
-    record more where rules cannot say it exactly, and never less.
+    record more where rules cannot say it exactly, and never less. If there are too many different rules to be joined
+    one by one, it is coarse, and says so.
 
     \b
     Example:
@@ -31,8 +31,12 @@ def union(files: tuple[Path, ...]) -> None:
     """
     sources = policies_of(files)
     names = "".join(f"# - {_name(source)}\n" for source in sources)
+    found, text = fitting(source.rules for source in sources)
     click.echo(f"# At least what each of these records, made by auditpipeline policy union:\n{names}", nl=False)
-    click.echo(dump(union_of([source.rules for source in sources])), nl=False)
+    if not found.exact:
+        click.echo(comment(COARSE), nl=False)
+        click.echo(COARSE, err=True)
+    click.echo(text, nl=False)
 
 
 class _Missing(NamedTuple):

@@ -106,13 +106,15 @@ async def look(world: World) -> float:
     state, there = world.gateway, _pods(world)
     pods = [pod for pod in there if pod.running]
     reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
-    before = _verdicts(world)
+    before, first = _verdicts(world), not state.looked
     aside = await unready(world, [pod for pod in pods if pod.name in _silent(reports)])
     state.listen(reports, {pod.name: pod.uid for pod in there})
     state.aside = aside
     world.canary.take("", [entry.report for entry in reports if entry.report])
     on_nodes = world.settings.gateway_kind == "DaemonSet"
-    if on_nodes and world.upstream.take_files(_files(pods, state.known())):
+    # Nothing is known yet of a Pod that does not answer the first time.
+    known = not first or all(entry.report for entry in reports)
+    if on_nodes and known and world.upstream.take_files(_files(pods, state.known())):
         world.wake(STATIC_KEY, 0.0)
     if state.settled():
         world.wake(GATEWAY_KEY, 0.0)

@@ -142,14 +142,22 @@ async def _control(
         known = isinstance(error, Retryable)
         log.warning("reconcile failed", key=key, again=round(seconds, 1), error=str(error), exc_info=not known)
 
-    queue = WorkQueue(work, settings.workers, failed)
-    world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, queue.add)
+    queue, slow = WorkQueue(work, settings.workers, failed), WorkQueue(work, 1, failed)
+
+    def wake(key: str, seconds: float) -> None:
+        (slow if key == STATIC_KEY else queue).add(key, seconds)
+
+    def hurry() -> None:
+        for each in (queue, slow):
+            each.hurry()
+
+    world = World(client, settings, Authority(client, settings.namespace, _now), prober, _now, wake)
     world.began = _now().timestamp()
-    client.answered_again = queue.hurry
+    client.answered_again = hurry
     world.gateway.kind = settings.gateway_kind
     others = _others(world, recorder)
     metrics.observe(
-        lambda: len(queue),
+        lambda: len(queue) + len(slow),
         lambda: list(client.requests.items()),
         lambda: list(world.ready.items()),
         world.canary.latencies,
@@ -158,10 +166,11 @@ async def _control(
     try:
         await _beating(heartbeat, _until_done(lambda: _prepare(world)))
         queue.start()
-        await _first_of(queue.wait(), _watching(world, kubeconfig), _resyncing(world, heartbeat))
+        slow.start()
+        await _first_of(queue.wait(), slow.wait(), _watching(world, kubeconfig), _resyncing(world, heartbeat))
     finally:
         metrics.withdraw()
-        await queue.stop()
+        await asyncio.gather(queue.stop(), slow.stop())
         await prober.close()
 
 

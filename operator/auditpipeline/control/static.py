@@ -1,21 +1,25 @@
 """Reconciles the static side: publishes the policy that the API servers should run with, and compares it with theirs.
 
-What takes long (the union, reading a policy file, comparing) runs in a thread, once for each change, and for many
-changes together. Nothing is published before every pipeline and, with a gateway, every AuditSink has been looked at: a
-union of some of them would take events from the others.
+    files, starts of API servers --> read, compare (a SLICE of seconds at a time) --> verdicts, told at once
+    every policy asked for       --> union, once for many changes                 --> ConfigMap, if it differs
+
+This is a work queue's key of its own, so that nothing waits for it, and what it works out runs in a thread, with a
+budget. Nothing is published before every pipeline and, with a gateway, every AuditSink has been looked at: a union of
+some of them would take events from the others.
 """
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
+from functools import partial
 from typing import Any
 
 import structlog
 
 from auditpipeline.control import names
 from auditpipeline.control.apiservers import Server, readings, servers
+from auditpipeline.control.aside import Stopped, aside
 from auditpipeline.control.canary import source_of
 from auditpipeline.control.config_maps import publish
 from auditpipeline.control.kube import Forbidden, NotFound
@@ -28,12 +32,14 @@ from auditpipeline.control.world import STATIC_KEY, World, pipeline_key
 from auditpipeline.core.canary import CANARY_POLICY, path_of
 from auditpipeline.core.errors import AuditPipelineError, Invalid
 from auditpipeline.core.policy import Policy
-from auditpipeline.core.policyfile import dump, load
-from auditpipeline.core.union import union
-from auditpipeline.core.upstream import Coverage, coverage
+from auditpipeline.core.policyfile import comment, load
+from auditpipeline.core.union import COARSE, Memory, fitting
+from auditpipeline.core.upstream import coverage
 
 log = structlog.get_logger()
 
+SLICE = 1.0
+"""Seconds that are compared for at a time; then what was found is told, and as long is paused."""
 HEAD = """\
 # What kube-apiserver's static policy has to hold for every AuditPipeline and AuditSink of this cluster, the canary and
 # the floor. Made by auditpipeline, anew with each of their changes. To put it in force, on each control-plane node:
@@ -79,24 +85,44 @@ async def _send_canaries(world: World, asked: list[Server]) -> None:
             log.warning("canary not sent", server=server.name, error=str(error))
 
 
-async def reconcile_static(world: World) -> None:
-    """Publish the union, compare, and wake the pipelines of which another thing is said then."""
+async def reconcile_static(world: World) -> float | None:
+    """Compare, wake the pipelines of which another thing is said then, and publish the union; seconds until the next
+    slice, if there is more to compare."""
     state = world.upstream
-    if world.features.sinks != "crd" or not world.settings.gateway or not _complete(world):
-        return
+    if world.features.sinks != "crd" or not world.settings.gateway:
+        return None
     begun = time.monotonic()
     before = {name: state.verdict(name) for name in state.asked}
-    await _publish(world)
-    files = [file for file in state.files or () if not file.error and file.digest not in state.parsed]
-    for file in files:
-        state.parsed[file.digest] = await asyncio.to_thread(_read, file.text)
+    await _read_files(state)
     state.judge()
-    for static, wanted in state.missing():
-        state.covered[static, wanted] = await asyncio.to_thread(_compare, state, static, wanted)
+    finished = await _compare_some(state, begun + SLICE)
+    state.settle()
     for name in [name for name in state.asked if state.verdict(name) != before.get(name)]:
         world.wake(pipeline_key(name), 0.0)
+    if _complete(world):
+        await _publish(world)
     # With many policies this takes long: then more changes are gathered before the next time.
-    state.patience = max(0.2, min(60.0, 2 * (time.monotonic() - begun)))
+    took = time.monotonic() - begun
+    state.patience = max(0.2, min(60.0, 2 * took))
+    return None if finished else took
+
+
+async def _read_files(state: UpstreamState) -> None:
+    for file in state.files or ():
+        if not file.error and file.digest not in state.parsed:
+            state.parsed[file.digest] = await aside(partial(_read, file.text))
+
+
+async def _compare_some(state: UpstreamState, until: float) -> bool:
+    """Compare what is yet to be compared, one at least; False if that takes longer than until then (by the monotonic
+    clock)."""
+    for number, (static, wanted) in enumerate(state.missing()):
+        if number and time.monotonic() >= until:
+            return False
+        policy = state.parsed[static]
+        assert isinstance(policy, Policy)  # noqa: S101 - `missing` names no others
+        state.covered[static, wanted] = await aside(partial(coverage, policy, state.policies[wanted]))
+    return True
 
 
 def _complete(world: World) -> bool:
@@ -106,13 +132,13 @@ def _complete(world: World) -> bool:
 
 
 async def _publish(world: World) -> None:
-    state = world.upstream
+    state, namespace = world.upstream, world.settings.namespace
     wanted = state.wanted()
     if wanted != state.union_of:
         policies = [state.policies[digest] for digest in sorted(wanted)]
-        state.union_text = await asyncio.to_thread(_united, policies)
+        state.union_text = await aside(partial(_united, [*policies, CANARY_POLICY], state.union_memory))
         state.union_of = wanted
-    manifest = config_map(world.settings.namespace, state.union_text)
+    manifest = config_map(namespace, state.union_text)
     content = fingerprint(manifest)
     if state.published == content:
         return
@@ -136,18 +162,13 @@ def config_map(namespace: str, policy: str) -> dict[str, Any]:
     }
 
 
-def _united(policies: list[Policy]) -> str:
-    return dump(union([*policies, CANARY_POLICY]))
+def _united(policies: list[Policy], memory: Memory, stopped: Stopped) -> str:
+    found, text = fitting(policies, memory, stopped)
+    return text if found.exact else comment(COARSE) + text
 
 
-def _read(text: str) -> Policy | str:
+def _read(text: str, stopped: Stopped) -> Policy | str:
     try:
         return load(text.encode(), "policy.yaml").rules
     except Invalid as error:
         return str(error)
-
-
-def _compare(state: UpstreamState, static: str, wanted: str) -> Coverage:
-    policy = state.parsed[static]
-    assert isinstance(policy, Policy)  # noqa: S101 - `missing` names no others
-    return coverage(policy, state.policies[wanted])

@@ -24,6 +24,7 @@ from auditpipeline.control.facts import Verdict
 from auditpipeline.core.canary import emitted
 from auditpipeline.core.explain import sentence, summary
 from auditpipeline.core.policy import Policy
+from auditpipeline.core.union import Memory
 from auditpipeline.core.upstream import EXCEPTIONS, SHOWN, Coverage
 
 CLOCKS = 10.0
@@ -77,8 +78,9 @@ class _Memory(NamedTuple):
 class UpstreamState:
     """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
     others. `parsed` holds the policies of files by digest of their text, or why they are none. `emitting` names the API
-    servers whose policies are known to emit canaries. `published` is the digest of the ConfigMap as last written,
-    `patience` how long changes are gathered before the next union."""
+    servers whose policies are known to emit canaries. `settled` says of a pipeline for which policy of it a comparison
+    was last finished. `published` is the digest of the ConfigMap as last written, `patience` how long changes are
+    gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
     floored: set[str] = field(default_factory=set)
@@ -93,6 +95,8 @@ class UpstreamState:
     published: str = ""
     union_of: frozenset[str] | None = None
     union_text: str = ""
+    union_memory: Memory = field(default_factory=Memory)
+    settled: dict[str, str] = field(default_factory=dict)
     patience: float = 0.2
     memory: dict[tuple[str, str], _Memory] = field(default_factory=dict)
 
@@ -116,6 +120,7 @@ class UpstreamState:
     def drop(self, pipeline: str) -> bool:
         """Forget a pipeline that is gone; whether it was known."""
         self.floored.discard(pipeline)
+        self.settled.pop(pipeline, None)
         return self.asked.pop(pipeline, None) is not None
 
     def take_files(self, files: list[PolicyFile]) -> bool:
@@ -147,25 +152,43 @@ class UpstreamState:
         self.policies = {digest: self.policies[digest] for digest in self.wanted()}
         return sorted(pairs - self.covered.keys())
 
-    def verdict(self, pipeline: str) -> Verdict:
-        """What UpstreamCovers says of a pipeline."""
+    def settle(self) -> None:
+        """Note of which pipelines all is compared."""
+        for pipeline, wanted in self.asked.items():
+            if wanted and not any(verdict is None for verdict in self._verdicts(pipeline, wanted)):
+                self.settled[pipeline] = wanted
+
+    def verdict(self, pipeline: str) -> Verdict | None:
+        """What UpstreamCovers says of a pipeline; None if nobody has looked since this process began, or if only the
+        API servers' side has changed and is being compared: what was said before is the last that is known."""
         wanted = self.asked.get(pipeline, "")
         if self.files is None or not wanted:
-            return Verdict("Unknown", "ComparisonPending", "not compared with kube-apiserver's static policy yet")
+            return None
         if not self.files:
             message = "no gateway Pod runs that could say what kube-apiserver's static policy is"
             return Verdict("Unknown", "GatewayPending", message)
-        verdicts = [self._of(ran, wanted, pipeline in self.floored) for ran in self.ran]
-        ranks = {"RulesNotMet": 0, "RestartNeeded": 1, "StaticPolicyUnknown": 2, "ComparisonPending": 3}
-        pending = Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
-        return min(verdicts or [pending], key=lambda verdict: (ranks.get(verdict.reason, 9), -len(verdict.message)))
+        if not self.readings:
+            return None
+        verdicts = self._verdicts(pipeline, wanted)
+        ranks = {"RulesNotMet": 0, "RestartNeeded": 1, "StaticPolicyUnknown": 2}
+        known = [verdict for verdict in verdicts if verdict]
+        found = min(known, key=lambda verdict: (ranks.get(verdict.reason, 9), -len(verdict.message)), default=None)
+        if found and (len(known) == len(verdicts) or found.reason in ranks):
+            return found
+        if self.settled.get(pipeline, wanted) != wanted:
+            return Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
+        return None
 
-    def _of(self, ran: Ran, wanted: str, floored: bool) -> Verdict:
+    def _verdicts(self, pipeline: str, wanted: str) -> list[Verdict | None]:
+        """What is to be said of each API server; None of one whose policy is yet to be compared."""
+        return [self._of(ran, wanted, pipeline in self.floored) for ran in self.ran] or [None]
+
+    def _of(self, ran: Ran, wanted: str, floored: bool) -> Verdict | None:
         if ran.error:
             return Verdict("Unknown", "StaticPolicyUnknown", ran.error)
         file, loaded = self.covered.get((ran.file, wanted)), self.covered.get((ran.loaded, wanted))
         if file is None or (ran.loaded and loaded is None):
-            return Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
+            return None
         if loaded is not None and not _sure(loaded.gaps):
             return _met(loaded)
         if _sure(file.gaps):

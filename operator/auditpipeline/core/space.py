@@ -8,14 +8,20 @@ number: a set of requests keeps which groups must not be there, and of which set
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from auditpipeline.core.policy import Attributes, Policy, Rule, group_matches, path_matches, resource_matches
+from auditpipeline.core.meet import PLAIN
+from auditpipeline.core.policy import Attributes, Policy, Rule, group_matches, resource_matches
 
 MAX_TARGETS = 60_000
 """More combinations of group, resource and subresource than this take too long."""
+MAX_VALUES = 100_000
+"""And so do more users, namespaces, names or paths."""
+MAX_BITS = 180_000_000
+"""So many bits say which targets patterns take; those that have to be tried one by one count a hundred times."""
 
 Target = str | tuple[str, str, str]
 
@@ -34,6 +40,11 @@ class Box(NamedTuple):
     names: int
     forbidden: frozenset[str] = frozenset()
     needed: frozenset[frozenset[str]] = frozenset()
+
+    @property
+    def size(self) -> int:
+        """Its size in bits."""
+        return sum(bits.bit_length() for bits in self[:5])
 
     def meet(self, other: Box) -> Box | None:
         """The requests in both; None where there are none."""
@@ -74,45 +85,51 @@ class Space:
     def __init__(self, policies: Sequence[Policy]) -> None:
         rules = [rule for policy in policies for rule in policy.rules]
         entries = [entry for rule in rules for entry in rule.resources]
-        self.users: tuple[str | None, ...] = (*_values(user for rule in rules for user in rule.users), None)
-        self.verbs = _values(verb for rule in rules for verb in rule.verbs)
-        self.namespaces = _values(namespace for rule in rules for namespace in rule.namespaces)
-        self.names = _values(name for entry in entries for name in entry.resource_names)
+        self._users = _Values((user for rule in rules for user in rule.users), unauthenticated=True)
+        self._verbs = _Values(verb for rule in rules for verb in rule.verbs)
+        self._namespaces = _Values(namespace for rule in rules for namespace in rule.namespaces)
+        self._names = _Values(name for entry in entries for name in entry.resource_names)
         patterns = {resource for entry in entries for resource in entry.resources}
         # Only `*/*` can tell a resource that is really called `*` from others.
         parts = [pattern.split("/") for pattern in sorted(patterns)]
         wild = () if "*/*" in patterns else ("*",)
-        groups = _values(entry.group for entry in entries if entry.group != "*")
-        resources = _values(part[0] for part in parts if part[0] not in wild)
-        subresources = ("", *_values(part[1] for part in parts if len(part) == 2 and part[1] not in ("", *wild)))
-        size = len(resources) * len(subresources)
-        if size * len(groups) > MAX_TARGETS or size * len(patterns) > 30 * MAX_TARGETS:
+        self._groups = _Values(entry.group for entry in entries if entry.group != "*").all
+        resources = _Values(part[0] for part in parts if part[0] not in wild).all
+        named = _Values(part[1] for part in parts if len(part) == 2 and part[1] not in ("", *wild))
+        self._subresources = {sub: place for place, sub in enumerate(("", *named.all))}
+        self._resources = {resource: place for place, resource in enumerate(resources)}
+        size = len(resources) * len(self._subresources)
+        odd = [pattern for pattern in patterns if not PLAIN.fullmatch(pattern)]
+        bits = size * (100 * len(odd) + len(patterns))
+        if size * len(self._groups) > MAX_TARGETS or bits > MAX_BITS:
             raise TooLarge
-        self._groups = groups
-        self._kinds = [(resource, sub) for resource in resources for sub in subresources]
-        self._patterns = {pattern: self._kinds_of(pattern) for pattern in patterns}
+        self._kinds = [(resource, sub) for resource in resources for sub in self._subresources]
+        self._patterns = {pattern: self._kinds_of(str(pattern)) for pattern in patterns}
         self._paths = _paths(url for rule in rules for url in rule.non_resource_urls)
         # Resources first, so that an example is one of them where it can be.
-        self._of_resources = (1 << (len(groups) * size)) - 1
-        self._of_paths = ((1 << len(self._paths)) - 1) << (len(groups) * size)
+        self._of_resources = (1 << (len(self._groups) * size)) - 1
+        self._of_paths = ((1 << len(self._paths)) - 1) << (len(self._groups) * size)
 
     def boxes(self, rule: Rule) -> list[Box]:
         """The requests that match the rule."""
-        users = _bits(self.users, rule.users) if rule.users else (1 << len(self.users)) - 1
+        users = self._users.bits(rule.users)
         if rule.user_groups:
-            users &= (1 << len(self.users) - 1) - 1  # who is not authenticated has no groups
-        verbs = _bits(self.verbs, rule.verbs) if rule.verbs else (1 << len(self.verbs)) - 1
-        namespaces = _bits(self.namespaces, rule.namespaces) if rule.namespaces else (1 << len(self.namespaces)) - 1
+            users &= (1 << len(self._users.all) - 1) - 1  # who is not authenticated has no groups
+        verbs, namespaces = self._verbs.bits(rule.verbs), self._namespaces.bits(rule.namespaces)
         needed = frozenset([frozenset(rule.user_groups)]) if rule.user_groups else frozenset[frozenset[str]]()
         found = (Box(users, verbs, t, namespaces, n, frozenset(), needed) for t, n in self._targets(rule))
         return [box for box in found if box.users and box.targets]
 
     def example(self, box: Box) -> Attributes:
         """One request of the box."""
-        user = self.users[_first(box.users)]
+        user = self._users.first(box.users)
         verb, namespace, name = (
-            values[_first(bits)]
-            for values, bits in ((self.verbs, box.verbs), (self.namespaces, box.namespaces), (self.names, box.names))
+            values.first(bits) or ""
+            for values, bits in (
+                (self._verbs, box.verbs),
+                (self._namespaces, box.namespaces),
+                (self._names, box.names),
+            )
         )
         groups = tuple(sorted({min(groups - box.forbidden) for groups in box.needed}))
         target = _first(box.targets)
@@ -124,7 +141,7 @@ class Space:
 
     def _targets(self, rule: Rule) -> Iterator[tuple[int, int]]:
         """(targets, names) whose union the rule takes."""
-        all_names = (1 << len(self.names)) - 1
+        all_names = self._names.bits(())
         if rule.resources:
             unnamed = 0
             for entry in rule.resources:
@@ -133,7 +150,7 @@ class Space:
                     kinds |= self._patterns[resource]
                 targets = self._in_groups(entry.group, kinds if entry.resources else (1 << len(self._kinds)) - 1)
                 if entry.resources and entry.resource_names:
-                    yield targets, _bits(self.names, entry.resource_names)
+                    yield targets, self._names.bits(entry.resource_names)
                 else:
                     unnamed |= targets
             yield unnamed, all_names
@@ -141,27 +158,63 @@ class Space:
             yield self._of_resources, all_names
         elif rule.non_resource_urls:
             size = len(self._groups) * len(self._kinds)
-            matching = (
-                1 << (size + index)
-                for index, path in enumerate(self._paths)
-                if any(path_matches(path, spec) for spec in rule.non_resource_urls)
-            )
-            yield sum(matching), all_names
+            matching = 0
+            for spec in rule.non_resource_urls:
+                matching |= self._matching(spec)
+            yield matching << size, all_names
         else:
             yield self._of_resources | self._of_paths, all_names
 
+    def _matching(self, spec: str) -> int:
+        """The paths that a nonResourceURL takes: beside each other, as they are sorted."""
+        prefix = spec.rstrip("*") if spec.endswith("*") else spec
+        begin = end = bisect_left(self._paths, prefix)
+        if spec.endswith("*"):
+            end = bisect_left(self._paths, True, begin, key=lambda path: not path.startswith(prefix))
+        elif self._paths[begin : begin + 1] == (spec,):
+            end += 1
+        return ((1 << (end - begin)) - 1) << begin
+
     def _kinds_of(self, pattern: str) -> int:
-        return sum(1 << i for i, (resource, sub) in enumerate(self._kinds) if resource_matches(pattern, resource, sub))
+        if not PLAIN.fullmatch(pattern):
+            found = (i for i, (resource, sub) in enumerate(self._kinds) if resource_matches(pattern, resource, sub))
+            return sum(1 << place for place in found)
+        resource, _, sub = pattern.partition("/")
+        width, count = len(self._subresources), len(self._resources)
+        every = (1 << width) - 1 if sub == "*" else 1 << self._subresources[sub]
+        if resource != "*":
+            return every << (self._resources[resource] * width)
+        return sum(every << (place * width) for place in range(count))
 
     def _in_groups(self, wanted: str, kinds: int) -> int:
         size = len(self._kinds)
         return sum(kinds << (i * size) for i, group in enumerate(self._groups) if group_matches(wanted, group))
 
 
-def _values(named: Iterable[str]) -> tuple[str, ...]:
-    """The values, and one that none of them is."""
-    found = tuple(dict.fromkeys(named))
-    return (*found, next(name for name in _others() if name not in found))
+class _Values:
+    """The values that are named, and one that none of them is; `unauthenticated` adds None."""
+
+    def __init__(self, named: Iterable[str], *, unauthenticated: bool = False) -> None:
+        found = dict.fromkeys(named)
+        if len(found) > MAX_VALUES:
+            raise TooLarge
+        other = next(name for name in _others() if name not in found)
+        self.all: tuple[Any, ...] = (*found, other, *((None,) if unauthenticated else ()))
+        self._places = {value: place for place, value in enumerate(self.all)}
+
+    def bits(self, chosen: Iterable[str]) -> int:
+        """The set of these; all of them where none is chosen."""
+        if not chosen:
+            return (1 << len(self.all)) - 1
+        found = bytearray(len(self.all) // 8 + 1)
+        for value in chosen:
+            place = self._places[value]
+            found[place // 8] |= 1 << place % 8
+        return int.from_bytes(found, "little")
+
+    def first(self, bits: int) -> Any:
+        """The first value of a set."""
+        return self.all[_first(bits)]
 
 
 def _others() -> Iterator[str]:
@@ -173,22 +226,27 @@ def _others() -> Iterator[str]:
 
 
 def _paths(patterns: Iterable[str]) -> tuple[str, ...]:
-    """Each path that is named, and below each one, and below the root, one that is not."""
+    """Each path that is named, and below each one, and below the root, one that is not; sorted."""
     named = {pattern.rstrip("*") if pattern.endswith("*") else pattern for pattern in patterns}
-    known = sorted(path for path in named if path.startswith("/"))
-    return tuple(dict.fromkeys([*known, *(_below(prefix, known) for prefix in (*known, "/"))]))
+    if len(named) > MAX_VALUES:
+        raise TooLarge
+    known = sorted({path for path in named if path.startswith("/")})
+    taken: dict[str, set[str]] = {path: set() for path in (*known, "/")}
+    above: list[str] = ["/"]
+    for path in known:
+        while not path.startswith(above[-1]):
+            above.pop()
+        # What stands further above knows the letter already: by the path between.
+        if path != above[-1]:
+            taken[above[-1]].add(path[len(above[-1])])
+            above.append(path)
+    return tuple(sorted({*known, *(_below(prefix, letters) for prefix, letters in taken.items())}))
 
 
-def _below(prefix: str, named: Iterable[str]) -> str:
+def _below(prefix: str, taken: set[str]) -> str:
     """A path that starts with the prefix and with no longer one that is named."""
-    taken = {name[len(prefix)] for name in named if name.startswith(prefix) and len(name) > len(prefix)}
     letter = next(letter for letter in map(chr, chain([ord("o")], range(0x61, 0xD800))) if letter not in taken)
     return f"{prefix}{letter}ther"
-
-
-def _bits(values: Sequence[str | None], chosen: Iterable[str]) -> int:
-    wanted = set(chosen)
-    return sum(1 << index for index, value in enumerate(values) if value in wanted)
 
 
 def _first(bits: int) -> int:

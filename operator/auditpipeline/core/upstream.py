@@ -16,13 +16,15 @@ less of them than a later rule would ask for does not ask for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from auditpipeline.core.covers import Gap, gaps
+from auditpipeline.core.budget import Budget
+from auditpipeline.core.covers import MAX_TOTAL, Comparison, Gap
 from auditpipeline.core.effect import effect_of, shortfall
 from auditpipeline.core.policy import Attributes, GroupResources, Level, Policy, Rule, decide
 
@@ -65,33 +67,70 @@ class Coverage(NamedTuple):
     exceptions: tuple[str, ...] = ()
 
 
-def coverage(static: Policy, wanted: Policy) -> Coverage:
-    """How far `static` emits what `wanted` asks for."""
-    strict = [gap.rule for gap in gaps(static, wanted, range(len(wanted.rules)))]
-    found = tuple(islice(_left(static, wanted, strict), SHOWN))
-    return Coverage(found, tuple(_needed(static, wanted, strict)) if strict and not found else ())
+def coverage(static: Policy, wanted: Policy, stopped: Callable[[], bool] = lambda: False) -> Coverage:
+    """How far `static` emits what `wanted` asks for. Raises budget.Stopped."""
+    look = _Look(static, wanted, Budget(MAX_TOTAL, stopped))
+    strict = [gap.rule for gap in look.gaps(range(len(wanted.rules)))]
+    found = tuple(islice(look.left(strict), SHOWN))
+    return Coverage(found, tuple(look.needed(strict)) if strict and not found else ())
 
 
-def _left(static: Policy, wanted: Policy, rules: Iterable[int]) -> Iterator[Gap]:
-    """The gaps that remain with every exception."""
-    for index in rules:
-        yield from _with(static, wanted, index, EXCEPTIONS.keys() - _named(wanted, index))
+class _Look:
+    """One comparison for each set of exceptions that is asked about, all paid for from one budget."""
 
+    def __init__(self, static: Policy, wanted: Policy, budget: Budget) -> None:
+        self._static, self._wanted, self._budget = static, wanted, budget
+        self._comparisons: dict[frozenset[str], Comparison] = {}
 
-def _needed(static: Policy, wanted: Policy, rules: list[int]) -> Iterator[str]:
-    """The exceptions that make a difference to one of the rules."""
-    for kind in EXCEPTIONS:
-        others = EXCEPTIONS.keys() - {kind}
-        if any(list(_with(static, wanted, index, others - _named(wanted, index))) for index in rules):
-            yield kind
+    def gaps(self, rules: Iterable[int], allowed: Iterable[str] = ()) -> Iterator[Gap]:
+        """The gaps of these rules with these exceptions."""
+        kinds = frozenset(allowed)
+        found = self._comparisons.get(kinds)
+        if found is None:
+            wanted = _without_received(self._wanted) if "requestReceived" in kinds else self._wanted
+            found = self._comparisons[kinds] = Comparison(_eased(self._static, kinds), wanted, self._budget)
+        for gap in found.gaps(rules):
+            yield _as_it_is(self._static, found.wanted, gap) if kinds else gap
 
+    def left(self, rules: Iterable[int]) -> Iterator[Gap]:
+        """The gaps that remain with every exception."""
+        for index in rules:
+            yield from self.gaps([index], EXCEPTIONS.keys() - self._named(index))
 
-def _with(static: Policy, wanted: Policy, index: int, kinds: Iterable[str]) -> Iterator[Gap]:
-    allowed = set(kinds)
-    if "requestReceived" in allowed:
-        wanted = _without_received(wanted)
-    for gap in gaps(_eased(static, allowed), wanted, [index]):
-        yield _as_it_is(static, wanted, gap)
+    def needed(self, rules: list[int]) -> Iterator[str]:
+        """The exceptions that make a difference to one of the rules."""
+        for kind in EXCEPTIONS:
+            others = EXCEPTIONS.keys() - {kind}
+            if any(list(self.gaps([index], others - self._named(index))) for index in rules):
+                yield kind
+
+    def _named(self, index: int) -> set[str]:
+        """What the rule asks for by name."""
+        rule = self._wanted.rules[index]
+        entries = [(entry.group, resource) for entry in rule.resources for resource in entry.resources or ("",)]
+        leases = any(group == "coordination.k8s.io" for group, _ in entries)
+        events = any(group == "events.k8s.io" or name == "events" for group, name in entries)
+        return {
+            *(["probes"] if any(url != "*" for url in rule.non_resource_urls) else ()),
+            *(["heartbeats"] if leases and self._adds(index) else ()),
+            *(["reads"] if set(rule.verbs) & set(READS) else ()),
+            *(["kubeEvents"] if events else ()),
+        }
+
+    def _adds(self, index: int) -> bool:
+        """Whether heartbeats would be recorded at a lower level without the rule; also if it decides on none."""
+        wanted = self._wanted
+        decided = [request for request, rule in self._beating.items() if rule == index]
+        if not decided:
+            return True
+        without = replace(wanted, rules=wanted.rules[:index] + wanted.rules[index + 1 :])
+        level = effect_of(wanted, index).level
+        return any(decide(without, request).level < level for request in decided)
+
+    @cached_property
+    def _beating(self) -> dict[Attributes, int | None]:
+        """The rule that decides on each heartbeat."""
+        return {request: decide(self._wanted, request).rule for request in _BEATING}
 
 
 def _as_it_is(static: Policy, wanted: Policy, gap: Gap) -> Gap:
@@ -103,27 +142,7 @@ def _as_it_is(static: Policy, wanted: Policy, gap: Gap) -> Gap:
     return gap._replace(decided_by=rule, reason=reason)
 
 
-def _named(wanted: Policy, index: int) -> set[str]:
-    """What the rule asks for by name."""
-    rule = wanted.rules[index]
-    entries = [(entry.group, resource) for entry in rule.resources for resource in entry.resources or ("",)]
-    return {
-        *(["probes"] if any(url != "*" for url in rule.non_resource_urls) else ()),
-        *(["heartbeats"] if any(g == "coordination.k8s.io" for g, _ in entries) and _adds(wanted, index) else ()),
-        *(["reads"] if set(rule.verbs) & set(READS) else ()),
-        *(["kubeEvents"] if any(group == "events.k8s.io" or name == "events" for group, name in entries) else ()),
-    }
-
-
-def _adds(wanted: Policy, index: int) -> bool:
-    """Whether heartbeats would be recorded at a lower level without the rule; also where it decides on none of them."""
-    without = replace(wanted, rules=wanted.rules[:index] + wanted.rules[index + 1 :])
-    level = effect_of(wanted, index).level
-    decided = [request for request in _BEATING if decide(wanted, request).rule == index]
-    return not decided or any(decide(without, request).level < level for request in decided)
-
-
-def _eased(static: Policy, allowed: set[str]) -> Policy:
+def _eased(static: Policy, allowed: Set[str]) -> Policy:
     """The static policy as if it emitted the exceptions."""
     rules = [_PROBES] if "probes" in allowed else []
     rules += _HEARTBEATS if "heartbeats" in allowed else ()
