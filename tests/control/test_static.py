@@ -36,7 +36,7 @@ async def world_of(kube: fakes.Answers, policies: dict[str, Policy], woken: list
 def stored(kube: fakes.Answers) -> str:
     """The policy that was published last; from now on an API server holds it."""
     manifest = kube.written[-1]
-    kube.objects[KEY] = manifest
+    kube.objects[KEY] = manifest | {"metadata": manifest["metadata"] | {"uid": "u"}}
     return str(manifest["data"]["policy.yaml"])
 
 
