@@ -17,6 +17,7 @@ from auditpipeline.control.resources import (
     CONFIG_MAPS,
     NETWORK_POLICIES,
     PIPELINES,
+    PODS,
     SECRETS,
     SERVICES,
     SINKS,
@@ -96,6 +97,9 @@ async def test_what_somebody_else_made_stays_as_it_is(
         assert stalled["message"].startswith(f"{kind.kind} {place}{name} exists")
         assert "delete or rename that object" in stalled["message"]
         await same(kube, which, namespace, before)
+        for other, (kind_, name_, _) in FOREIGN.items():
+            if other != which:  # all or nothing
+                assert await kube.get(kind_, name_, namespace if kind_.namespaced else None) is None
         await kube.patch(PIPELINES, "shop", {"spec": {"suspend": True}})
         await kube.delete(kind, name, namespace if kind.namespaced else None)
         await until(kube, "shop", "Ready", "False", "Suspended")
@@ -112,6 +116,34 @@ async def test_labels_like_ours_and_another_owner_are_no_proof(
         await create(kube)
         await until(kube, "shop", "Stalled", "True", "NameTaken")
         await same(kube, "statefulset", namespace, before)
+
+
+async def test_a_pod_that_is_not_of_our_statefulset_is_not_marked(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """Whatever its labels; ours is."""
+    meta = {"name": "theirs", "namespace": namespace, "labels": names.labels("shop")}
+    spec = {"containers": [{"name": "x", "image": "x"}]}
+    await kube.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    async with operator(served.kubeconfig, namespace):
+        await create(kube, webhook={"replicas": 1, "storage": {"ephemeral": True}})
+        await eventually("a Pod", lambda: kube.get(PODS, "audit-shop-0", namespace))
+        for name in ("theirs", "audit-shop-0"):
+            await kube.patch_status(PODS, name, {"phase": "Running"}, namespace)
+
+        async def marked() -> bool:
+            found = await kube.get(PODS, "audit-shop-0", namespace) or {}
+            return names.CONFIG in found["metadata"].get("annotations", {})
+
+        await eventually("marked", marked)
+        await kube.patch(PIPELINES, "shop", {"spec": {"policy": {"rules": [{"level": "Request"}]}}})
+        await eventually("another level", lambda: _level(kube, "Request"))
+        theirs = await kube.get(PODS, "theirs", namespace) or {}
+        assert "annotations" not in theirs["metadata"]
+
+
+async def _level(kube: Client, level: str) -> bool:
+    return bool((await kube.get(SINKS, "audit-shop") or {})["spec"]["policy"]["level"] == level)
 
 
 async def test_what_a_pipeline_left_that_was_made_again_is_waited_for(

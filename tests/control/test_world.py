@@ -5,9 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from auditpipeline.control import desired, names
+from auditpipeline.control.kube import Conflict, NoDryRun
+from auditpipeline.control.ownership import ABSENT
 from auditpipeline.control.resources import Resource
-from auditpipeline.control.seen import key_of
+from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.world import ensure
 from auditpipeline.core.errors import Invalid
@@ -15,6 +19,7 @@ from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
 ACCOUNT = desired.account(bodies.parsed(), "audit")
+SERVICE = desired.service(bodies.parsed(), "audit", Settings())
 KEY = ("serviceaccounts", "audit", "audit-security")
 
 
@@ -29,6 +34,59 @@ async def test_what_is_deleted_before_the_answer_to_its_creation_is_read_is_no_e
     made = await world(Deleting())
     assert (await ensure(made, ACCOUNT)).uid == "u1"
     assert KEY not in made.seen.entries
+
+
+class Stored(Answers):
+    """The Service as somebody else's process applied it; every apply is kept. A dry run answers `answer`."""
+
+    def __init__(self, answer: dict[str, Any] | Exception) -> None:
+        meta = SERVICE["metadata"] | {"uid": "u1", "resourceVersion": "7"}
+        self.body: dict[str, Any] = SERVICE | {"metadata": meta}
+        super().__init__({("services", "audit-security"): self.body})
+        self.answer = answer
+
+    async def rehearse(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+        assert body["metadata"]["uid"] == "u1"
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.body | self.answer
+
+    async def apply(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+        if body["metadata"].get("resourceVersion") == ABSENT:
+            raise Conflict("it is there")
+        return await super().apply(kind, body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "applies"),
+    [({}, 0), ({"spec": {}}, 1), (NoDryRun("", "a webhook does not support dry run"), 1)],
+    ids=["nothing would change", "something would", "nobody knows"],
+)
+@pytest.mark.parametrize("watched", [True, False])
+async def test_what_another_process_applied_is_adopted_if_nothing_would_change(
+    answer: dict[str, Any] | Exception, applies: int, *, watched: bool
+) -> None:
+    """Whether a watch has shown it, or it has to be read first."""
+    kube = Stored(answer)
+    made = await world(kube)
+    kube.written.clear()
+    if watched:
+        made.seen.put(key_of("services", kube.body), entry_of("services", kube.body))
+    for _ in range(2):
+        await ensure(made, SERVICE)
+    assert [body["metadata"]["uid"] for body in kube.written] == ["u1"] * applies
+
+
+async def test_an_object_that_changes_again_and_again_is_tried_later() -> None:
+    """Whoever makes and deletes it keeps nobody from other work."""
+
+    class Flickering(Answers):
+        async def apply(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+            raise Conflict("it is there")
+
+    made = await world(Flickering())
+    with pytest.raises(Conflict, match="again and again"):
+        await ensure(made, SERVICE)
 
 
 class Fought(Answers):
@@ -47,9 +105,6 @@ class Fought(Answers):
     ) -> dict[str, Any] | None:
         await self.create(kind, body)
         return SERVICE | {"metadata": SERVICE["metadata"] | {"resourceVersion": "8"}}
-
-
-SERVICE = desired.service(bodies.parsed(), "audit", Settings())
 
 
 async def test_additions_are_removed_from_what_was_looked_at_and_nothing_else() -> None:

@@ -33,7 +33,7 @@ class Workload(NamedTuple):
 
 class PodFacts(NamedTuple):
     """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation, `node`
-    where it is, or ""."""
+    where it is, or "", `controller` the UID of what made it."""
 
     name: str
     namespace: str
@@ -45,6 +45,7 @@ class PodFacts(NamedTuple):
     mounted: str = ""
     problem: Problem | None = None
     node: str = ""
+    controller: str = ""
 
 
 class PodReport(NamedTuple):

@@ -59,8 +59,13 @@ def owner(meta: Meta) -> Meta | None:
 
 def managed(meta: Meta) -> bool:
     """Whether an object without an owner is the operator's."""
-    controlled = any(reference.get("controller") for reference in meta.get("ownerReferences") or ())
-    return (meta.get("labels") or {}).get(names.MANAGED_BY) == names.MANAGER and not controlled
+    return (meta.get("labels") or {}).get(names.MANAGED_BY) == names.MANAGER and not controller(meta)
+
+
+def controller(meta: Meta) -> str:
+    """The UID of what controls an object; "" if nothing does."""
+    references = meta.get("ownerReferences") or ()
+    return next((str(reference["uid"]) for reference in references if reference.get("controller")), "")
 
 
 def taken(manifest: Mapping[str, Any]) -> NameTaken:

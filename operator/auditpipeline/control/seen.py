@@ -28,7 +28,7 @@ import msgspec
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import PodFacts, Problem, Workload
-from auditpipeline.control.ownership import managed, owner
+from auditpipeline.control.ownership import controller, managed, owner
 
 Key = tuple[str, str, str]
 """Plural, namespace ("" for cluster-scoped kinds) and name."""
@@ -245,6 +245,7 @@ def pod_facts(body: Mapping[str, Any]) -> PodFacts:
         mounted=meta.get("annotations", {}).get(names.CONFIG, ""),
         problem=_pod_problem(meta["name"], status, states),
         node=(body.get("spec") or {}).get("nodeName") or "",
+        controller=sys.intern(controller(meta)),
     )
 
 

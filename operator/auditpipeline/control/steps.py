@@ -19,7 +19,7 @@ from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.placing import not_granted, not_served
 from auditpipeline.control.published import Acknowledged
 from auditpipeline.control.rendering import rendered
-from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS
+from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
@@ -214,8 +214,12 @@ async def prune(this: Round) -> None:
 
 
 async def refresh(this: Round) -> None:
-    """The Pods are told when something that they mount has changed."""
-    await mark(this.world, this.pods(), desired.mounted(this.versions))
+    """The Pods are told when something that they mount has changed: those that our StatefulSet made, whatever labels
+    others have."""
+    entry = this.world.seen.entries.get((STATEFULSETS.plural, this.namespace, names.child(this.name)))
+    if entry and entry.owner == this.pipeline.metadata.uid:
+        ours = [pod for pod in this.pods() if pod.controller == entry.uid]
+        await mark(this.world, ours, desired.mounted(this.versions))
 
 
 async def namespace_exists(this: Round) -> None:
