@@ -14,7 +14,7 @@ from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import CONFIG_MAPS, EVENTS, PIPELINES, SERVICES, SINKS
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
-from tests.control.running import eventually, gateway_pod, operator, statefulset, until
+from tests.control.running import eventually, gateway_pod, node, operator, silent_pod, statefulset, until
 
 pytestmark = pytest.mark.controlplane
 
@@ -27,6 +27,7 @@ CLUSTER: list[Rule] = [
     ("apiextensions.k8s.io", "customresourcedefinitions", "get"),
     ("", "namespaces", "get"),
     ("", "services", "get"),
+    ("", "nodes", "get"),
 ]
 TARGET: list[Rule] = [
     ("", "secrets", "get list watch create patch delete"),
@@ -87,7 +88,9 @@ async def test_these_permissions_are_enough(
     async with operator(served.user_kubeconfig(user), namespace, **settings) as running:
         body = bodies.pipeline("a", targetNamespace=other, webhook={"replicas": 1, "storage": {"size": "2Gi"}})
         await kube.create(PIPELINES, body | {"metadata": {"name": "a"}})
-        await gateway_pod(kube, namespace)
+        await node(kube, namespace, ready=False)
+        await gateway_pod(kube, namespace, node=namespace)
+        await silent_pod(kube, namespace, "gateway")
         await until(kube, "a", "WebhookAvailable", "False", "ClaimPending")
         await kube.delete(SERVICES, "audit-a", other)
         await eventually("service back", lambda: kube.get(SERVICES, "audit-a", other))
@@ -99,7 +102,7 @@ async def test_these_permissions_are_enough(
         await eventually("told", lambda: _told(kube))
         await eventually("a status", lambda: _refused(kube))
         await eventually("published", lambda: kube.get(CONFIG_MAPS, names.STATIC_POLICY, namespace))
-        for path in ("metrics", "auditpipeline-canary"):
+        for path in ("metrics", "auditpipeline-canary", "nodes"):
             assert f'resource="{path}"' in await running.get("/metrics")
         ahead = timedelta(minutes=2)
         await kube.patch(PIPELINES, "a", {"spec": {"expireAfter": "1m"}})

@@ -15,7 +15,7 @@ from auditpipeline.control.rounds import SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.steps import forbidden, namespace_exists, sink_token
 from auditpipeline.control.world import CANARY_KEY, ensure
-from auditpipeline.core import config
+from auditpipeline.core import config, packing
 from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
@@ -32,8 +32,8 @@ async def children(this: Round) -> None:
     """Everything in the target namespace is as desired."""
     world, pipeline = this.world, this.pipeline
     token = bool(sink_token(this))
-    body = config.encode(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
     try:
+        body = packing.render(desired.receiver_config(pipeline, token=token, canary_user=world.canary.user))
         tls = await _certified(this)
         for manifest in desired.children(pipeline, body, tls, world.settings, world.features):
             this.kept.add(key_of(world.features.resource(manifest).plural, manifest))
