@@ -13,6 +13,7 @@ every round, so that a change is in the Pod's folder within a fraction of a seco
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import random
 import shutil
@@ -50,6 +51,7 @@ class LocalPod:
         self.folder = folder
         self.ready: bool | None = None
         self.restarts = 0
+        self.app = pod["metadata"]["labels"]["app.kubernetes.io/name"]
         self._spec = pod["spec"]
         self._audit = audit
         self._container = pod["spec"]["containers"][0]
@@ -198,6 +200,8 @@ class LocalKubelet:
         for target, volume, sub in pod.mounts():
             if "secret" in volume:
                 complete &= self._write_secret(pod, target, volume["secret"])
+            elif "projected" in volume:
+                self._write_projected(pod, target, volume["projected"]["sources"])
             elif not target.exists():
                 self._link(pod, target, volume, sub)
         return complete
@@ -210,14 +214,24 @@ class LocalKubelet:
                 raise
             target.mkdir(parents=True, exist_ok=True)
             return bool(source.get("optional"))
-        keys = {item["key"]: item["path"] for item in source.get("items", [])}
-        data = {keys.get(key, key): value for key, value in secret.get("data", {}).items() if not keys or key in keys}
-        _publish(
-            target,
-            {name: base64.b64decode(value) for name, value in data.items()},
-            secret["metadata"]["resourceVersion"],
-        )
+        _publish(target, _files(secret, source), secret["metadata"]["resourceVersion"])
         return True
+
+    def _write_projected(self, pod: LocalPod, target: Path, sources: list[dict[str, Any]]) -> None:
+        """Optional Secrets, in one folder. They carry the label of the Pods that mount them: one request finds them."""
+        label = f"app.kubernetes.io/name%3D{pod.app}"
+        found = self._rest("GET", f"/api/v1/namespaces/{pod.namespace}/secrets?labelSelector={label}")["items"]
+        stored = {secret["metadata"]["name"]: secret for secret in found}
+        files: dict[str, bytes] = {}
+        versions = []
+        for source in (source["secret"] for source in sources):
+            assert source["optional"]
+            if secret := stored.get(source["name"]):
+                files |= _files(secret, source)
+                versions.append(secret["metadata"]["resourceVersion"])
+        target.mkdir(parents=True, exist_ok=True)
+        if versions:
+            _publish(target, files, hashlib.sha256("-".join(versions).encode()).hexdigest()[:16])
 
     def _link(self, pod: LocalPod, target: Path, volume: dict[str, Any], sub: str) -> None:
         if "hostPath" in volume and "bootstrap" in target.name:
@@ -256,6 +270,13 @@ class LocalKubelet:
         if now.timestamp() - self._beat > 5:
             self._rest("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": _node_status(now)}, MERGE)
             self._beat = now.timestamp()
+
+
+def _files(secret: dict[str, Any], source: dict[str, Any]) -> dict[str, bytes]:
+    """The files that a Secret becomes."""
+    keys = {item["key"]: item["path"] for item in source.get("items", [])}
+    data = {keys.get(key, key): value for key, value in secret.get("data", {}).items() if not keys or key in keys}
+    return {name: base64.b64decode(value) for name, value in data.items()}
 
 
 def _publish(target: Path, files: dict[str, bytes], version: str) -> None:

@@ -19,7 +19,7 @@ from auditpipeline.control import access, names
 from auditpipeline.control.authority import pair_of
 from auditpipeline.control.kube import Client
 from auditpipeline.control.operator import run
-from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, STATEFULSETS
+from auditpipeline.control.resources import NODES, PIPELINES, PODS, SECRETS, STATEFULSETS
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import report
 from auditpipeline.core.report import Report
@@ -183,17 +183,33 @@ async def pod(
         await runner.cleanup()
 
 
-async def gateway_pod(kube: Client, namespace: str) -> None:
+async def gateway_pod(kube: Client, namespace: str, name: str = "gateway", node: str | None = None) -> None:
     """Make the Pod that the DaemonSet of an installation would make."""
+    place = {"nodeName": node, "tolerations": [{"operator": "Exists"}]} if node else {}
     await kube.create(
         PODS,
         {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": "gateway", "namespace": namespace, "labels": {names.APP: names.GATEWAY}},
-            "spec": {"containers": [{"name": "gateway", "image": "none"}]},
+            "metadata": {"name": name, "namespace": namespace, "labels": {names.APP: names.GATEWAY}},
+            "spec": {"containers": [{"name": "gateway", "image": "none"}], **place},
         },
     )
+
+
+async def silent_pod(kube: Client, namespace: str, name: str) -> None:
+    """Have a Pod run where nobody answers."""
+    address = await _address(names.GATEWAY_OPS_PORT)
+    status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    await kube.patch_status(PODS, name, status, namespace)
+
+
+async def node(kube: Client, name: str, *, ready: bool) -> None:
+    """Make a node, or change it."""
+    if await kube.get(NODES, name) is None:
+        await kube.create(NODES, {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    said = {"type": "Ready", "status": "True" if ready else "Unknown", "reason": "Test", "message": ""}
+    await kube.patch_status(NODES, name, {"conditions": [said]})
 
 
 async def receivers(kube: Client, namespace: str, pipeline: str) -> list[Body]:

@@ -38,7 +38,11 @@ from tests.manifests.render import INSTALL, NAMESPACE, RECEIVERS
 
 pytestmark = pytest.mark.controlplane
 
-SHOWN_ELSEWHERE: dict[Right, str] = {}
+SHOWN_ELSEWHERE: dict[Right, str] = {
+    Right(
+        "", "", "nodes", "get"
+    ): "tests/control/test_reconcile_shards.py::test_a_gateway_that_does_not_answer_is_named_and_the_others_count",
+}
 """Rights that the life cycle below does not need, each with the test that shows its use, as `FILE::FUNCTION`."""
 ROOT = Path(__file__).parents[2]
 SAID = Report("receiver", "a", "", Events(), ())

@@ -33,7 +33,16 @@ from auditpipeline.control.recorder import TOLD, transitions
 from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.control.trouble import REASONS
-from auditpipeline.core.report import Canary, Events, OutputReport, Report, SourceReport, StaticPolicy, Taken
+from auditpipeline.core.report import (
+    Canary,
+    Events,
+    OutputReport,
+    Report,
+    RouteReport,
+    SourceReport,
+    StaticPolicy,
+    Taken,
+)
 from auditpipeline.dataplane import metrics as plane_metrics
 from auditpipeline.dataplane.descriptors import shares
 from auditpipeline.dataplane.gate import Closing
@@ -176,6 +185,7 @@ GIVEN_BY = {
     "_registration": ("SinkRegistered",),
     "registration": ("SinkRegistered",),
     "_by_pods": ("SinkRegistered",),
+    "_registered": ("SinkRegistered",),
     "disabled": ("SinkRegistered",),
     "upstream": ("UpstreamCovers",),
     "verdict": ("UpstreamCovers",),
@@ -528,6 +538,7 @@ def test_every_field_of_the_report_is_documented() -> None:
         "taken": ("taken.", Taken),
         "sources": ("sources[].", SourceReport),
         "canaries": ("canaries[].", Canary),
+        "routes": ("routes[].", RouteReport),
         "static_policy": ("staticPolicy.", StaticPolicy),
     }
     fields: set[str] = set()

@@ -54,10 +54,18 @@ securityContext:
   {{- include "auditpipeline.containerSecurity" . | nindent 2 }}
 {{- end }}
 
-{{/* The volumes that the controller fills. */}}
+{{/*
+The volumes that the controller fills. The configuration is in one Secret, and goes on in others if that is full: all of
+their names are here from the beginning, so that none of them restarts a Pod.
+*/}}
 {{- define "auditpipeline.gatewaySecrets" -}}
 - name: config
-  secret: {secretName: auditpipeline-gateway-config, optional: true}
+  projected:
+    sources:
+    - secret: {name: auditpipeline-gateway-config, optional: true}
+    {{- range $number := untilStep 1 32 1 }}
+    - secret: {name: auditpipeline-gateway-config-{{ $number }}, optional: true}
+    {{- end }}
 - name: tls
   secret: {secretName: auditpipeline-gateway-tls, optional: true}
 {{- end }}

@@ -22,7 +22,7 @@ from auditpipeline.control.certificates import Pair
 from auditpipeline.control.desired_pod import metadata
 from auditpipeline.control.resources import Features
 from auditpipeline.control.settings import Settings
-from auditpipeline.core import config
+from auditpipeline.core import config, packing
 from auditpipeline.core.destination import File, Http, basic_keys, ca_text, certificate_keys
 from auditpipeline.core.floor import level_without_rules
 from auditpipeline.core.policy import Policy, Rule, wanted_stages
@@ -46,11 +46,11 @@ class Certified:
 def children(
     pipeline: Pipeline, namespace: str, body: bytes, tls: Certified, settings: Settings, features: Features
 ) -> list[Manifest]:
-    """Every child in `namespace`, in the order to apply them; `body` is the encoded configuration."""
+    """Every child in `namespace`, in the order to apply them; `body` is the rendered configuration."""
     name = pipeline.metadata.name
     return [
         account(pipeline, namespace),
-        secret(metadata(pipeline, names.config_secret(name), namespace), {"config.json": body}),
+        secret(metadata(pipeline, names.config_secret(name), namespace), packing.packed(body)),
         tls_secret(metadata(pipeline, names.tls_secret(name), namespace), tls),
         service(pipeline, namespace, settings),
         desired_network.network_policy(pipeline, namespace, settings),

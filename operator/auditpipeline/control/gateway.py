@@ -209,8 +209,11 @@ async def _render(world: World, recorder: Recorder) -> Retryable | None:
     state.stand(made.found)
     state.render(made.routes, sources, made.problems, await gateway_secrets.plan(world, made.routes))
     for name, problem in state.problems.items():
-        if before.get(name) != problem:
-            await _refused(world, recorder, name, problem, made.errors.get(name))
+        error = made.errors.get(name)
+        # One whose Service is not there may be usable soon.
+        if before.get(name) != problem and (error or name in state.plan.refused):
+            reason = "UpdateFailed" if name in state.homes else "CreateFailed"
+            await _refused(world, recorder, name, problem, reason, error)
     if world.upstream.ask_foreign(made.foreign):
         world.wake(STATIC_KEY, world.upstream.patience)
     return made.silent[0] if made.silent else None
@@ -255,16 +258,14 @@ def _said(error: Exception) -> str:
     return str(error) if known else f"the operator cannot read it ({type(error).__name__}): see the operator's log"
 
 
-async def _refused(world: World, recorder: Recorder, name: str, problem: str, error: Exception | None) -> None:
+async def _refused(
+    world: World, recorder: Recorder, name: str, problem: str, reason: str, error: Exception | None
+) -> None:
     """Told as kube-apiserver 1.18 told it (k8s.io/apiserver/plugin/pkg/audit/dynamic)."""
-    uid, stays = world.gateway.sources[name][0], name in world.gateway.homes
-    if error is None and name not in world.gateway.plan.refused:
-        return  # its Service may be there soon
-    reason = "UpdateFailed" if stays else "CreateFailed"
     trace = None if error is None or isinstance(error, (Invalid, Forbidden)) else error
     log.warning("AuditSink cannot be used", sink=name, reason=reason, error=problem, exc_info=trace)
-    note = f"Could not {'update' if stays else 'add'} audit sink {name}: {problem}"
-    meta = {"name": name, "uid": uid}
+    note = f"Could not {'update' if reason == 'UpdateFailed' else 'add'} audit sink {name}: {problem}"
+    meta = {"name": name, "uid": world.gateway.sources[name][0]}
     await recorder.event(SINKS, meta, reason, note, warning=True, events=world.features.events)
 
 

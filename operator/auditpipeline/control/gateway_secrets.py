@@ -79,6 +79,8 @@ async def store(world: World) -> Exception | None:
 async def _stored(world: World, number: int) -> Exception | None:
     """Write one Secret; why that was not possible."""
     wanted = world.gateway.plan.shards[number]
+    if number in world.gateway.closed and not wanted.held.routes and not _held(world, number).routes:
+        return None  # nothing is missed in it
     try:
         await _write(world, number, wanted)
     except Exception as error:
@@ -97,8 +99,7 @@ async def _stored(world: World, number: int) -> Exception | None:
 async def _write_least(world: World, number: int) -> None:
     """Take out of a Secret what has to go, and change nothing else in it."""
     state = world.gateway
-    held = state.stored[number].held if state.stored else Held()
-    least = state.plan.least[number]
+    held, least = _held(world, number), state.plan.least[number]
     if held == state.plan.shards[number].held or least == held:
         return
     try:
@@ -106,6 +107,10 @@ async def _write_least(world: World, number: int) -> None:
     except Exception as error:
         # As above: this one is tried again, and the others are written.
         log.warning("nothing can be taken out of the gateway's configuration", shard=number, error=str(error))
+
+
+def _held(world: World, number: int) -> Held:
+    return world.gateway.stored[number].held if world.gateway.stored else Held()
 
 
 async def _write(world: World, number: int, wanted: Written) -> None:

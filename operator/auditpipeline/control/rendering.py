@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from auditpipeline.control import desired, names
 from auditpipeline.control.rounds import Round
-from auditpipeline.core import config
+from auditpipeline.core import packing
 from auditpipeline.core.spec import Pipeline
 
 
@@ -43,7 +43,7 @@ async def _render(this: Round) -> Rendered:
     world, pipeline, token = this.world, this.pipeline, sink_token(this)
     egress = world.egress.rendered(world.settings)
     receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user, egress=egress)
-    body = config.encode(receiver)
+    body = packing.render(receiver)
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
     tls = desired.Certified(leaf, world.authority.bundle, token)
