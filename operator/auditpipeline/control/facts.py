@@ -33,7 +33,7 @@ class Workload(NamedTuple):
 
 class PodFacts(NamedTuple):
     """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation, `node`
-    where it is, or ""."""
+    where it is, or "", `room` the sizeLimit of its own volume for data, if that is an emptyDir."""
 
     name: str
     namespace: str
@@ -45,6 +45,7 @@ class PodFacts(NamedTuple):
     mounted: str = ""
     problem: Problem | None = None
     node: str = ""
+    room: str = ""
 
 
 class PodReport(NamedTuple):
@@ -105,7 +106,8 @@ class Facts:
     `last_reports` are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that
     count by theirs: they ran `config`, and missed this look alone. `unheard` are silent Pods that this process has
     asked once and never heard. `given_up` is how many events the gateways could not keep for the pipeline.
-    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says.
+    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says;
+    `refused` is why Kubernetes makes no Pods.
     """
 
     generation: int
@@ -121,6 +123,7 @@ class Facts:
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    refused: str = ""
     sink: Verdict | None = None
     given_up: int = 0
     upstream: Verdict | None = None
