@@ -112,3 +112,30 @@ def sink(name: str, **client: Any) -> Body:
             "webhook": {"throttle": {"qps": 10, "burst": 15}, "clientConfig": client},
         },
     }
+
+
+def storage_class(name: str, *, grows: bool) -> Body:
+    """A StorageClass whose volumes somebody else makes."""
+    return {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": name},
+        "provisioner": "example.com/none",
+        "allowVolumeExpansion": grows,
+    }
+
+
+def volume(name: str, storage_class: str, claim: str, namespace: str, size: str = "2Gi") -> Body:
+    """A volume for a claim."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": storage_class,
+            "hostPath": {"path": "/nowhere"},
+            "claimRef": {"name": claim, "namespace": namespace},
+        },
+    }

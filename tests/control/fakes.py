@@ -36,12 +36,16 @@ class Answers:
     async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
         return self.objects.get((kind.plural, name))
 
-    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
+    async def list(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Body]:
         for (plural, _), body in self.objects.items():
             if plural == kind.plural:
                 yield body
 
-    async def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
+    async def pages(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Page]:
         async for body in self.list(kind, namespace, labels):
             yield Page([body], self.version)
         yield Page([], self.version)

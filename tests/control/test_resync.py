@@ -28,7 +28,9 @@ class Listing(Answers):
     told: list[dict[str, Any] | Callable[[], None]]
     hang = False
 
-    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Any]:
+    async def list(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Any]:
         for page in self.told if kind is SERVICES else ():
             if callable(page):
                 page()

@@ -19,6 +19,7 @@ from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import (
     ACCOUNTS,
     BUDGETS,
+    CLAIMS,
     CONFIG_MAPS,
     EVENTS,
     NETWORK_POLICIES,
@@ -27,6 +28,7 @@ from auditpipeline.control.resources import (
     SERVICES,
     SINKS,
     STATEFULSETS,
+    STORAGE_CLASSES,
     Resource,
 )
 from auditpipeline.core.report import Events, Report
@@ -38,13 +40,14 @@ from tests.manifests.render import INSTALL, NAMESPACE, RECEIVERS
 
 pytestmark = pytest.mark.controlplane
 
+SHARDS = "tests/control/test_reconcile_shards.py"
 SHOWN_ELSEWHERE: dict[Right, str] = {
-    Right(
-        "", "", "nodes", "get"
-    ): "tests/control/test_reconcile_shards.py::test_a_gateway_that_does_not_answer_is_named_and_the_others_count",
+    Right("", "", "nodes", "get"): f"{SHARDS}::test_a_gateway_that_does_not_answer_is_named_and_the_others_count",
 }
 """Rights that the life cycle below does not need, each with the test that shows its use, as `FILE::FUNCTION`."""
 ROOT = Path(__file__).parents[2]
+CLAIM = "data-audit-a-0"
+VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
 SAID = Report("receiver", "a", "", Events(), ())
 
 
@@ -127,8 +130,9 @@ def _token(cluster: ControlPlane) -> Path:
 async def _live(admin: Client) -> None:
     """The life of the pipeline `a`, from its creation to the end of its time, and of what is around it."""
     await gateway_pod(admin, NAMESPACE)
-    storage = {"replicas": 1, "storage": {"size": "2Gi"}}
-    await _create(admin, "a", webhook=storage, expireAfter="1m")
+    await admin.create(STORAGE_CLASSES, bodies.storage_class("grows", grows=True))
+    storage = {"size": "2Gi", "storageClassName": "grows"}
+    await _create(admin, "a", webhook={"replicas": 1, "storage": storage}, expireAfter="1m")
     await _create(admin, "elsewhere", targetNamespace="kube-public")
     await until(admin, "elsewhere", "Stalled", "True", "NamespaceNotServed")
     await until(admin, "a", "WebhookAvailable", "False", "ClaimPending")
@@ -179,6 +183,9 @@ async def _marked(admin: Client, name: str, namespace: str) -> bool:
 
 
 async def _remake(admin: Client) -> None:
+    """Another size: the StatefulSet is made again, and the claim grows."""
+    await admin.create(VOLUMES, bodies.volume("grows", "grows", CLAIM, RECEIVERS))
+    await eventually("bound", lambda: _bound(admin))
     old = (await statefulset(admin, RECEIVERS, "a") or {})["metadata"]["uid"]
     await admin.patch(PIPELINES, "a", {"spec": {"webhook": {"storage": {"size": "3Gi"}}}})
 
@@ -187,6 +194,17 @@ async def _remake(admin: Client) -> None:
         return new is not None and new["metadata"]["uid"] != old
 
     await eventually("made again", remade, 90)
+
+    async def grown() -> bool:
+        claim = await admin.get(CLAIMS, CLAIM, RECEIVERS) or {}
+        return bool(claim["spec"]["resources"]["requests"]["storage"] == "3Gi")
+
+    await eventually("grown", grown)
+
+
+async def _bound(admin: Client) -> bool:
+    claim = await admin.get(CLAIMS, CLAIM, RECEIVERS) or {}
+    return bool(claim.get("status", {}).get("phase") == "Bound")
 
 
 async def _tell_of_sinks(admin: Client) -> None:

@@ -10,13 +10,18 @@ import pytest
 from auditpipeline.control import names, static
 from auditpipeline.control.apiservers import Reading, Server
 from auditpipeline.control.aside import Stopped, aside
-from auditpipeline.control.resources import CONFIG_MAPS
+from auditpipeline.control.kube import Client
+from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES, SINKS
 from auditpipeline.control.static import reconcile_static
 from auditpipeline.control.upstream import PolicyFile
 from auditpipeline.control.world import World, pipeline_key
+from auditpipeline.core.budget import Stopped as Stopping
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump, load
+from tests.cluster.controlplane import ControlPlane
 from tests.control import fakes
+from tests.control.running import eventually, operator
+from tests.control.test_reconcile_objects import create
 from tests.core import many
 
 HERE = Server("", "10.0.0.1")
@@ -112,3 +117,33 @@ async def test_a_computation_holds_up_nobody_and_ends_with_whoever_waits_for_it(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await asyncio.to_thread(ended.wait)
+
+
+@pytest.mark.controlplane
+async def test_a_union_that_takes_long_takes_no_place_in_the_work_queue(
+    served: ControlPlane, kube: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a single worker, a pipeline is looked after meanwhile; and the operator stops in the middle of it."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def never(policies: object, memory: object, stopped: Stopped) -> None:
+        begun.set()
+        while not stopped():
+            ended.wait(0.01)
+        ended.set()
+        raise Stopping
+
+    monkeypatch.setattr(static, "fitting", never)
+    async with operator(served.kubeconfig, namespace, workers=1) as running:
+        await create(kube)
+        await asyncio.to_thread(begun.wait)
+        await kube.patch(PIPELINES, "a", {"spec": {"policy": {"rules": [{"level": "Request"}]}}})
+
+        async def looked_after() -> bool:
+            sink = await kube.get(SINKS, "audit-a") or {"spec": {"policy": {}}}
+            return bool(sink["spec"]["policy"].get("level") == "Request")
+
+        await eventually("looked after", looked_after)
+        assert not ended.is_set()
+        await running.stop()
+        await asyncio.to_thread(ended.wait)

@@ -60,9 +60,15 @@ def children(
 
 
 def receiver_config(
-    pipeline: Pipeline, *, token: bool = False, canary_user: str = "", egress: config.Egress | None = None
+    pipeline: Pipeline,
+    *,
+    token: bool = False,
+    canary_user: str = "",
+    egress: config.Egress | None = None,
+    volume: int | None = None,
 ) -> config.Config:
-    """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own,
+    """The configuration of the pipeline's receivers: one route for each output. `volume` is the bytes of the smallest
+    volume that there is, if that is known. `canary_user` is the operator's own,
     and `egress` what the outputs may connect to (None: everything).
 
     With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
@@ -78,16 +84,17 @@ def receiver_config(
             ops_tls=tls,
             audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if token else None,
         ),
-        spool=_spool(pipeline),
+        spool=_spool(pipeline, volume),
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
         canary_user=canary_user,
         egress=egress,
     )
 
 
-def _spool(pipeline: Pipeline) -> config.Spool:
+def _spool(pipeline: Pipeline, volume: int | None) -> config.Spool:
     webhook = pipeline.spec.webhook
     size = parse_bytes(webhook.storage.size, "spec.webhook.storage.size")
+    size = size if volume is None else min(size, volume)
     age = webhook.spool.max_age
     return config.Spool(
         path=f"{names.DATA_FOLDER}/spool.sqlite",
@@ -105,7 +112,7 @@ def spool_share(size: str, path: str) -> int:
 
 def _spool_bytes(size: int, files: int) -> int:
     """Four fifths of the volume, or nearly all that the files of the outputs leave: they fill up, and stay."""
-    return int(min(size * SPOOL_SHARE, max(LEAST_SPOOL, (size - files) * LEFT_SHARE)))
+    return max(2**20, int(min(size * SPOOL_SHARE, max(LEAST_SPOOL, (size - files) * LEFT_SHARE))))
 
 
 def _route(policy: Policy, output: Output) -> config.Route:

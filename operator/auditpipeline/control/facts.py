@@ -33,7 +33,8 @@ class Workload(NamedTuple):
 
 class PodFacts(NamedTuple):
     """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation, `node`
-    where it is, or "", `controller` the UID of what made it."""
+    where it is, or "", `controller` the UID of what made it, `room` the sizeLimit of its own volume for data, if that
+    is an emptyDir."""
 
     name: str
     namespace: str
@@ -46,6 +47,7 @@ class PodFacts(NamedTuple):
     problem: Problem | None = None
     node: str = ""
     controller: str = ""
+    room: str = ""
 
 
 class PodReport(NamedTuple):
@@ -106,7 +108,8 @@ class Facts:
     `last_reports` are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that
     count by theirs: they ran `config`, and missed this look alone. `unheard` are silent Pods that this process has
     asked once and never heard. `given_up` is how many events the gateways could not keep for the pipeline.
-    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says.
+    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says;
+    `refused` is why Kubernetes makes no Pods.
     """
 
     generation: int
@@ -122,6 +125,7 @@ class Facts:
     pods: list[PodFacts] = field(default_factory=list)
     claims: list[str] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
+    refused: str = ""
     sink: Verdict | None = None
     given_up: int = 0
     upstream: Verdict | None = None

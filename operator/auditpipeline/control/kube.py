@@ -73,10 +73,14 @@ class Kube(Protocol):
     async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
         """The object, or None."""
 
-    def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
-        """Every object of a kind (in a namespace, with labels), fetched in pages."""
+    def list(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Body]:
+        """Every object of a kind (in a namespace, with labels and fields), fetched in pages."""
 
-    def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
+    def pages(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Page]:
         """The same, page by page; at least one."""
 
     async def apply(self, kind: Resource, body: Body) -> Body:
@@ -144,17 +148,22 @@ class Client:
     async def get(self, kind: Resource, name: str, namespace: str | None = None) -> Body | None:
         return await self._optional("get", kind, kind.path(name, namespace), namespace)
 
-    async def list(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Body]:
-        async for page in self.pages(kind, namespace, labels):
+    async def list(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Body]:
+        async for page in self.pages(kind, namespace, labels, fields):
             for body in page.items:
                 yield body
 
-    async def pages(self, kind: Resource, namespace: str | None = None, labels: str = "") -> AsyncIterator[Page]:
+    async def pages(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Page]:
+        selectors = {"label_selector": labels or None, "field_selector": fields or None}
         more: str | None = None
         while True:
             path = kind.path(namespace=namespace)
             page = await self._request(
-                "get", kind, path, namespace, verb="list", limit=PAGE, label_selector=labels or None, _continue=more
+                "get", kind, path, namespace, verb="list", limit=PAGE, **selectors, _continue=more
             )
             meta = page.get("metadata", {})
             items = [{"apiVersion": kind.api_version, "kind": kind.kind} | item for item in page.get("items") or ()]

@@ -47,7 +47,7 @@ async def find_left(this: Round, state: LeftState) -> None:
                     str(claim["metadata"]["name"])
                     async for claim in this.world.kube.list(CLAIMS, this.namespace, f"{names.PIPELINE}={this.name}")
                     if "deletionTimestamp" not in claim["metadata"]
-                    and _number(claim["metadata"]["name"], prefix) >= webhook.replicas
+                    and number_of(claim["metadata"]["name"], prefix) >= webhook.replicas
                 ]
             )
         )
@@ -57,7 +57,7 @@ async def find_left(this: Round, state: LeftState) -> None:
     this.facts.left = [Left(claim, state.waited.get(claim.removeprefix("data-"), 0)) for claim in state.claims]
 
 
-def _number(claim: str, prefix: str) -> int:
+def number_of(claim: str, prefix: str) -> int:
     """The number of the Pod that the claim is of; -1 where it is no such claim."""
     rest = claim.removeprefix(prefix)
     return int(rest) if rest != claim and rest.isdecimal() else -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from auditpipeline.control import desired, names
+from auditpipeline.control.claims import smallest_volume
 from auditpipeline.control.rounds import Round
 from auditpipeline.core import packing
 from auditpipeline.core.spec import Pipeline
@@ -42,7 +43,10 @@ def sink_token(this: Round) -> str:
 async def _render(this: Round) -> Rendered:
     world, pipeline, token = this.world, this.pipeline, sink_token(this)
     egress = world.egress.rendered(world.settings)
-    receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user, egress=egress)
+    volume = await smallest_volume(this)
+    receiver = desired.receiver_config(
+        pipeline, token=bool(token), canary_user=world.canary.user, egress=egress, volume=volume
+    )
     body = packing.render(receiver)
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)

@@ -246,7 +246,13 @@ def pod_facts(body: Mapping[str, Any]) -> PodFacts:
         problem=_pod_problem(meta["name"], status, states),
         node=(body.get("spec") or {}).get("nodeName") or "",
         controller=sys.intern(controller(meta)),
+        room=_room((body.get("spec") or {}).get("volumes") or ()),
     )
+
+
+def _room(volumes: Iterable[Mapping[str, Any]]) -> str:
+    found = [volume.get("emptyDir") or {} for volume in volumes if volume.get("name") == "data"]
+    return sys.intern(str(found[0].get("sizeLimit", ""))) if found else ""
 
 
 def _pod_problem(name: str, status: Mapping[str, Any], states: Mapping[str, Any]) -> Problem | None:

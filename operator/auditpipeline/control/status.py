@@ -157,7 +157,7 @@ def webhook_available(facts: Facts) -> Verdict | None:
     if facts.workload.observed and count > 0:
         said = f"{count} of {wanted} Pods are ready"
         if count < wanted:
-            return Verdict("True", "SomePodsReady", said)
+            return Verdict("True", "SomePodsReady", f"{said}; {facts.refused}" if facts.refused else said)
         if facts.left:
             return Verdict("True", "ClaimsLeft", f"{said}; {_left(facts.left)}")
         return Verdict("True", "AllPodsReady", said)
@@ -168,6 +168,8 @@ def _obstacle(facts: Facts, wanted: int, count: int) -> Problem:
     """Why no Pod is ready."""
     if facts.claims:
         return Problem("ClaimPending", "; ".join(facts.claims))
+    if facts.refused:
+        return Problem("PodsRefused", f"{count} of {wanted} Pods are ready: {facts.refused}")
     problems = sorted({pod.problem for pod in facts.pods if pod.problem and not pod.deleting})
     return problems[0] if problems else Problem("PodsPending", f"{count} of {wanted} Pods are ready: waiting for them")
 

@@ -7,11 +7,13 @@ import structlog
 from auditpipeline.control import certificates, desired, generation, names
 from auditpipeline.control.acceptance import is_fixed
 from auditpipeline.control.canary import CanaryFacts
+from auditpipeline.control.claims import CLAIM_RETRY, expand_claims
 from auditpipeline.control.facts import Facts, Heard, Workload, hear
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound, Refused
 from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.ownership import NameTaken
+from auditpipeline.control.refusals import find_refusal
 from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import CLAIMS, SECRETS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, SETTLING, Halt, Round
@@ -23,7 +25,6 @@ from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
 
-CLAIM_RETRY = 10.0
 PROOF_RETRY = 1.0
 """Seconds between canaries while a new pipeline waits for its first: Ready waits with it."""
 PROBES_A_SECOND = 20.0
@@ -36,6 +37,7 @@ async def children(this: Round) -> None:
         await _keep_generation(this)
         for manifest in made.children:
             await _child(this, manifest)
+        await expand_claims(this)
     except NotFound:
         await namespace_exists(this)
         raise
@@ -63,6 +65,7 @@ async def observe(this: Round) -> None:
     entry = world.seen.entries.get((STATEFULSETS.plural, this.namespace, names.child(this.name)))
     ours = entry is not None and entry.owner == this.pipeline.metadata.uid
     facts.workload = entry.facts if entry and ours and isinstance(entry.facts, Workload) else None
+    await find_refusal(this)
     facts.reports = await ask(world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
     world.canary.take(this.name, [entry.report for entry in facts.reports if entry.report])
     facts.canary = _canary(this)

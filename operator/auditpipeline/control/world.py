@@ -17,6 +17,7 @@ from auditpipeline.control import desired, names
 from auditpipeline.control.additions import additions
 from auditpipeline.control.authority import Authority
 from auditpipeline.control.canary import CanaryState
+from auditpipeline.control.claims import ClaimState
 from auditpipeline.control.egress import EgressState
 from auditpipeline.control.facts import Heard
 from auditpipeline.control.fights import Fights
@@ -28,6 +29,7 @@ from auditpipeline.control.loss import LossState
 from auditpipeline.control.ownership import ABSENT, Whose, owner, taken, whose
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.published import PipelineStatus
+from auditpipeline.control.refusals import RefusalState
 from auditpipeline.control.resources import Features, Resource
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, fingerprint, key_of
 from auditpipeline.control.settings import Settings
@@ -99,6 +101,8 @@ class World:
     closed: frozenset[str] = frozenset()
     reports: dict[str, dict[str, Heard]] = field(default_factory=dict)
     left: dict[str, LeftState] = field(default_factory=dict)
+    claims: dict[str, ClaimState] = field(default_factory=dict)
+    unmade: dict[str, RefusalState] = field(default_factory=dict)
     began: float = 0.0
     troubles: dict[str, float] = field(default_factory=dict)
     unheard: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -114,6 +118,8 @@ class World:
         for memory in (
             self.reports,
             self.left,
+            self.claims,
+            self.unmade,
             self.written,
             self.published,
             self.ready,
