@@ -85,6 +85,17 @@ def test_behind_a_service_the_gateway_listens_on_its_pods_address_and_reads_no_p
     assert made.listen.audit_tls.client_ca == "/etc/auditpipeline/bootstrap/client-ca.crt"
 
 
+def test_what_sinks_may_lead_to_is_a_part_of_the_configuration() -> None:
+    """Of the whole, and not of a route: no route starts anew when it changes."""
+    egress = config.Egress(("127.0.0.1:8088",), ("10.96.0.1",))
+    sinks = [route(parse_sink(bodies.sink("a", url="https://siem.example/")), None)]
+    without, made = gateway_config(sinks, 2**30), gateway_config(sinks, 2**30, egress=egress)
+    assert (without.egress, made.egress) == (None, egress)
+    assert made.routes == without.routes
+    for value in (made, without, gateway_config(sinks, 2**30, egress=config.Egress())):
+        assert config.decode(config.encode(value)) == value
+
+
 def test_no_sink_stops_another() -> None:
     """The sinks of a gateway belong to users who do not know of each other, and they share its spool."""
     spool = gateway_config((), 2**30).spool

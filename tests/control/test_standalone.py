@@ -9,7 +9,7 @@ from auditpipeline.control import certificates, standalone
 from auditpipeline.control.bootstrap import pair_in
 from auditpipeline.control.desired import receiver_config
 from auditpipeline.control.standalone import Places
-from auditpipeline.core.config import FileOutput, HttpOutput
+from auditpipeline.core.config import Egress, FileOutput, HttpOutput
 from auditpipeline.core.spec import parse_pipeline
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,6 +63,13 @@ def test_it_is_the_configuration_of_a_pod_with_its_paths_elsewhere() -> None:
     assert not config.suspended
     assert standalone.configuration(parse_pipeline(pipeline(suspend=True)), PLACES).suspended
     assert sorted(standalone.secret_files(parsed)) == ["siem/ca.crt", "siem/token"]
+
+
+def test_whoever_runs_it_owns_the_machine() -> None:
+    """So that its outputs may connect to everything, also to the machine itself; those of a Pod may not."""
+    egress = Egress(("127.0.0.1:8088",))
+    assert standalone.configuration(parse_pipeline(pipeline()), PLACES).egress is None
+    assert receiver_config(parse_pipeline(pipeline()), egress=egress).egress == egress
 
 
 def test_fields_about_pods_are_named() -> None:

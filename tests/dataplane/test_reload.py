@@ -104,7 +104,7 @@ async def test_an_output_that_cannot_be_made_fails_its_own_route(
 ) -> None:
     """Whatever the reason is."""
 
-    def broken(_: object) -> outputs.Output:
+    def broken(*_: object) -> outputs.Output:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:

@@ -1,9 +1,9 @@
 """Sinks that point back at the gateway: what it took would come in again, for ever. Pure.
 
 A sink's Service is known by its selector or by its name, a URL by its host and port, or by the address of the Service
-before the gateway, whatever the port. Other loopback addresses are a matter of the administrator, who may allow an
-agent on the control-plane nodes (core/egress.py). A name that only DNS leads to the gateway cannot be told here; there
-the gateway's own client certificate, which its audit listener does not take, ends the loop.
+before the gateway, whatever the port. Other loopback addresses are for the administrator to allow (core/egress.py), for
+an agent on the control-plane nodes. A name that only DNS leads to the gateway cannot be told here; there the gateway's
+own client certificate, which its audit listener does not take, ends the loop.
 """
 
 from __future__ import annotations
