@@ -60,7 +60,12 @@ def children(
 
 
 def receiver_config(
-    pipeline: Pipeline, *, token: bool = False, canary_user: str = "", egress: config.Egress | None = None
+    pipeline: Pipeline,
+    *,
+    token: bool = False,
+    canary_user: str = "",
+    egress: config.Egress | None = None,
+    metrics_token: str = "",
 ) -> config.Config:
     """The configuration of the pipeline's receivers: one route for each output. `canary_user` is the operator's own,
     and `egress` what the outputs may connect to (None: everything).
@@ -82,6 +87,7 @@ def receiver_config(
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
         canary_user=canary_user,
         egress=egress,
+        metrics_token=metrics_token,
     )
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from auditpipeline.control import desired, names
 from auditpipeline.control.rounds import Round
+from auditpipeline.control.serving import metrics_token
 from auditpipeline.core import config
 from auditpipeline.core.spec import Pipeline
 
@@ -42,7 +43,13 @@ def sink_token(this: Round) -> str:
 async def _render(this: Round) -> Rendered:
     world, pipeline, token = this.world, this.pipeline, sink_token(this)
     egress = world.egress.rendered(world.settings)
-    receiver = desired.receiver_config(pipeline, token=bool(token), canary_user=world.canary.user, egress=egress)
+    receiver = desired.receiver_config(
+        pipeline,
+        token=bool(token),
+        canary_user=world.canary.user,
+        egress=egress,
+        metrics_token=metrics_token(world.settings.metrics_token_file),
+    )
     body = config.encode(receiver)
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
