@@ -107,6 +107,13 @@ def test_the_configuration_is_one_that_the_data_plane_reads(case: str) -> None:
     assert [route.name for route in read.routes] == [entry["name"] for entry in CASES[case][0]["spec"]["outputs"]]
 
 
+def test_the_token_of_metrics_is_told_by_its_digest_and_only_if_there_is_one() -> None:
+    """Without one the bytes are those that the release before made."""
+    value = bodies.parsed(bodies.rich())
+    assert b"metricsToken" not in config.encode(desired.receiver_config(value))
+    assert desired.receiver_config(value, metrics_token="abc").metrics_token == "abc"
+
+
 def test_an_output_narrows_the_policy_of_its_pipeline() -> None:
     """Both have to want an event."""
     routes = desired.receiver_config(bodies.parsed(bodies.rich())).routes

@@ -72,6 +72,8 @@ def test_the_configuration_does_not_depend_on_the_order_of_the_sinks() -> None:
 def test_on_a_node_the_gateway_listens_on_loopback_and_reads_the_policy_file() -> None:
     """kube-apiserver is on the same node, and so is its file."""
     made = gateway_config([], 2**30)
+    assert b"metricsToken" not in config.encode(made)
+    assert gateway_config([], 2**30, metrics_token="abc").metrics_token == "abc"
     assert (made.listen.audit, made.listen.ops) == ("127.0.0.1:9443", "0.0.0.0:9444")
     assert made.static_policy == "/etc/auditpipeline/static/policy.yaml"
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import yaml
 
 from auditpipeline.control import names
+from auditpipeline.control import operator as operator_module
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import (
     ACCOUNTS,
@@ -106,12 +108,18 @@ def test_a_right_that_nobody_used_is_found(tmp_path: Path) -> None:
     assert refusals(log) == {Right("a", "", "pods", "list")}
 
 
-async def test_every_right_is_used_and_none_is_missing(audited: tuple[ControlPlane, Path], admin: Client) -> None:
+async def test_every_right_is_used_and_none_is_missing(
+    audited: tuple[ControlPlane, Path], admin: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To lead, make, mend, make again, refresh, suspend, tell and expire."""
     cluster, log = audited
+    ahead = timedelta()
+    monkeypatch.setattr(operator_module, "_now", lambda: datetime.now(UTC) + ahead)
     settings = {"receivers_namespace": RECEIVERS, "leader_elect": True, "resync": 1.0, "canary_interval": 0.5}
     async with operator(_token(cluster), NAMESPACE, **settings) as running:
         await _live(admin)
+        ahead = timedelta(minutes=2)
+        await eventually("expired", lambda: _gone(admin))
         assert "reconcile_errors_total{" not in await running.get("/metrics")
     assert refusals(log) == set()
     assert unused(granted(installed()), used(log)) == set(SHOWN_ELSEWHERE)
@@ -128,7 +136,7 @@ def _token(cluster: ControlPlane) -> Path:
 
 
 async def _live(admin: Client) -> None:
-    """The life of the pipeline `a`, from its creation to the end of its time, and of what is around it."""
+    """The life of the pipeline `a`, from its creation on until its time is over, and of what is around it."""
     await gateway_pod(admin, NAMESPACE)
     await admin.create(STORAGE_CLASSES, bodies.storage_class("grows", grows=True))
     storage = {"size": "2Gi", "storageClassName": "grows"}
@@ -148,7 +156,6 @@ async def _live(admin: Client) -> None:
     await admin.patch(PIPELINES, "a", {"spec": {"suspend": True}})
     await until(admin, "a", "Ready", "False", "Suspended")
     assert await admin.get(SINKS, "audit-a") is None
-    await eventually("expired", lambda: _gone(admin), 90)
 
 
 async def _unlabel(admin: Client, kind: Resource) -> None:

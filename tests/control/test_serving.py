@@ -24,6 +24,7 @@ from tests.control.running import eventually
 OWN = "auditpipeline-system"
 HOST = f"auditpipeline-operator.{OWN}.svc"
 NOW = datetime.now(UTC)
+TOKEN, OLD, NEW = "t0k3n-t0k3n-t0k3n", "old-old-old-old-old", "new-new-new-new-new"
 CA, OTHER = certificates.authority(NOW), certificates.authority(NOW)
 
 
@@ -156,49 +157,51 @@ async def test_an_operator_that_may_not_read_the_authority_keeps_what_it_has() -
 @pytest.mark.parametrize(
     ("shown", "status"),
     [
-        ("Bearer t0k3n", 200),
-        ("bearer t0k3n", 200),
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
         ("", 401),
         ("Bearer", 401),
         ("Bearer ", 401),
-        ("Bearer t0k3", 401),
-        ("Bearer t0k3nn", 401),
+        (f"Bearer {TOKEN[:-1]}", 401),
+        (f"Bearer {TOKEN}n", 401),
         ("Bearer wrong", 401),
-        ("Basic t0k3n", 401),
-        ("t0k3n", 401),
+        (f"Basic {TOKEN}", 401),
+        (TOKEN, 401),
         ("Bearer t\u00f6k\u00ebn", 401),
     ],
 )
 async def test_metrics_are_for_those_who_show_the_token(tmp_path: Path, shown: str, status: int) -> None:
     """Probes need none."""
     file = tmp_path / "token"
-    file.write_text("t0k3n\n")
+    file.write_text(f"{TOKEN}\n")
     async with listening(Serving(cluster(CA), OWN, lambda: NOW), file) as url:
         found, text = await get(f"{url}/metrics", headers={"Authorization": shown} if shown else {})
         assert found == status
         assert ("auditpipeline_reconciles" in text) == (status == 200)
-        assert "t0k3n" not in text
+        assert TOKEN not in text
         assert (await get(f"{url}/healthz"))[0] == 200
 
 
 async def test_a_token_that_is_replaced_counts_at_once(tmp_path: Path) -> None:
     """kubelet renews the mounted file; the former token opens nothing."""
     file = tmp_path / "token"
-    file.write_text("old")
+    file.write_text(OLD)
     async with listening(Serving(cluster(CA), OWN, lambda: NOW), file) as url:
-        assert (await get(f"{url}/metrics", headers={"Authorization": "Bearer old"}))[0] == 200
-        file.write_text("new")
-        assert (await get(f"{url}/metrics", headers={"Authorization": "Bearer old"}))[0] == 401
-        assert (await get(f"{url}/metrics", headers={"Authorization": "Bearer new"}))[0] == 200
+        assert (await get(f"{url}/metrics", headers={"Authorization": f"Bearer {OLD}"}))[0] == 200
+        file.write_text(NEW)
+        assert (await get(f"{url}/metrics", headers={"Authorization": f"Bearer {OLD}"}))[0] == 401
+        assert (await get(f"{url}/metrics", headers={"Authorization": f"Bearer {NEW}"}))[0] == 200
 
 
-@pytest.mark.parametrize("content", [None, b"", b" \n", b"x" * (LONGEST_TOKEN + 1)])
+@pytest.mark.parametrize(
+    "content", [None, b"", b" \n", b"too-short", b"\xff" * 20, b"two lines of it\nnot one", b"x" * (LONGEST_TOKEN + 1)]
+)
 async def test_without_a_token_to_compare_with_nobody_is_let_in(tmp_path: Path, content: bytes | None) -> None:
     """A Secret that is empty or gone opens nothing, whatever is shown."""
     file = tmp_path / "token"
     if content is not None:
         file.write_bytes(content)
     async with listening(Serving(cluster(CA), OWN, lambda: NOW), file) as url:
-        for shown in ("Bearer ", "Bearer x", "Bearer " + "x" * (LONGEST_TOKEN + 1)):
+        for shown in ("Bearer ", "Bearer x", "Bearer none", "Bearer too-short", "Bearer " + "x" * (LONGEST_TOKEN + 1)):
             assert (await get(f"{url}/metrics", headers={"Authorization": shown}))[0] == 503
         assert (await get(f"{url}/healthz"))[0] == 200

@@ -108,7 +108,8 @@ def test_the_release_before_reads_a_configuration_of_this_one(tmp_path: Path) ->
     spool = contract.Spool(str(setting.spool), dead_letters="digest")
     path = tmp_path / "config.json"
     egress = contract.Egress(("127.0.0.1:8080",), ("10.96.0.1",))
-    path.write_bytes(contract.encode(msgspec.structs.replace(config, spool=spool, egress=egress)))
+    newest = msgspec.structs.replace(config, spool=spool, egress=egress, metrics_token="0" * 64)
+    path.write_bytes(contract.encode(newest))
     code = (
         "import sys; from auditpipeline.core import config\n"
         "print(config.decode(open(sys.argv[1], 'rb').read()).spool.path)"

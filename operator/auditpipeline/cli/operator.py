@@ -127,7 +127,7 @@ def _cidrs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -
 @click.option(
     "--metrics-token-file",
     type=click.Path(path_type=Path),
-    help="File with the bearer token that reads /metrics; absent: everybody may.",
+    help="File with the bearer token that reads /metrics, its own and the data plane's; absent: everybody may.",
 )
 @click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
 @click.option(

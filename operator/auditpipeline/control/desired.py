@@ -66,6 +66,7 @@ def receiver_config(
     canary_user: str = "",
     egress: config.Egress | None = None,
     volume: int | None = None,
+    metrics_token: str = "",
 ) -> config.Config:
     """The configuration of the pipeline's receivers: one route for each output. `volume` is the bytes of the smallest
     volume that there is, if that is known. `canary_user` is the operator's own,
@@ -88,6 +89,7 @@ def receiver_config(
         routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
         canary_user=canary_user,
         egress=egress,
+        metrics_token=metrics_token,
     )
 
 

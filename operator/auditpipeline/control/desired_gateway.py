@@ -34,6 +34,7 @@ def gateway_config(
     canary_user: str = "",
     kind: GatewayKind = "DaemonSet",
     egress: config.Egress | None = None,
+    metrics_token: str = "",
 ) -> config.Config:
     """The configuration with these routes, in the order of their names, for Pods that a `kind` makes. `egress` says
     what the routes may connect to (None: everything)."""
@@ -52,6 +53,7 @@ def gateway_config(
         static_policy=names.STATIC_FILE if on_nodes else None,
         canary_user=canary_user,
         egress=egress,
+        metrics_token=metrics_token,
     )
 
 

@@ -17,6 +17,7 @@ from auditpipeline.control import desired, names, shards
 from auditpipeline.control.desired_gateway import gateway_config, read, written
 from auditpipeline.control.kube import Conflict, NotFound
 from auditpipeline.control.resources import SECRETS
+from auditpipeline.control.serving import metrics_token
 from auditpipeline.control.shards import Held, Plan, Written
 from auditpipeline.control.world import BeingDeleted, World, ensure
 from auditpipeline.core import packing
@@ -131,4 +132,5 @@ def _head(world: World) -> Config:
     """The configuration but for its routes."""
     settings = world.settings
     egress = world.egress.rendered(settings)
-    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind, egress)
+    reads = metrics_token(settings.metrics_token_file)
+    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind, egress, reads)

@@ -15,8 +15,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from auditpipeline.control.serving import admits
-from auditpipeline.core.errors import Retryable
+from auditpipeline.control.serving import metrics_token
+from auditpipeline.core.bearer import LEAST, NOBODY, holds
 
 MISSED = 3
 """Resyncs that may be missed before the operator is not healthy."""
@@ -130,11 +130,10 @@ async def serve(
         return web.Response(text="leading" if heartbeat.leading else "waiting to lead")
 
     async def scrape(request: web.Request) -> web.Response:
-        try:
-            admitted = admits(token_file, request.headers.get("Authorization", ""))
-        except Retryable as error:
-            return web.Response(text=str(error), status=503)
-        if not admitted:
+        token = metrics_token(token_file)
+        if token == NOBODY:
+            return web.Response(text=f"the file of the token holds none of {LEAST} characters or more", status=503)
+        if token and not holds(request.headers.get("Authorization", ""), token):
             return web.Response(text="show the token", status=401, headers={"WWW-Authenticate": "Bearer"})
         return web.Response(body=generate_latest(metrics.registry), content_type="text/plain", charset="utf-8")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from auditpipeline.control import desired, names
 from auditpipeline.control.claims import smallest_volume
 from auditpipeline.control.rounds import Round
+from auditpipeline.control.serving import metrics_token
 from auditpipeline.core import packing
 from auditpipeline.core.spec import Pipeline
 
@@ -43,9 +44,13 @@ def sink_token(this: Round) -> str:
 async def _render(this: Round) -> Rendered:
     world, pipeline, token = this.world, this.pipeline, sink_token(this)
     egress = world.egress.rendered(world.settings)
-    volume = await smallest_volume(this)
     receiver = desired.receiver_config(
-        pipeline, token=bool(token), canary_user=world.canary.user, egress=egress, volume=volume
+        pipeline,
+        token=bool(token),
+        canary_user=world.canary.user,
+        egress=egress,
+        volume=await smallest_volume(this),
+        metrics_token=metrics_token(world.settings.metrics_token_file),
     )
     body = packing.render(receiver)
     hosts = names.receiver_hosts(this.name, this.namespace)

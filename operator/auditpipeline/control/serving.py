@@ -10,7 +10,6 @@ new leaf goes into the live context; connections that are open keep what they ha
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ssl
 from collections.abc import Callable
 from datetime import datetime
@@ -24,7 +23,8 @@ from auditpipeline.control.certificates import Pair
 from auditpipeline.control.kube import Kube
 from auditpipeline.control.probe import key_file
 from auditpipeline.control.resources import SECRETS
-from auditpipeline.core.errors import AuditPipelineError, Retryable
+from auditpipeline.core.bearer import NOBODY, hashed, is_token
+from auditpipeline.core.errors import AuditPipelineError
 
 log = structlog.get_logger()
 
@@ -70,22 +70,13 @@ class Serving:
         return leaf
 
 
-def admits(file: Path | None, authorization: str) -> bool:
-    """Whether a request with this Authorization header may read /metrics: everybody without a token file, else whoever
-    shows the token in it. Retryable if the file holds none: then nobody may."""
+def metrics_token(file: Path | None) -> str:
+    """The digest of the token that reads /metrics: "" if everybody may, NOBODY if the file holds no token."""
     if file is None:
-        return True
-    scheme, _, shown = authorization.partition(" ")
-    # Both sides are compared in full, so that an answer's time says nothing of the token.
-    return hmac.compare_digest(shown.strip().encode(), _token(file)) and scheme.lower() == "bearer"
-
-
-def _token(file: Path) -> bytes:
+        return ""
     try:
         with file.open("rb") as opened:
-            token = opened.read(LONGEST_TOKEN + 1).strip()
-    except OSError as error:
-        raise Retryable(f"the token of /metrics cannot be read: {error.strerror}") from None
-    if not token or len(token) > LONGEST_TOKEN:
-        raise Retryable(f"the token of /metrics has to have 1 to {LONGEST_TOKEN} bytes")
-    return token
+            token = opened.read(LONGEST_TOKEN + 1).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return NOBODY
+    return hashed(token) if is_token(token) and len(token) <= LONGEST_TOKEN else NOBODY

@@ -25,7 +25,7 @@ class Settings:
 
     NetworkPolicies of receivers let in `node_cidrs` (and, to /metrics, `scraper_cidrs`) alone; if there are none,
     anybody. With `restrict_egress` they bound what receivers reach: DNS, the ports of their outputs and
-    `egress_ports`.
+    `egress_ports`. `metrics_token_file` has the token that reads every /metrics; without it everybody may.
     """
 
     namespace: str = "auditpipeline-system"

@@ -186,7 +186,8 @@ class Config(_Value, frozen=True):
     """A whole configuration. `name` is the pipeline's name (`gateway` for the gateway). While `suspended`, events are
     acknowledged and not recorded; what is in the spool is delivered. `static_policy` is the path of kube-apiserver's
     policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does). Without `egress`, as
-    the release before renders it and `auditpipeline run` does, outputs may connect to every address.
+    the release before renders it and `auditpipeline run` does, outputs may connect to every address. `metrics_token` is
+    the digest (core.bearer) of the token that reads /metrics (empty: everybody may).
 
     A gateway's may go on in `shards` further files (`packing.Shard`). `moving` names routes that are about to go from
     this file: they count only as long as no other file has them."""
@@ -202,6 +203,7 @@ class Config(_Value, frozen=True):
     static_policy: str | None = None
     canary_user: str = ""
     egress: Egress | None = None
+    metrics_token: str = ""
     shards: Annotated[int, msgspec.Meta(ge=0)] = 0
     moving: tuple[str, ...] = ()
 

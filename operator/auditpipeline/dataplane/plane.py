@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from auditpipeline import __version__
 from auditpipeline.core import report as reports
+from auditpipeline.core.bearer import holds
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Failed, Invalid, Retryable
@@ -92,6 +93,10 @@ class Plane:
     def ready(self) -> bool:
         """Whether both listeners take connections and the plane is not about to end."""
         return bool(self.audit_port and self.ops_port) and not self._stopping and self.healthy
+
+    def admits(self, authorization: str) -> bool:
+        """Whether a request with this Authorization header may read the metrics."""
+        return not self.config.metrics_token or holds(authorization, self.config.metrics_token)
 
     @property
     def waits_for(self) -> str:

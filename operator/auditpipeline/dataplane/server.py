@@ -168,6 +168,9 @@ class Ops(Protocol):
     async def status(self) -> bytes:
         """The report (core.report) as JSON."""
 
+    def admits(self, authorization: str) -> bool:
+        """Whether a request with this Authorization header may read the metrics."""
+
     async def exposition(self) -> bytes:
         """The metrics, as Prometheus reads them."""
 
@@ -194,10 +197,12 @@ def ops_app(find: Callable[[], Ops | None], why: Callable[[], str] = lambda: _OP
         ops = find()
         return web.Response(body=await ops.status(), content_type="application/json") if ops else _plain(503, why())
 
-    async def metrics(_: web.Request) -> web.Response:
+    async def metrics(request: web.Request) -> web.Response:
         ops = find()
         if not ops:
             return _plain(503, why())
+        if not ops.admits(request.headers.get("Authorization", "")):
+            return _plain(401, "a bearer token is needed")
         return web.Response(body=await ops.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
     app = web.Application()
