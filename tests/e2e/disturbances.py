@@ -72,7 +72,7 @@ class Operators:
         health = f"127.0.0.1:{free_port()}"
         first = self._local.operator
         command = [health if part == self._local.health else part for part in first.command]
-        process = Process("standby", command, first.log.with_name(f"operator-{health}.log"))
+        process = Process("standby", [*command, "--identity", "standby"], first.log.with_name(f"operator-{health}.log"))
         with self._lock:
             process.start()
             self._processes[health] = process
