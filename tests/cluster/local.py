@@ -120,6 +120,7 @@ class LocalDeployment(Deployment):
         document["users"][0]["user"] = {"token": token}
         kubeconfig.write_text(yaml.safe_dump(document))
         command = [*CLI, *pod["containers"][0]["args"], "--namespace", NAMESPACE, "--kubeconfig", str(kubeconfig)]
+        command += ["--identity", "local"]
         # Only root may listen on 443, which the receivers' Services would otherwise have.
         port = [] if os.geteuid() == 0 else ["--service-port", "8443"]
         return [*command, "--listen", self.health, *port, *self._operator_args]

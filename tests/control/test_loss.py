@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from auditpipeline.control.apiservers import Reading, Server
+from auditpipeline.control.apiservers import FORGIVEN, Reading, Server
 from auditpipeline.control.loss import MOST, RETRIES, SETTLED, Gap, Kept, LossState
 from auditpipeline.core.report import Taken
 
@@ -131,3 +131,20 @@ def test_the_last_gaps_are_kept_and_no_number_is_lost() -> None:
     for number in range(1, 15):
         take(state, reading(10**6 * number, start=10**6 * number - 1))
     assert [gap.cause for gap in state.gaps].count("Dropped") <= 1
+
+
+def test_counters_that_cannot_be_read_for_a_moment_are_no_news() -> None:
+    """An API server that starts anew is away for a while; each time is counted from its first failure."""
+    state = LossState()
+    take(state, reading(5000))
+    assert (state.read, state.is_excused(5000)) == (True, False)
+    take(state, reading(5001, error="no"))
+    take(state, reading(5001 + FORGIVEN - 1, error="no"))
+    assert (state.read, state.is_excused(5001 + FORGIVEN - 1), state.is_excused(5001 + FORGIVEN)) == (
+        False,
+        True,
+        False,
+    )
+    take(state, reading(5100))
+    take(state, reading(5101, error="no"))
+    assert state.is_excused(5101)

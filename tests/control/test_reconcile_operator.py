@@ -65,6 +65,16 @@ async def test_an_operator_that_lost_its_lease_stands_for_election_again(
         assert not running.ended.done()
 
 
+async def test_a_process_that_starts_again_under_its_name_leads_on(kube: Client, namespace: str) -> None:
+    """It need not wait for the Lease of the one that was killed, which nobody else could have taken over so soon."""
+    times = Times(duration=3600.0)
+    await Lease(kube, namespace, "pod-a", _now, times).acquire()
+    await asyncio.wait_for(Lease(kube, namespace, "pod-a", _now, times).acquire(), 10)
+    assert not await Lease(kube, namespace, "pod-b", _now, times)._attempt()
+    lease = await kube.get(LEASES, names.LEASE, namespace) or {}
+    assert (lease["spec"]["holderIdentity"], lease["spec"]["leaseTransitions"]) == ("pod-a", 0)
+
+
 async def test_a_lease_that_is_not_renewed_is_taken_over(kube: Client, namespace: str) -> None:
     """After its duration as measured by who waits, whatever the clocks say."""
     first = Lease(kube, namespace, "first", _now, QUICK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from auditpipeline.control.apiservers import Reading, Server, of_slice, parse
+from auditpipeline.control.apiservers import FORGIVEN, Reading, Server, of_slice, parse
 from auditpipeline.control.upstream import PolicyFile, UpstreamState, text_digest
 from auditpipeline.core.floor import with_floor
 from auditpipeline.core.policy import Policy, Rule
@@ -23,7 +23,7 @@ def file(policy: Policy, changed: float, address: str = "10.0.0.1") -> PolicyFil
 def look(state: UpstreamState, files: list[PolicyFile], readings: list[Reading]) -> tuple[str, str]:
     """One round, as `control.static` makes it: status and reason for pipeline `a`."""
     state.take_files(files)
-    state.readings = readings
+    state.take_readings(readings)
     for each in files:
         state.parsed[each.digest] = next(policy for policy in (LITTLE, MUCH) if dump(policy) == each.text)
     state.judge()
@@ -145,10 +145,12 @@ def test_canaries_are_awaited_of_each_api_server_whose_policy_is_known_to_emit_t
 
 
 def test_what_cannot_be_known_is_not_claimed() -> None:
-    """No gateway, no file, no answer of an API server."""
+    """No gateway, no file, an API server that does not answer for long."""
     state = asking(MUCH)
     assert look(state, [], []) == ("Unknown", "GatewayPending")
-    assert look(state, [file(MUCH, 100)], [Reading(HERE, 200, error="no")]) == ("Unknown", "StaticPolicyUnknown")
+    assert look(state, [file(MUCH, 100)], [Reading(HERE, 200, error="no")]) == ("", "")
+    silent = Reading(HERE, 200 + FORGIVEN, error="no")
+    assert look(state, [file(MUCH, 100)], [silent]) == ("Unknown", "StaticPolicyUnknown")
     state.take_files([PolicyFile("gateway", "10.0.0.1", "", 0, "No such file or directory")])
     state.judge()
     assert said(state) == ("Unknown", "StaticPolicyUnknown")
@@ -181,6 +183,18 @@ def test_only_a_policy_that_its_user_has_changed_is_said_to_be_compared() -> Non
     assert state.ask("a", Policy((Rule("Request", users=("alice",)),), DONE))
     assert said(state) == ("Unknown", "ComparisonPending")
     assert look(state, [file(MUCH, 300)], readings) == ("True", "Covered")
+
+
+def test_an_api_server_that_is_away_for_a_moment_changes_no_verdict() -> None:
+    """Nor does one that has never answered; what another one surely lacks is said all the same."""
+    state, files = asking(MUCH), [file(MUCH, 100)]
+    assert look(state, files, [Reading(HERE, 200, 150)]) == ("True", "Covered")
+    assert look(state, files, [Reading(HERE, 201, error="no")]) == ("True", "Covered")
+    assert look(state, files, [Reading(HERE, 200 + FORGIVEN, error="no")]) == ("True", "Covered")
+    assert look(state, files, [Reading(HERE, 201 + FORGIVEN, error="no")]) == ("Unknown", "StaticPolicyUnknown")
+    assert look(state, files, [Reading(HERE, 300, 250)]) == ("True", "Covered")
+    both, readings = [file(LITTLE, 100), file(MUCH, 100, "10.0.0.2")], [Reading(HERE, 200, 150)]
+    assert look(asking(MUCH), both, [*readings, Reading(THERE, 200, error="no")]) == ("False", "RulesNotMet")
 
 
 def test_a_pipeline_that_cannot_be_read_any_more_keeps_what_it_asked_for() -> None:

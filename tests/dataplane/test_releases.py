@@ -53,7 +53,7 @@ def pipeline(rules: int = 0, outputs: int = 1) -> bodies.Body:
     return bodies.pipeline("a", policy={"rules": [*many(rules), {"level": "Request"}]}, outputs=[archive, *further])
 
 
-PIPELINES = {"small": pipeline(), "large": pipeline(250, 16)}
+PIPELINES = {"small": pipeline(), "large": pipeline(150, 16)}
 RENDER = """
 import base64, json, sys
 from auditpipeline.control import desired, names

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.cluster import tier
 from tests.cluster.local import LocalDeployment
 from tests.cluster.onnode import NodeDeployment
+from tests.e2e.judging import Row, table
+
+_ROWS = pytest.StashKey[list[Row]]()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints what the recorder saw in this run, whether it held or not."""
+    rows = config.stash.get(_ROWS, [])
+    if rows:
+        terminalreporter.section("statuses over disturbances")
+        for line in table(rows).splitlines():
+            terminalreporter.line(line.rstrip())
+
+
+@pytest.fixture
+def show(request: pytest.FixtureRequest) -> Callable[[Row], None]:
+    """Notes a row for the table at the end, and fails with every broken promise in it."""
+
+    def note(row: Row) -> None:
+        request.config.stash.setdefault(_ROWS, []).append(row)
+        assert not row.faults, "\n".join((row.disturbance, *row.faults))
+
+    return note
 
 
 @pytest.fixture(scope="module")

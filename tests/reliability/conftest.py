@@ -1,4 +1,4 @@
-"""Fixtures of the reliability tests, the long tier, and the table of what was acknowledged and found."""
+"""Fixtures of the reliability tests, and the table of what was acknowledged and found."""
 
 from __future__ import annotations
 
@@ -12,15 +12,6 @@ from tests.reliability.driving import Account, Sender
 
 _ACCOUNTS = pytest.StashKey[list[Account]]()
 Keep = Callable[[Account], None]
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `long`, unless `-m` speaks of it."""
-    if "long" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

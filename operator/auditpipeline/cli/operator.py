@@ -143,7 +143,14 @@ def _cidrs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -
 @click.option(
     "--leader-elect/--no-leader-elect", default=True, show_default=True, help="Elect one of several replicas."
 )
-def operator(kubeconfig: Path | None, gateway_storage_size: int | None, **options: object) -> None:
+@click.option(
+    "--identity",
+    metavar="NAME",
+    help="Its name in the Lease, which no other replica may have; absent: another one with each start.",
+)
+def operator(
+    kubeconfig: Path | None, gateway_storage_size: int | None, identity: str | None, **options: object
+) -> None:
     """Run the controller: it turns AuditPipelines into running webhooks and reports back."""
     give_memory_back()
     try:
@@ -161,7 +168,7 @@ def operator(kubeconfig: Path | None, gateway_storage_size: int | None, **option
     if gateway_storage_size is not None:
         options["gateway_spool_bytes"] = gateway_storage_size
     configure()
-    identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
+    identity = identity or f"{socket.gethostname()}_{secrets.token_hex(4)}"
     settings = Settings(**options, identity=identity)  # type: ignore[arg-type]
 
     async def composed() -> None:

@@ -3,7 +3,8 @@
     Service default/kubernetes -> EndpointSlice "kubernetes" -> GET https://ADDRESS:PORT/metrics   (several of them)
     one or none there          -> GET /metrics of the configured server
 
-Each is asked by its own address: behind a load balancer every answer would be another one's.
+Each is asked by its own address: behind a load balancer every answer would be another one's. One that starts anew is
+away for a moment, which is no news: for FORGIVEN seconds nothing else is said of it than before.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from auditpipeline.core.errors import AuditPipelineError
 NAMESPACE, NAME = "default", "kubernetes"
 PLUGINS = ("webhook", "buffered", "truncate")
 """What a webhook backend consists of: k8s.io/apiserver/plugin/pkg/audit. Each counts the events that it gives up."""
+FORGIVEN = 30.0
+"""Seconds since the first reading in a row that failed."""
 _METRIC = re.compile(
     rb"^(process_start_time_seconds|apiserver_audit_(?:event|error|requests_rejected)_total)"
     rb'(?:\{plugin="(\w+)"\})? (\S+)',

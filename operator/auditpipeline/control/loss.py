@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from auditpipeline.control.apiservers import Reading
+from auditpipeline.control.apiservers import FORGIVEN, Reading
 from auditpipeline.core.report import Taken
 
 RETRIES = 240.0
@@ -66,13 +66,15 @@ class Kept(msgspec.Struct, frozen=True):
 @dataclass
 class LossState:
     """`totals` are the events lost since this process started, by cause; `read` says whether every API server
-    could be read the last time. `unkept` says why it could not be written down the last time."""
+    could be read the last time, `silent` since when that has not been so. `unkept` says why it could not be written
+    down the last time."""
 
     known: dict[str, Known] = field(default_factory=dict)
     gaps: list[Gap] = field(default_factory=list)
     totals: dict[Cause, int] = field(default_factory=lambda: {"Dropped": 0, "Unaccounted": 0})
     recalled: bool = False
     read: bool = False
+    silent: float | None = None
     unkept: str = ""
     _session: tuple[object, ...] = ()
     _history: deque[tuple[float, Sums]] = field(default_factory=deque)
@@ -83,12 +85,18 @@ class LossState:
         when the newest canary of each API server that reached a gateway was sent."""
         found = list(readings)
         self.read = bool(found) and not any(reading.error for reading in found)
+        failed = [reading.at for reading in found if reading.error]
+        self.silent = (self.silent or min(failed)) if failed else None
         for reading in found:
             if not reading.error:
                 self._one(reading, canaries.get(reading.server.name, 0.0))
         gateways = [each for each in taken if each is not None]
         if found and gateways and len(gateways) == len(taken) and not any(reading.error for reading in found):
             self._balance(found, gateways)
+
+    def is_excused(self, now: float) -> bool:
+        """Whether an API server that could not be read may only be starting anew."""
+        return self.silent is not None and now - self.silent < FORGIVEN
 
     def kept(self) -> Kept:
         """What is worth writing down: it changes with a loss, with a restart, and every WRITTEN seconds."""

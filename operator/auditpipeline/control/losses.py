@@ -26,15 +26,20 @@ async def take_losses(world: World, found: list[Reading]) -> None:
     if not state.recalled:
         state.recall(await recalled(world))
     gaps, totals = tuple(state.gaps), dict(state.totals)
-    read = state.read
+    said = _said(world)
     state.take(found, [entry.report.taken if entry.report else None for entry in gateways], world.canary.arrived())
-    if gaps != tuple(state.gaps) or read != state.read:
+    if gaps != tuple(state.gaps) or said != _said(world):
         for name in world.upstream.asked:
             world.wake(pipeline_key(name), 0.0)
     for cause, events in state.totals.items():
         if events > totals[cause]:
             log.warning("audit events lost", cause=cause, events=events - totals[cause])
     await _keep(world, state.kept())
+
+
+def _said(world: World) -> tuple[bool, bool]:
+    """What the conditions say of the readings."""
+    return world.losses.read, world.losses.is_excused(world.clock().timestamp())
 
 
 async def recalled(world: World) -> Kept:

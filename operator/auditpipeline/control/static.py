@@ -38,6 +38,8 @@ from auditpipeline.core.upstream import coverage
 
 log = structlog.get_logger()
 
+SILENT_RETRY = 5.0
+"""Seconds until an API server that did not answer is asked again."""
 SLICE = 1.0
 """Seconds that are compared for at a time; then what was found is told, and as long is paused."""
 HEAD = """\
@@ -57,14 +59,13 @@ async def ask_servers(world: World) -> float | None:
     await _send_canaries(world, asked)
     found = await readings(world.kube, asked, now)
     await take_losses(world, found)
-    before = [(reading.server, reading.start, reading.error) for reading in world.upstream.readings]
-    world.upstream.readings = found
-    if before != [(reading.server, reading.start, reading.error) for reading in found]:
+    if world.upstream.take_readings(found):
         for reading in found:
             if reading.error:
                 log.warning("kube-apiserver's metrics cannot be read", server=reading.server.name, error=reading.error)
         world.wake(STATIC_KEY, 0.0)
-    return world.settings.canary_interval
+    silent = any(reading.error for reading in found)
+    return min(SILENT_RETRY, world.settings.canary_interval) if silent else world.settings.canary_interval
 
 
 async def hurry_canaries(world: World) -> None:

@@ -177,6 +177,8 @@ async def losses(this: Round) -> None:
     gaps = tuple(gap for gap in world.losses.gaps if gap.ends > made)
     until = max(_acknowledged(this), (this.facts.now - LOSS_TOLD).timestamp())
     told = tuple(gap for gap in gaps if gap.events and gap.ends > until)
+    if not told and world.losses.is_excused(this.facts.now.timestamp()):
+        this.facts.pending.add("AuditLoss")
     this.facts.losses = Losses(gaps, told, world.losses.read)
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from auditpipeline.control import names
-from auditpipeline.control.apiservers import Reading
+from auditpipeline.control.apiservers import FORGIVEN, Reading
 from auditpipeline.control.facts import Verdict
 from auditpipeline.core.canary import emitted
 from auditpipeline.core.explain import sentence, summary
@@ -57,13 +57,14 @@ class PolicyFile(NamedTuple):
 
 class Ran(NamedTuple):
     """One API server beside one file: the digest of the file, and of the policy in force (empty: not known, and why).
-    `error` says why the file is of no use."""
+    `error` says why the file is of no use; `pending` that the API server is not known to this process yet."""
 
     server: str
     file: str
     loaded: str
     why: str = ""
     error: str = ""
+    pending: bool = False
 
 
 class _Memory(NamedTuple):
@@ -77,10 +78,10 @@ class _Memory(NamedTuple):
 @dataclass
 class UpstreamState:
     """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
-    others. `parsed` holds the policies of files by digest of their text, or why they are none. `emitting` names the API
-    servers whose policies are known to emit canaries. `settled` says of a pipeline for which policy of it a comparison
-    was last finished. `published` is the digest of the ConfigMap as last written, `patience` how long changes are
-    gathered before the next union."""
+    others. `parsed` holds the policies of files by digest of their text, or why they are none. `silent` says since when
+    an API server does not answer, `emitting` names those whose policies are known to emit canaries. `settled` says of a
+    pipeline for which policy of it a comparison was last finished. `published` is the digest of the ConfigMap as last
+    written, `patience` how long changes are gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
     floored: set[str] = field(default_factory=set)
@@ -88,6 +89,7 @@ class UpstreamState:
     policies: dict[str, Policy] = field(default_factory=dict)
     files: list[PolicyFile] | None = None
     readings: list[Reading] = field(default_factory=list)
+    silent: dict[str, float] = field(default_factory=dict)
     parsed: dict[str, Policy | str] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
     covered: dict[tuple[str, str], Coverage] = field(default_factory=dict)
@@ -127,6 +129,21 @@ class UpstreamState:
         """Take in what the gateways report; whether anything changed."""
         before, self.files = self.files, files
         return before != files
+
+    def take_readings(self, found: list[Reading]) -> bool:
+        """Take in what the API servers say; whether that is another thing than before."""
+        before = self._said()
+        errors = {reading.server.name: reading.at for reading in found if reading.error}
+        self.silent = {name: self.silent.get(name, at) for name, at in errors.items()}
+        self.readings = found
+        return before != self._said()
+
+    def _said(self) -> list[tuple[object, ...]]:
+        return [(each.server, each.start, each.error, self._excused(each)) for each in self.readings]
+
+    def _excused(self, reading: Reading) -> bool:
+        """Whether an API server that does not answer may only be starting anew."""
+        return bool(reading.error) and reading.at - self.silent.get(reading.server.name, reading.at) < FORGIVEN
 
     def wanted(self) -> frozenset[str]:
         """The digests of all that is asked for."""
@@ -187,7 +204,7 @@ class UpstreamState:
         if ran.error:
             return Verdict("Unknown", "StaticPolicyUnknown", ran.error)
         file, loaded = self.covered.get((ran.file, wanted)), self.covered.get((ran.loaded, wanted))
-        if file is None or (ran.loaded and loaded is None):
+        if ran.pending or file is None or (ran.loaded and loaded is None):
             return None
         if loaded is not None and not _sure(loaded.gaps):
             return _met(loaded)
@@ -238,6 +255,8 @@ class UpstreamState:
     def _ran(self, file: PolicyFile, reading: Reading, clocks: float) -> Ran:
         key = (file.pod, reading.server.name)
         before, here = self.memory.get(key), (file.digest, file.changed)
+        if self._excused(reading):
+            return Ran(reading.server.name, file.digest, before.loaded if before else "", pending=before is None)
         if reading.error:
             why = f"{reading.server.name} does not say since when it runs: {reading.error}"
             return Ran(reading.server.name, file.digest, "", why=why)
@@ -251,7 +270,8 @@ class UpstreamState:
 
     def _emits_canary(self, server: str) -> bool:
         """Whether all that the API server may run with emits canaries; as before, while it cannot be asked."""
-        said = [ran for ran in self.ran if ran.server == server and not ran.error and (ran.loaded or not ran.why)]
+        known = [ran for ran in self.ran if ran.server == server and not (ran.error or ran.pending)]
+        said = [ran for ran in known if ran.loaded or not ran.why]
         if not said:
             return server in self.emitting
         policies = [self._policy(ran.loaded) for ran in said]
