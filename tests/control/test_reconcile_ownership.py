@@ -293,9 +293,12 @@ async def test_who_forces_our_fields_again_and_again_is_given_way(
             await kube.patch(SERVICES, "audit-shop", change, namespace)
             await running.writes_during(1)
         assert 3 <= await applies(running) - before <= 8
+        said = await until(kube, "shop", "Reconciling", "True", "Disputed")
+        assert f"services {namespace}/audit-shop" in said["message"]
         await kube.patch(SERVICES, "audit-calm", {"spec": {"selector": {"app": "other"}}}, namespace)
         for name in ("calm", "shop"):
             await eventually(f"{name} mended", functools.partial(mended, kube, namespace, name), 90)
+        await until(kube, "shop", "Reconciling", "True", "PodsPending")
 
 
 async def applies(running: Operator) -> int:
