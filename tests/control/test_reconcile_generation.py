@@ -9,6 +9,7 @@ import pytest
 from auditpipeline.control import names
 from auditpipeline.control.kube import Client
 from auditpipeline.control.resources import ACCOUNTS, PIPELINES, SECRETS, SERVICES, SINKS, STATEFULSETS, Resource
+from auditpipeline.core.errors import Invalid
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.running import Operator, condition, eventually, operator, statefulset, until
@@ -182,3 +183,61 @@ async def test_an_accepted_generation_is_dry_run_once(served: ControlPlane, kube
         asked = await running.requests("dry-run")
         assert asked['resource="statefulsets",verb="dry-run"'] == 1
         assert names.generation_secret("a") == "audit-a-generation"
+
+
+async def test_an_image_that_is_refused_leaves_the_pods_and_maintains_the_rest(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """Another operator's image is no new generation: there is no former one to go back to."""
+    async with operator(served.kubeconfig, namespace, image="one"):
+        await create(kube)
+        before = await in_force(kube, namespace)
+    served.kubectl("apply", "-f", "-", input=NO_SECOND_IMAGE % (namespace, namespace))
+    try:
+        await eventually("refused", lambda: _refuses(kube, namespace))
+        async with operator(served.kubeconfig, namespace, image="two"):
+            said = await until(kube, "a", "Stalled", "True", "InvalidSpec")
+            assert "no second image" in said["message"]
+            await comes_back(kube, namespace, SECRETS, "audit-a-tls")
+            assert await in_force(kube, namespace) == before
+    finally:
+        served.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "no-second-image")
+
+
+NO_SECOND_IMAGE = """
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: no-second-image}
+spec:
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}
+    resourceRules:
+    - {apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [statefulsets]}
+  validations:
+  - expression: object.spec.template.spec.containers.all(c, c.image != 'two')
+    message: no second image
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: no-second-image}
+spec:
+  policyName: no-second-image
+  validationActions: [Deny]
+  matchResources:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: %s}}
+"""
+
+
+async def _refuses(kube: Client, namespace: str) -> bool:
+    """Whether the policy is in force."""
+    labels = {"app": "probe"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "probe", "image": "two"}]}}
+    spec = {"serviceName": "probe", "selector": {"matchLabels": labels}, "template": template}
+    meta = {"name": "probe", "namespace": namespace}
+    try:
+        await kube.rehearse(
+            STATEFULSETS, {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec}
+        )
+    except Invalid as error:
+        return "no second image" in str(error)
+    return False

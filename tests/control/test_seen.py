@@ -54,6 +54,26 @@ def test_a_fingerprint_changes_with_what_somebody_can_write(path: tuple[str, ...
     assert (fingerprint(changed) != fingerprint(SERVICE)) is counts
 
 
+@pytest.mark.parametrize(
+    ("plural", "meta", "counts"),
+    [
+        ("services", {"annotations": {"a": "b"}}, False),
+        ("services", {"labels": SERVICE["metadata"]["labels"] | {"team": "a"}}, False),
+        ("services", {"labels": {"auditpipeline.dev/pipeline": "b"}}, True),
+        ("services", {"labels": {}}, True),
+        ("auditpipelines", {"annotations": {"a": "b"}}, True),
+        ("auditpipelines", {"labels": {"team": "a"}}, True),
+    ],
+)
+def test_labels_and_annotations_of_others_are_no_drift_of_a_child(
+    plural: str, meta: dict[str, Any], counts: bool
+) -> None:
+    """They are left to whoever writes them; those of an AuditPipeline are its user's."""
+    before = SERVICE["metadata"] | {"annotations": {}}
+    entries = [entry_of(plural, SERVICE | {"metadata": before | change}) for change in ({}, meta)]
+    assert (entries[0].fingerprint != entries[1].fingerprint) is counts
+
+
 def test_an_entry_knows_its_pipeline_owner_and_address() -> None:
     """All that pruning and the gateway need."""
     entry = entry_of("services", SERVICE)

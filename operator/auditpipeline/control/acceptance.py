@@ -22,7 +22,7 @@ from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import STATEFULSETS
 from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import Key
-from auditpipeline.control.steps import forbidden
+from auditpipeline.control.steps import forbidden, namespace_exists
 from auditpipeline.control.world import rehearse, wanted_of
 from auditpipeline.core.errors import Invalid
 
@@ -46,6 +46,9 @@ async def accept(this: Round) -> None:
         return
     try:
         manifests = (await rendered(this)).manifests
+    except Forbidden as error:
+        await forbidden(this, error)
+        raise
     except Invalid as error:
         await fall_back(this, Problem("InvalidSpec", str(error)))
         return
@@ -88,8 +91,9 @@ async def _problems(this: Round, manifests: list[Manifest]) -> dict[Key, Problem
     for manifest in manifests:
         try:
             problem = await _problem(this, manifest)
-        except NotFound:  # no namespace, or no kind: `children` says so
-            return {}
+        except NotFound:
+            await namespace_exists(this)
+            raise
         except Forbidden as error:
             await forbidden(this, error)
             raise

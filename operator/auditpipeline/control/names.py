@@ -17,6 +17,9 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 APP = "app.kubernetes.io/name"
 INSTANCE = "app.kubernetes.io/instance"
 PIPELINE = f"{GROUP}/pipeline"
+LABELS = frozenset({MANAGED_BY, APP, INSTANCE, PIPELINE})
+"""The keys of every label that the controller sets."""
+
 CONFIG = f"{GROUP}/config"
 """Annotation of Pods: renewed when their mounted Secrets change, which makes kubelet refresh them at once."""
 

@@ -36,6 +36,7 @@ from auditpipeline.control.steps import (
     register,
     registered,
     secrets,
+    undisputed,
     upstream,
 )
 from auditpipeline.control.trouble import GRACE, is_forgivable, problem_of
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 
 Step = Callable[[Round], Awaitable[None]]
 ACT: tuple[Step, ...] = (parse, expire, place, accept, secrets, children, register, prune, refresh)
-LOOK: tuple[Step, ...] = (registered, upstream, losses, observe)
+LOOK: tuple[Step, ...] = (undisputed, registered, upstream, losses, observe)
 
 
 async def reconcile(world: World, recorder: Recorder, name: str) -> float | None:

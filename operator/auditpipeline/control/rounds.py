@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from auditpipeline.control.facts import Facts, PodFacts, Problem
 from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.published import PipelineStatus, conditions
-from auditpipeline.control.seen import Entry, Key
+from auditpipeline.control.seen import Key
 from auditpipeline.control.world import World
 from auditpipeline.core.spec import Pipeline
 from auditpipeline.core.unknown import paths
@@ -47,7 +47,6 @@ class Round:
     is_placed: bool = False
     versions: list[str] = field(default_factory=list)
     kept: set[Key] = field(default_factory=set)
-    workload: Entry | None = None
     accepted: Accepted | None = None
     held: frozenset[Key] = frozenset()
     rendered: Rendered | None = None

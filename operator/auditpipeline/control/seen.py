@@ -3,8 +3,9 @@
     watch events, pages of a resync, answers to our own writes  -->  Entry  -->  Seen
 
 A *fingerprint* names everything of an object that a user or we can write: the body without status, managedFields and
-what changes with every write. Where it is the one that our last apply left, nothing has drifted. Secrets are
-fingerprinted too; their content is not kept.
+what changes with every write; of what we make, also without annotations and labels of others, which are left to them.
+If it is the one that our last apply left, nothing has drifted. Secrets are fingerprinted too; their content is not
+kept.
 
 Lists, watches and answers tell of the same object out of order. Between two of them that are on their way at the same
 time the resource version decides, which grows with every write of a kind, also over an object that is deleted and made
@@ -29,6 +30,7 @@ import msgspec
 from auditpipeline.control import names
 from auditpipeline.control.facts import PodFacts, Problem, Workload
 from auditpipeline.control.ownership import controller, managed, owner
+from auditpipeline.control.resources import PIPELINES
 
 Key = tuple[str, str, str]
 """Plural, namespace ("" for cluster-scoped kinds) and name."""
@@ -182,7 +184,7 @@ def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
         uid=meta.get("uid", ""),
         version=meta.get("resourceVersion", ""),
         # A Pod's body changes all the time and is never applied.
-        fingerprint="" if plural == "pods" else fingerprint(body),
+        fingerprint="" if plural == "pods" else fingerprint(body, whole=plural == PIPELINES.plural),
         # Interned: the same few strings for every child of a pipeline.
         pipeline=sys.intern(meta.get("labels", {}).get(names.PIPELINE, "")),
         owner=sys.intern(reference["uid"]) if reference else "",
@@ -193,9 +195,14 @@ def entry_of(plural: str, body: Mapping[str, Any]) -> Entry:
     )
 
 
-def fingerprint(body: Mapping[str, Any]) -> str:
-    """The name of all that can be written of an object, but its status."""
+def fingerprint(body: Mapping[str, Any], *, whole: bool = True) -> str:
+    """The name of all that can be written of an object, but its status; unless it is to be `whole`, without annotations
+    and labels of others, who may write them as they like."""
     meta = {key: value for key, value in body["metadata"].items() if key not in _NOISE}
+    if not whole:
+        labels = meta.get("labels") or {}
+        meta["labels"] = {key: value for key, value in labels.items() if key in names.LABELS}
+        meta.pop("annotations", None)
     rest = {key: value for key, value in body.items() if key not in ("metadata", "status", "apiVersion", "kind")}
     encoded = msgspec.json.encode([meta, rest], order="deterministic")
     return hashlib.blake2b(encoded, digest_size=12).hexdigest()

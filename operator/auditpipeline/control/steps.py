@@ -22,7 +22,7 @@ from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, ensure
+from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, disputed, ensure
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.floor import has_floor
 from auditpipeline.core.quantity import parse_seconds
@@ -128,6 +128,15 @@ async def register(this: Round) -> None:
     if world.applied.get(key) != before:
         world.gateway.dirty = True
         world.wake(GATEWAY_KEY, world.gateway.patience)
+
+
+async def undisputed(this: Round) -> None:
+    """Nobody else writes to the children again and again; if somebody does, they are not as they should be."""
+    found = disputed(this.world, this.kept, this.facts.now.timestamp())
+    if found:
+        objects = ", ".join(f"{plural} {namespace}/{name}".replace(" /", " ") for plural, namespace, name in found)
+        message = f"somebody else writes to {objects} again and again, so that it is left alone for now: find out who"
+        this.facts.waiting = Problem("Disputed", f"{message} (kubectl get --show-managed-fields -o yaml)")
 
 
 async def registered(this: Round) -> None:

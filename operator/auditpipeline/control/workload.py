@@ -36,18 +36,17 @@ async def children(this: Round) -> None:
     made = await rendered(this)
     try:
         await _keep_generation(this)
-        for manifest in made.children:
-            await _child(this, manifest)
+        taken = [error for manifest in made.children if (error := await _child(this, manifest))]
         await expand_claims(this)
     except NotFound:
         await namespace_exists(this)
         raise
     except Forbidden as error:
         await forbidden(this, error)
-    except NameTaken as error:
-        raise Halt("NameTaken", str(error), stalled=True, again=PLACE_RETRY) from None
     except Invalid as error:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
+    if taken:
+        raise Halt("NameTaken", str(taken[0]), stalled=True, again=PLACE_RETRY)
     tls = made.tls
     this.facts.certificate = certificates.not_after(tls.leaf.certificate)
     this.facts.config = config.digest(made.body)
@@ -134,20 +133,23 @@ async def _keep_generation(this: Round) -> None:
         this.facts.notes.append(f"this generation is not kept, and would be lost with a newer one: {error}")
 
 
-async def _child(this: Round, manifest: desired.Manifest) -> None:
+async def _child(this: Round, manifest: desired.Manifest) -> NameTaken | None:
+    """Have one child be as desired. That its name is taken keeps no other child from that: it is returned."""
     key = key_of(this.world.features.resource(manifest).plural, manifest)
     this.kept.add(key)
     if key in this.held:
-        return
-    if manifest["kind"] != STATEFULSETS.kind:
-        await ensure(this.world, manifest)
-        return
-    if not await has_turn(this, key):
-        return
+        return None
+    if manifest["kind"] == STATEFULSETS.kind and not await has_turn(this, key):
+        return None
     try:
-        this.workload = await ensure(this.world, manifest)
+        await ensure(this.world, manifest)
+    except NameTaken as error:
+        return error
     except Invalid as error:
+        if manifest["kind"] != STATEFULSETS.kind:
+            raise
         await _replace_statefulset(this, manifest, error)
+    return None
 
 
 async def _replace_statefulset(this: Round, manifest: desired.Manifest, error: Invalid) -> None:

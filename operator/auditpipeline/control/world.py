@@ -6,7 +6,7 @@ only to be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +32,7 @@ from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.refusals import RefusalState
 from auditpipeline.control.resources import Features, Resource
 from auditpipeline.control.rollout import Rollout
-from auditpipeline.control.seen import Entry, Key, Seen, entry_of, fingerprint, key_of
+from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.upstream import UpstreamState
 from auditpipeline.core.errors import Invalid, Retryable
@@ -178,6 +178,17 @@ async def ensure(world: World, manifest: desired.Manifest) -> Entry:
     raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again while it was applied")
 
 
+def disputed(world: World, keys: Iterable[Key], now: float) -> list[Key]:
+    """The objects that are not as they should be and are left so for a while, since others write to them again and
+    again."""
+    found = []
+    for key in keys:
+        applied, entry = world.applied.get(key), world.seen.entries.get(key)
+        if applied and entry and applied.fingerprint != entry.fingerprint and world.fights.left(key, now):
+            found.append(key)
+    return sorted(found)
+
+
 async def rehearse(world: World, manifest: desired.Manifest) -> None:
     """Have the API server say whether it would take `manifest`, as `ensure` would apply it, and write nothing. Raises
     what `ensure` would, or NoDryRun."""
@@ -239,7 +250,7 @@ async def _rehearse(world: World, wanted: Wanted, entry: Entry | None) -> None:
     if not is_ours(world, wanted, entry):
         raise _unseen(wanted)
     body = await world.kube.rehearse(wanted.kind, wanted.on(uid=entry.uid))
-    if fingerprint(body) == entry.fingerprint and not additions(body).fields:
+    if _changes_nothing(wanted, body, entry) and not additions(body).fields:
         world.applied[wanted.key] = wanted.applied(entry)
 
 
@@ -267,7 +278,12 @@ async def _adopted(world: World, wanted: Wanted, entry: Entry) -> Entry | None:
         body = await world.kube.rehearse(wanted.kind, wanted.on(uid=entry.uid))
     except NoDryRun:
         return None
-    return await _settled(world, wanted, body) if fingerprint(body) == entry.fingerprint else None
+    return await _settled(world, wanted, body) if _changes_nothing(wanted, body, entry) else None
+
+
+def _changes_nothing(wanted: Wanted, answer: dict[str, Any], entry: Entry) -> bool:
+    """Whether a dry run has left the object as it was."""
+    return entry_of(wanted.kind.plural, answer).fingerprint == entry.fingerprint
 
 
 async def _mended(world: World, wanted: Wanted, entry: Entry) -> Entry:
