@@ -135,6 +135,18 @@ def test_no_number_of_changes_of_others_makes_a_sink_look_unregistered(old: bool
     assert last.reason == "GatewayPending"
 
 
+def test_a_pod_of_the_release_before_holds_a_sink_that_is_again_what_it_was() -> None:
+    """It runs a head of before the change and its return; while the sink was another one, it did not hold that."""
+    first = shard(0, made("a"))
+    state = rendered(first)
+    for head, status in ((BEFORE, "False"), (shard(0), ""), (NEWEST, "True")):
+        render(state, head)
+        listen(state, running(first, old=True))
+        verdict = state.registration("a", NOW)
+        assert verdict
+        assert status in ("", verdict.status)
+
+
 def test_what_is_remembered_for_the_release_before_is_bounded() -> None:
     """And nothing, once no Pod of it runs."""
     state = rendered(NEWER)
@@ -146,7 +158,8 @@ def test_what_is_remembered_for_the_release_before_is_bounded() -> None:
     assert len(state.heads.numbers) == 1
     for number in range(REMEMBERED + 50):
         state.heads.put(NEWER._replace(digest=f"digest-{number}"))
-    assert len(state.heads.numbers) == REMEMBERED
+    assert len(state.heads.numbers) < REMEMBERED
+    assert state.heads.holds(f"digest-{REMEMBERED + 49}", "a", route_digest(made("a")))
 
 
 def test_a_sink_of_another_object_is_not_registered_by_its_name() -> None:

@@ -1,11 +1,12 @@
 """Which routes a gateway of the release before runs, which reports the digest of its head and nothing else. Pure.
 
-Each head that is written has a number, and each route the number of the head in which it became what it is. A Pod that
-runs a head has all routes that are no younger, however many heads there were since.
+Each head that is written has a number, and each route the numbers of the heads in which it became what: so that what a
+Pod runs is known from the head that it names, however many heads there were since.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from auditpipeline.control.shards import Written
@@ -18,33 +19,38 @@ REMEMBERED = 10_000
 
 @dataclass
 class Heads:
-    """`numbers` has those of heads by digest, `routes` what the newest head holds, `since` the number of the head in
-    which a route became that."""
+    """`numbers` has those of heads by digest, `routes` what the newest head holds, `became` of each route the numbers
+    of the heads in which it changed, with its digest from then on; "" stands for a route that is gone."""
 
     numbers: dict[str, int] = field(default_factory=dict)
     routes: dict[str, Route] = field(default_factory=dict)
-    since: dict[str, int] = field(default_factory=dict)
+    became: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     last: int = 0
 
     def put(self, head: Written) -> None:
         """Take in the newest head."""
         self.last += 1
         before, self.routes = self.routes, dict(head.held.routes)
-        self.since = {
-            name: self.since[name] if before.get(name) == route else self.last for name, route in self.routes.items()
-        }
+        for name, route in self.routes.items():
+            if before.get(name) != route:
+                self.became.setdefault(name, []).append((self.last, route_digest(route)))
+        for name in before.keys() - self.routes.keys():
+            self.became[name].append((self.last, ""))
         self.numbers.pop(head.digest, None)
         self.numbers[head.digest] = self.last
-        while len(self.numbers) > REMEMBERED:
-            del self.numbers[next(iter(self.numbers))]
+        if len(self.numbers) > REMEMBERED:
+            self.forget()
 
     def forget(self) -> None:
         """Forget all heads but the newest: no Pod needs them."""
         if len(self.numbers) > 1:
-            newest = next(reversed(self.numbers))
-            self.numbers = {newest: self.numbers[newest]}
+            self.numbers = {digest: number for digest, number in self.numbers.items() if number == self.last}
+            self.became = {name: [(self.last, self.became[name][-1][1])] for name in self.routes}
 
     def holds(self, digest: str, name: str, route: str) -> bool:
         """Whether the head called `digest` has the route `name` of which the digest is `route`."""
-        found, number = self.routes.get(name), self.numbers.get(digest)
-        return found is not None and number is not None and number >= self.since[name] and route_digest(found) == route
+        number, became = self.numbers.get(digest), self.became.get(name)
+        if number is None or not became:
+            return False
+        at = bisect_right(became, (number, "\x7f"))
+        return at > 0 and became[at - 1][1] == route
