@@ -119,7 +119,14 @@ async def _problem(this: Round, manifest: Manifest) -> Problem | None:
 
 async def _anew(this: Round, manifest: Manifest) -> Problem | None:
     """Why a StatefulSet that is to be made again around its Pods would be refused. The old one has the name yet."""
-    other = {**manifest, "metadata": {**manifest["metadata"], "name": f"{manifest['metadata']['name']}-new"}}
+    name, template = f"{manifest['metadata']['name']}-new", manifest["spec"]["template"]
+    # The admission policy of the installation asks that both have one name.
+    pod = {**template, "spec": {**template["spec"], "serviceAccountName": name}}
+    other = {
+        **manifest,
+        "metadata": {**manifest["metadata"], "name": name},
+        "spec": {**manifest["spec"], "template": pod},
+    }
     try:
         await rehearse(this.world, other)
     except NoDryRun:
