@@ -23,12 +23,15 @@ class Problem(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """A StatefulSet: Pods wanted, ready and of the newest template; whether its controller has seen the newest spec."""
+    """A StatefulSet: Pods wanted, ready and of the newest template; whether its controller has seen the newest spec;
+    what it says of who made it, and of what (control/rollout.py)."""
 
     wanted: int = 0
     ready: int = 0
     updated: int = 0
     observed: bool = False
+    release: str = ""
+    shape: str = ""
 
 
 class PodFacts(NamedTuple):

@@ -23,6 +23,9 @@ CONFIG = f"{GROUP}/config"
 ACKNOWLEDGED = f"{GROUP}/loss-acknowledged"
 """Annotation of AuditPipelines: losses until that time (RFC 3339) are known to whoever wrote it."""
 
+RELEASE, SHAPE = f"{GROUP}/release", f"{GROUP}/shape"
+"""Annotations of StatefulSets: which operator made it, and of what in the pipeline (control/rollout.py)."""
+
 RECEIVER = "auditpipeline-receiver"
 GATEWAY = "auditpipeline-gateway"
 OPERATOR = "auditpipeline-operator"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from auditpipeline.control import desired, names
+from auditpipeline.control.resources import STATEFULSETS
+from auditpipeline.control.rollout import marked, release
 from auditpipeline.control.rounds import Round
 from auditpipeline.core import config
 from auditpipeline.core.spec import Pipeline
@@ -47,7 +49,9 @@ async def _render(this: Round) -> Rendered:
     hosts = names.receiver_hosts(this.name, this.namespace)
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
     tls = desired.Certified(leaf, world.authority.bundle, token)
-    children = desired.children(pipeline, this.namespace, body, tls, world.settings, world.features)
+    own = release(world.settings, world.features)
+    made = desired.children(pipeline, this.namespace, body, tls, world.settings, world.features)
+    children = [marked(child, pipeline, own) if child["kind"] == STATEFULSETS.kind else child for child in made]
     sink = None
     if world.features.sinks != "absent" and not pipeline.spec.suspend:
         sink = desired.audit_sink(

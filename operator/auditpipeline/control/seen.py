@@ -221,12 +221,14 @@ def _facts(plural: str, body: Mapping[str, Any]) -> Workload | PodFacts | str | 
 
 
 def _workload(body: Mapping[str, Any]) -> Workload:
-    status = body.get("status", {})
+    status, notes = body.get("status", {}), body["metadata"].get("annotations") or {}
     return Workload(
         wanted=body["spec"].get("replicas", 1),
         ready=status.get("readyReplicas", 0),
         updated=status.get("updatedReplicas", 0),
         observed=status.get("observedGeneration", 0) >= body["metadata"].get("generation", 0),
+        release=notes.get(names.RELEASE, ""),
+        shape=notes.get(names.SHAPE, ""),
     )
 
 

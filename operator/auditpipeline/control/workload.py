@@ -17,6 +17,7 @@ from auditpipeline.control.resources import CLAIMS, SECRETS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.steps import forbidden, namespace_exists
+from auditpipeline.control.turns import has_turn
 from auditpipeline.control.world import CANARY_KEY, ensure
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
@@ -137,6 +138,8 @@ async def _child(this: Round, manifest: desired.Manifest) -> None:
         return
     if manifest["kind"] != STATEFULSETS.kind:
         await ensure(this.world, manifest)
+        return
+    if not await has_turn(this, key):
         return
     try:
         this.workload = await ensure(this.world, manifest)

@@ -29,6 +29,7 @@ from auditpipeline.control.ownership import ABSENT, Whose, owner, taken, whose
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.resources import Features, Resource
+from auditpipeline.control.rollout import Rollout
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, fingerprint, key_of
 from auditpipeline.control.settings import Settings
 from auditpipeline.control.upstream import UpstreamState
@@ -93,6 +94,7 @@ class World:
     fights: Fights = field(default_factory=Fights)
     gateway: GatewayState = field(default_factory=GatewayState)
     canary: CanaryState = field(default_factory=CanaryState)
+    rollout: Rollout = field(default_factory=Rollout)
     losses: LossState = field(default_factory=LossState)
     upstream: UpstreamState = field(default_factory=UpstreamState)
     egress: EgressState = field(default_factory=EgressState)
@@ -123,6 +125,7 @@ class World:
             self.refusals,
         ):
             memory.pop(name, None)
+        self.rollout.clean.pop(name, None)
         self.canary.forget(name)
         if self.upstream.drop(name):
             self.wake(STATIC_KEY, self.upstream.patience)
