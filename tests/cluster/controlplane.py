@@ -150,9 +150,11 @@ class ControlPlane:
             self._processes[name].stop()
         shutil.rmtree(self.data / "etcd")
         shutil.copytree(snapshot, self.data / "etcd")
-        for name in ("etcd", "kube-apiserver", "kube-controller-manager"):
-            self._processes[name].start()
-        self.wait_for("ready kube-apiserver", self.ready)
+        begun = [self._processes["etcd"], self._processes["kube-apiserver"]]
+        for process in begun:
+            process.start()
+        wait_for("ready kube-apiserver", self.ready, START_TIMEOUT, begun)
+        self._processes["kube-controller-manager"].start()  # it gives up soon where no API server is ready
 
     def ready(self) -> bool:
         """Whether /readyz answers 200 now."""
