@@ -5,7 +5,8 @@ tree costs nothing and a changed line costs seconds; no registry is needed. Wher
 Dockerfile's default base. Elsewhere buildah builds, as root, on a base that debootstrap makes once, with wheels that
 pip downloads on the host, where it is set up to.
 
-The name of the image is always `NAME`: Pods use it with `imagePullPolicy: Never` or IfNotPresent.
+The name of the image is always `NAME`: Pods use it with `imagePullPolicy: Never` or IfNotPresent. Another release's
+image is built from a folder with its sources, and has another name.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from .processes import Failed, run
 
 NAME = "localhost/auditpipeline:test"
 PROJECT = Path(__file__).parents[2]
+PREVIOUS = "localhost/auditpipeline:previous"
 SOURCES = ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "requirements/runtime.txt")
-REQUIREMENTS = PROJECT / "requirements" / "runtime.txt"
 
 _RELEASE, _PYTHON = "bookworm", "311"
 _PACKAGES = "python3,ca-certificates"
@@ -43,18 +44,18 @@ _KEPT = 3
 """Archives of the project's image that are kept in the cache."""
 
 
-def build() -> Path:
-    """Build the project's image if this tree's is not in the cache; raises `Missing` or `Failed`."""
-    target = folder() / f"auditpipeline-{_hash(_sources())}.tar"
+def build(project: Path = PROJECT, name: str = NAME) -> Path:
+    """Build the image of a project if it is not in the cache; raises `Missing` or `Failed`."""
+    target = folder() / f"auditpipeline-{name.rpartition(':')[2]}-{_hash(_sources(project), base=project)}.tar"
     if not target.exists():
         partial = target.with_suffix(".partial")
         partial.unlink(missing_ok=True)
         if docker_answers():
-            _build_with_docker(partial)
+            _build_with_docker(partial, project, name)
         else:
-            _build_with_buildah(partial)
+            _build_with_buildah(partial, project, name)
         partial.rename(target)
-        _forget_all_but_the_latest()
+        _forget_all_but_the_latest(name)
     return target
 
 
@@ -80,24 +81,25 @@ def docker_answers() -> bool:
     return docker is not None and subprocess.run([docker, "info"], capture_output=True, check=False).returncode == 0
 
 
-def _build_with_docker(target: Path) -> None:
-    _tell("building the image with Docker")
-    run(["docker", "build", "--tag", NAME, str(PROJECT)], timeout=1800)
-    run(["docker", "save", "--output", str(target), NAME], timeout=600)
+def _build_with_docker(target: Path, project: Path, name: str) -> None:
+    _tell(f"building the image {name} with Docker")
+    run(["docker", "build", "--tag", name, str(project)], timeout=1800)
+    run(["docker", "save", "--output", str(target), name], timeout=600)
 
 
-def _build_with_buildah(target: Path) -> None:
+def _build_with_buildah(target: Path, project: Path, name: str) -> None:
     for program in ("buildah", "debootstrap"):
         if shutil.which(program) is None:
             raise Missing(f"{program} is not installed: install the packages buildah and debootstrap, or Docker")
     if os.geteuid():
         raise Missing("building the image needs root, or Docker")
-    if not _wheels_folder().exists():
+    requirements = project / "requirements" / "runtime.txt"
+    if not _wheels_folder(requirements).exists():
         # Other dependencies than before: the layers of the old ones are big, those of the code are not.
         buildah("rmi", "--prune", "--force")
-    base, wheels = _base(), _wheels()
+    base, wheels = _base(), _wheels(requirements)
     (pip,) = wheels.glob("pip-*.whl")
-    _tell("building the image")
+    _tell(f"building the image {name}")
     buildah(
         *[
             "build",
@@ -105,13 +107,13 @@ def _build_with_buildah(target: Path) -> None:
             "--pull-never",
             "--layers",
             "--force-rm",
-            f"--tag={NAME}",
+            f"--tag={name}",
             f"--volume={wheels}:/wheels:ro",
         ],
         *[f"--build-arg=BASE={base}", f"--build-arg=PIP=python3 /wheels/{pip.name}/pip"],
-        *["--build-arg=PIP_OPTIONS=--no-index --find-links=/wheels", str(PROJECT)],
+        *["--build-arg=PIP_OPTIONS=--no-index --find-links=/wheels", str(project)],
     )
-    buildah("push", NAME, f"docker-archive:{target}:{NAME}")
+    buildah("push", name, f"docker-archive:{target}:{name}")
 
 
 def buildah(*arguments: str) -> str:
@@ -139,23 +141,24 @@ def _base() -> str:
     return name
 
 
-def _wheels() -> Path:
+def _wheels(requirements: Path) -> Path:
     """A folder with the wheels of the dependencies, of what builds the project, and of pip itself."""
-    target = _wheels_folder()
+    target = _wheels_folder(requirements)
     if target.exists():
         return target
     _tell("downloading the wheels of the dependencies")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         wheels = Path(temporary) / "wheels"
-        _download(wheels, ["--require-hashes", "--no-deps", "-r", str(REQUIREMENTS)])
+        _download(wheels, ["--require-hashes", "--no-deps", "-r", str(requirements)])
         _download(wheels, _BUILD_TOOLS)
         wheels.rename(target)
     return target
 
 
-def _wheels_folder() -> Path:
-    return binaries.cache_folder() / "wheels" / _hash([REQUIREMENTS], _PYTHON, *_BUILD_TOOLS)
+def _wheels_folder(requirements: Path) -> Path:
+    base = requirements.parents[1]
+    return binaries.cache_folder() / "wheels" / _hash([requirements], _PYTHON, *_BUILD_TOOLS, base=base)
 
 
 def _download(target: Path, what: Sequence[str]) -> None:
@@ -182,25 +185,26 @@ def _download(target: Path, what: Sequence[str]) -> None:
         ) from failed
 
 
-def _sources() -> list[Path]:
-    copied = [path for name in ("operator", "manifests/policies") for path in (PROJECT / name).rglob("*")]
+def _sources(project: Path) -> list[Path]:
+    copied = [path for name in ("operator", "manifests/policies") for path in (project / name).rglob("*")]
     files = [path for path in copied if path.is_file() and "__pycache__" not in path.parts]
-    return [*(PROJECT / name for name in SOURCES), *sorted(files)]
+    return [*(project / name for name in SOURCES), *sorted(files)]
 
 
-def _hash(files: Iterable[Path], *values: str) -> str:
+def _hash(files: Iterable[Path], *values: str, base: Path = PROJECT) -> str:
     digest = hashlib.sha256()
     for value in values:
         digest.update(f"{len(value)}:{value}".encode())
     for path in files:
-        name = str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else path.name
+        name = str(path.relative_to(base)) if path.is_relative_to(base) else path.name
         content = path.read_bytes()
         digest.update(f"{name}:{len(content)}:".encode() + content)
     return digest.hexdigest()[:16]
 
 
-def _forget_all_but_the_latest() -> None:
-    archives = sorted(folder().glob("auditpipeline-*.tar"), key=lambda path: path.stat().st_mtime)
+def _forget_all_but_the_latest(name: str) -> None:
+    kind = name.rpartition(":")[2]
+    archives = sorted(folder().glob(f"auditpipeline-{kind}-*.tar"), key=lambda path: path.stat().st_mtime)
     for path in archives[:-_KEPT]:
         path.unlink()
 

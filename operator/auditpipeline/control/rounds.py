@@ -11,6 +11,7 @@ from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Entry, Key
 from auditpipeline.control.world import World
 from auditpipeline.core.spec import Pipeline
+from auditpipeline.core.unknown import paths
 
 if TYPE_CHECKING:
     from auditpipeline.control.generation import Accepted
@@ -87,6 +88,9 @@ class Round:
         self.parsed = pipeline
         self.facts.outputs = tuple(output.name for output in pipeline.spec.outputs)
         self.facts.suspended = pipeline.spec.suspend
+        note = f"this release does not know {paths(pipeline.ignored)} and leaves it aside: upgrade the operator"
+        if pipeline.ignored and note not in self.facts.notes:
+            self.facts.notes.append(note)
 
     def look_again(self, seconds: float) -> None:
         """Ask for another look in `seconds`, or sooner."""
