@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import binaries, image
-from .deployment import CHART, EVENTS, NAMESPACE, RECEIVERS, Deployment, bootstrap
+from .deployment import EVENTS, NAMESPACE, RECEIVERS, Deployment, bootstrap
 from .node import Node
 from .processes import Failed, run
 
@@ -19,10 +20,28 @@ CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
+@dataclass(frozen=True)
+class Release:
+    """A release: the folder of its sources, and the name of its image."""
+
+    sources: Path = image.PROJECT
+    image: str = image.NAME
+
+    @property
+    def chart(self) -> Path:
+        """Its chart."""
+        return self.sources / "manifests" / "chart"
+
+    def build(self) -> Path:
+        """Its image, built if need be."""
+        return image.build(self.sources, self.image)
+
+
 class NodeDeployment(Deployment):
     """`data` is an empty folder below which the node's bootstrap files are; `values` are `--set` arguments of helm.
 
-    With `behind_service` the gateway is a StatefulSet at `service_address`, in a namespace that is restricted."""
+    With `behind_service` the gateway is a StatefulSet at `service_address`, in a namespace that is restricted.
+    `release` says what is installed at first; `upgrade` installs another one."""
 
     service_address = "10.98.0.9"
 
@@ -33,10 +52,12 @@ class NodeDeployment(Deployment):
         values: tuple[str, ...] = (),
         audit_log: Path | None = None,
         behind_service: bool = False,
+        release: Release | None = None,
     ) -> None:
         self.bootstrap = data / "bootstrap"
         self._values = values
         self._behind_service = behind_service
+        self._release = release or Release()
         bootstrap(self.bootstrap, CLI, *(["--address", f"{self.service_address}:443"] if behind_service else []))
         self.cluster: Node = self._node(audit_log)
 
@@ -46,14 +67,22 @@ class NodeDeployment(Deployment):
     def start(self) -> None:
         """Build the image if need be, start the node, install with helm."""
         binaries.find("helm")  # what is missing should be said before an image has been waited for
-        archive = image.build()
+        archive = self._release.build()
         self.cluster.start()
         self.cluster.load_image(archive)
         if self._behind_service:
             self._hand_over_certificates()
-        name, _, tag = image.NAME.rpartition(":")
+        self._install("install", self._release, "--create-namespace")
+
+    def upgrade(self, release: Release) -> None:
+        """Upgrade to a release, newer or older, by its own chart; returns when operator and gateway run it."""
+        self.cluster.load_image(release.build())
+        self._install("upgrade", release)
+
+    def _install(self, verb: str, release: Release, *args: str) -> None:
+        name, _, tag = release.image.rpartition(":")
         self.helm(
-            *["install", "auditpipeline", str(CHART), "--create-namespace", "--wait=legacy", "--timeout=180s"],
+            *[verb, "auditpipeline", str(release.chart), *args, "--wait=legacy", "--timeout=180s"],
             *["--set", f"image.repository={name},image.tag={tag},image.pullPolicy=IfNotPresent"],
             *[argument for value in self._all_values() for argument in ("--set", value)],
         )
