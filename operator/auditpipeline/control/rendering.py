@@ -59,10 +59,8 @@ async def _render(this: Round) -> Rendered:
     leaf = await world.authority.leaf(this.namespace, names.tls_secret(this.name), names.child(this.name), hosts)
     tls = desired.Certified(leaf, world.authority.bundle, token)
     own = release(world.settings, world.features)
-    children = [
-        marked(child, pipeline, own) if child["kind"] == STATEFULSETS.kind else child
-        for child in desired.children(pipeline, this.namespace, body, tls, world.settings, world.features)
-    ]
+    made = desired.children(pipeline, this.namespace, body, tls, world.settings, world.features)
+    children = [marked(child, pipeline, own) if child["kind"] == STATEFULSETS.kind else child for child in made]
     sink = None
     if world.features.sinks != "absent" and not pipeline.spec.suspend:
         sink = desired.audit_sink(
