@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 
 from auditpipeline.control import names, steps
+from auditpipeline.control.apiservers import Reading, Server
 from auditpipeline.control.facts import Facts
 from auditpipeline.control.loss import Gap, LossState
-from auditpipeline.control.published import Acknowledged, PipelineStatus
+from auditpipeline.control.published import Acknowledged, Condition, PipelineStatus
 from auditpipeline.control.resources import SINKS, Features
 from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import entry_of, key_of
+from auditpipeline.control.static import reconcile_static
+from auditpipeline.control.upstream import PolicyFile
+from auditpipeline.core.policy import Policy, Rule
+from auditpipeline.core.policyfile import dump
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
@@ -75,3 +80,25 @@ async def test_nobody_acknowledges_losses_that_are_yet_to_come() -> None:
     assert after.facts.losses is not None
     assert after.facts.losses.open == (gap,)
     assert after.facts.acknowledged == known
+
+
+@pytest.mark.parametrize(
+    ("status", "generation", "kept"),
+    [("True", 3, True), ("True", 2, False), ("False", 3, False), (None, 3, False)],
+)
+async def test_a_new_operator_does_not_take_back_what_a_former_one_has_seen_in_force(
+    status: Any, generation: int, kept: bool
+) -> None:
+    """That the policy file is newer than the API server's start is all that it knows; the former one knew more."""
+    before = Condition("UpstreamCovers", status, "Covered", "", MADE, generation)
+    previous = PipelineStatus(conditions=(before,) if status else ())
+    this = await round_of(bodies.pipeline("a"), previous)
+    state, server = this.world.upstream, Server("", "10.0.0.1")
+    state.ask("a", this.pipeline.spec.policy.effective)
+    state.take_files([PolicyFile("gateway", server.address, dump(Policy((Rule("RequestResponse"),))), 300)])
+    state.take_readings([Reading(server, 500, 200)])
+    await reconcile_static(this.world)
+    await steps.upstream(this)
+    assert (this.facts.upstream is None) is kept
+    assert ("UpstreamCovers" in this.facts.pending) is kept
+    assert kept or (this.facts.upstream and this.facts.upstream.reason == "RestartNeeded")

@@ -239,3 +239,16 @@ def test_rules_have_the_numbers_that_their_user_gave_them() -> None:
     told = message(floored)
     assert "the floor (RequestResponse" in told
     assert "; rule 0 (Request: everything) is recorded at Metadata, wanted at Request" in told
+
+
+def test_that_a_file_is_newer_says_little_of_an_api_server_that_started_before_the_operator() -> None:
+    """A former process may have known what it runs with; once this one has known, it is no guess any more."""
+    state, readings = asking(MUCH), [Reading(HERE, 500, 200)]
+    assert look(state, [file(MUCH, 300)], readings) == ("False", "RestartNeeded")
+    assert state.is_guess("a")
+    knowing = asking(LITTLE)
+    assert look(knowing, [file(LITTLE, 100)], readings) == ("True", "Covered")
+    assert look(knowing, [file(MUCH, 300)], readings) == ("True", "Covered")
+    assert knowing.ask("a", MUCH)
+    assert look(knowing, [file(MUCH, 300)], readings) == ("False", "RestartNeeded")
+    assert not knowing.is_guess("a")

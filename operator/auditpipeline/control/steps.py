@@ -17,7 +17,7 @@ from auditpipeline.control.gateway_state import Identity, disabled
 from auditpipeline.control.kube import Forbidden, Refused
 from auditpipeline.control.ownership import NameTaken
 from auditpipeline.control.placing import not_granted, not_served
-from auditpipeline.control.published import Acknowledged
+from auditpipeline.control.published import Acknowledged, conditions
 from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
@@ -169,9 +169,16 @@ async def upstream(this: Round) -> None:
     if world.settings.gateway_kind == "StatefulSet":
         this.facts.upstream = Verdict("Unknown", "StaticPolicyUnknown", _UNSEEN)
         return
-    this.facts.upstream = world.upstream.verdict(this.name)
+    guess = world.upstream.is_guess(this.name) and _was_met(this)
+    this.facts.upstream = None if guess else world.upstream.verdict(this.name)
     if this.facts.upstream is None:
         this.facts.pending.add("UpstreamCovers")
+
+
+def _was_met(this: Round) -> bool:
+    """Whether a former process saw that the policy in force records what this generation asks for."""
+    former = conditions(this.previous).get("UpstreamCovers")
+    return former is not None and (former.status, former.observed_generation) == ("True", this.facts.generation)
 
 
 async def losses(this: Round) -> None:

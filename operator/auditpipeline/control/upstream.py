@@ -80,7 +80,8 @@ class UpstreamState:
     """`asked` maps pipelines to digests of policies (empty: none that could ever be read), `foreign` AuditSinks of
     others. `parsed` holds the policies of files by digest of their text, or why they are none. `silent` says since when
     an API server does not answer, `emitting` names those whose policies are known to emit canaries. `settled` says of a
-    pipeline for which policy of it a comparison was last finished. `published` is the digest of the ConfigMap as last
+    pipeline for which policy of it a comparison was last finished, `known` of which of them more than a guess was ever
+    said. `published` is the digest of the ConfigMap as last
     written, `patience` how long changes are gathered before the next union."""
 
     asked: dict[str, str] = field(default_factory=dict)
@@ -99,6 +100,7 @@ class UpstreamState:
     union_text: str = ""
     union_memory: Memory = field(default_factory=Memory)
     settled: dict[str, str] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
     patience: float = 0.2
     memory: dict[tuple[str, str], _Memory] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ class UpstreamState:
         """Forget a pipeline that is gone; whether it was known."""
         self.floored.discard(pipeline)
         self.settled.pop(pipeline, None)
+        self.known.discard(pipeline)
         return self.asked.pop(pipeline, None) is not None
 
     def take_files(self, files: list[PolicyFile]) -> bool:
@@ -174,6 +177,8 @@ class UpstreamState:
         for pipeline, wanted in self.asked.items():
             if wanted and not any(verdict is None for verdict in self._verdicts(pipeline, wanted)):
                 self.settled[pipeline] = wanted
+                if not self.is_guess(pipeline):
+                    self.known.add(pipeline)
 
     def verdict(self, pipeline: str) -> Verdict | None:
         """What UpstreamCovers says of a pipeline; None if nobody has looked since this process began, or if only the
@@ -195,6 +200,13 @@ class UpstreamState:
         if self.settled.get(pipeline, wanted) != wanted:
             return Verdict("Unknown", "ComparisonPending", "the static policy is being compared")
         return None
+
+    def is_guess(self, pipeline: str) -> bool:
+        """Whether RestartNeeded is said only because the file is newer than the start of an API server that started
+        before this process began: what it runs with may do as well, and a former process may have known."""
+        verdict = self.verdict(pipeline)
+        unknown = all(not ran.loaded for ran in self.ran if not ran.error)
+        return verdict is not None and verdict.reason == "RestartNeeded" and unknown and pipeline not in self.known
 
     def _verdicts(self, pipeline: str, wanted: str) -> list[Verdict | None]:
         """What is to be said of each API server; None of one whose policy is yet to be compared."""
