@@ -57,7 +57,7 @@ MAX_SIZE = 600_000
 MAX_TEXT = 1_000_000
 """Rules of any union, and its bytes as JSON and as a file: a ConfigMap holds 1 MiB."""
 COARSE = (
-    "This policy is coarse: there is too much to join rule by rule, so that it records more than anybody asks for. "
+    "This policy is coarse: there is too much to join rule by rule, so that it may record more than anybody asks for. "
     "Fewer different policies, or fewer different rules in them, make it exact."
 )
 FEW = 8
