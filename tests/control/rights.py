@@ -38,11 +38,12 @@ class Right(NamedTuple):
 
 
 def granted(objects: list[dict[str, Any]]) -> set[Right]:
-    """Every right in the Roles and ClusterRoles among the objects, one by one."""
+    """Every right that the objects bind to somebody, one by one."""
+    bound = {(obj["roleRef"]["kind"], obj["roleRef"]["name"]) for obj in objects if obj["kind"].endswith("RoleBinding")}
     return {
         right
         for role in objects
-        if role["kind"] in ("Role", "ClusterRole")
+        if (role["kind"], role.get("metadata", {}).get("name")) in bound
         for rule in role["rules"]
         for right in _rights(role["metadata"].get("namespace", ""), rule)
     }
