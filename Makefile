@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-native lint unit cluster bench bench-control bench-policy bench-union lock manifests clean
+.PHONY: help demo test test-long test-upgrade test-native lint unit cluster bench bench-control bench-policy bench-union lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,11 @@ unit: $(VENV)/installed ## tests that need no cluster
 
 test-long: $(VENV)/installed ## reliability, two hours: 220 kills, 200 more on a failing disk, an hour of odd bodies, ten minutes of soak
 	$(BIN)/pytest -m long --timeout 1800 tests/reliability
+	@$(MAKE) --no-print-directory test-upgrade
+
+test-upgrade: $(VENV)/installed ## the release before to this one and back, by helm, on a real node, under load (root on Linux)
+	@$(BIN)/python -m tests.cluster.packages && $(BIN)/python -m tests.cluster.prepare node
+	$(BIN)/pytest -m upgrade --timeout 1800 tests/e2e/test_upgrade.py
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
 	@if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then $(BIN)/python -m tests.cluster.packages && \

@@ -19,15 +19,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from auditpipeline.control import desired, names
-from auditpipeline.control.certificates import Pair
-from auditpipeline.control.facts import PodReport
+from auditpipeline.control import names, rendering
+from auditpipeline.control.facts import Facts, PodReport
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.recorder import Recorder
-from auditpipeline.control.resources import Features
+from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import entry_of
-from auditpipeline.control.settings import Settings
-from auditpipeline.core import config, packing
+from auditpipeline.core import config
 from auditpipeline.core import report as reports
 from auditpipeline.core.report import Report
 from tests import previous
@@ -86,16 +84,15 @@ print(json.dumps([found.plane, found.config, found.config_error, events.received
 """
 
 
-def rendered(release: str, body: bodies.Body) -> tuple[dict[str, bytes], str]:
+async def rendered(release: str, body: bodies.Body) -> tuple[dict[str, bytes], str]:
     """The content of the Secret of a pipeline's receivers, and the digest that its operator expects."""
     if release == FORMER:
         return decoded(previous.ask(RENDER, body))
-    parsed = bodies.parsed(body)
-    encoded = packing.render(desired.receiver_config(parsed))
-    certified = desired.Certified(Pair("c", "k"), "b")
-    made = desired.children(parsed, "audit", encoded, certified, Settings(), Features())
-    data = next(each["data"] for each in made if each["metadata"]["name"] == names.config_secret("a"))
-    return decoded({"data": data, "digest": config.digest(encoded)})
+    this = Round(await fakes.world(fakes.Answers()), body, Facts(1, fakes.now()))
+    this.take(bodies.parsed(body))
+    made = await rendering.rendered(this)
+    data = next(each["data"] for each in made.children if each["metadata"]["name"] == names.config_secret("a"))
+    return decoded({"data": data, "digest": config.digest(made.body)})
 
 
 def decoded(made: dict[str, Any]) -> tuple[dict[str, bytes], str]:
@@ -174,7 +171,7 @@ async def test_a_receiver_of_one_release_beside_an_operator_of_the_other(
 ) -> None:
     """It runs the configuration, decides by its policies, and reports the digest that the operator waits for."""
     body = PIPELINES[case]
-    files, digest = rendered(operator, body)
+    files, digest = await rendered(operator, body)
     pod = Pod(tmp_path, files)
     wanted = [event(verb="list"), event(verb="create", requestObject={"a": 1}), event(user={"username": "hidden"})]
     async with pod.serving(receiver) as process:

@@ -16,7 +16,6 @@ import pytest
 
 from tests import previous
 from tests.cluster import image
-from tests.cluster.deployment import NAMESPACE
 from tests.cluster.node import Node
 from tests.cluster.onnode import NodeDeployment, Release
 from tests.cluster.processes import Process
@@ -29,6 +28,7 @@ BEFORE, NOW = Release(previous.folder(), image.PREVIOUS), Release()
 PIPELINES = ("one", "two", "three")
 USER = "load"
 PAUSE = "0.02"
+GIVEN_UP = re.compile(r'^apiserver_audit_error_total\{plugin="(?:webhook|buffered|truncate)"\} (\S+)$', re.MULTILINE)
 RULE = MINE | {"users": [USER]}
 
 
@@ -50,10 +50,8 @@ class UnderLoad(NodeDeployment):
 
     def images(self) -> list[str]:
         """The images of the receivers that are Ready, and of the StatefulSets."""
-        pods = json.loads(
-            self.kubectl("get", "pods", "-n", NAMESPACE, "-l", "auditpipeline.dev/pipeline", "-o", "json")
-        )
-        sets = json.loads(self.kubectl("get", "statefulsets", "-n", NAMESPACE, "-o", "json"))
+        pods = json.loads(self.kubectl("get", "pods", "-A", "-l", "auditpipeline.dev/pipeline", "-o", "json"))
+        sets = json.loads(self.kubectl("get", "statefulsets", "-A", "-l", "auditpipeline.dev/pipeline", "-o", "json"))
         ready = [
             pod
             for pod in pods["items"]
@@ -73,9 +71,7 @@ class UnderLoad(NodeDeployment):
     def given_up(self) -> int:
         """Events that kube-apiserver gave up."""
         metrics = self.kubectl("get", "--raw", "/metrics")
-        return sum(
-            int(float(each)) for each in re.findall(r"^apiserver_audit_error_total\{.*\} (\S+)$", metrics, re.MULTILINE)
-        )
+        return sum(int(float(count)) for count in GIVEN_UP.findall(metrics))
 
     def found(self, name: str) -> set[str]:
         """The events of the load that a pipeline has delivered."""
