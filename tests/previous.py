@@ -60,6 +60,6 @@ def run(code: str, *arguments: str, stdin: bytes = b"") -> bytes:
     return done.stdout
 
 
-def ask(code: str, value: Any) -> Any:
+def ask(code: str, value: Any, *arguments: str) -> Any:
     """Python code that reads JSON from `sys.stdin` and prints JSON, run with that release."""
-    return msgspec.json.decode(run(code, stdin=msgspec.json.encode(value)))
+    return msgspec.json.decode(run(code, *arguments, stdin=msgspec.json.encode(value)))

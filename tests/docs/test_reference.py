@@ -556,6 +556,7 @@ def _encoded(kind: type[msgspec.Struct]) -> Iterable[str]:
 def test_every_label_and_annotation_is_documented() -> None:
     """Those that the controller sets, and those of the chart and the manifests."""
     ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG, names.ACKNOWLEDGED}
+    ours |= {names.RELEASE, names.SHAPE}
     declared = {value for value in vars(names).values() if isinstance(value, str) and _is_label(value)}
     assert declared == ours
     texts = [path.read_text() for path in sorted((ROOT / "manifests" / "chart" / "templates").iterdir())]
