@@ -10,7 +10,9 @@ import pytest
 
 from auditpipeline.control import names
 from auditpipeline.control.gateway_state import Standing
+from auditpipeline.control.generation import Accepted
 from auditpipeline.control.health import Heartbeat
+from auditpipeline.control.operator import Watcher
 from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.resources import SECRETS, SERVICES, SINKS, Resource
 from auditpipeline.control.resync import observed, relist
@@ -119,15 +121,28 @@ async def test_versions_that_go_back_begin_another_history() -> None:
     tell(made, None, "50")
     made.gateway.stand({"a": Standing(("u", "f"), 1, SinkStatus(), version="49")})
     made.gateway.dirty = False
+    made.accepted["a"] = Accepted("u", 3, "inputs", {})
     kube.version, kube.told = "50", [body("50")]
     await relist(made)
     assert (made.seen.history, RESYNC_KEY in keys, made.gateway.dirty) == (0, False, False)
     kube.version, kube.told = "20", [body("7")]
     await relist(made)
     assert (made.seen.history, RESYNC_KEY in keys, made.gateway.dirty) == (1, True, True)
-    assert made.gateway.standing == {}
+    assert (made.gateway.standing, made.accepted) == ({}, {})
     tell(made, "MODIFIED", "21", "u3")
     assert made.seen.entries[KEY_HERE].uid == "u3"
+
+
+async def test_what_watches_of_another_history_tell_is_left_aside() -> None:
+    """They are stopped, and some events are on their way yet: they are newer than all that is to come."""
+    made = await world(Listing(), wake=lambda key, _: None)
+    former = Watcher(made)
+    made.seen.rewind("20")
+    former.observe(KEY_HERE, "MODIFIED", entry_of("services", body("50")))
+    former.resumed("services", "50")
+    assert (made.seen.entries, made.seen.heard) == ({}, {})
+    Watcher(made).observe(KEY_HERE, "ADDED", entry_of("services", body("21")))
+    assert made.seen.entries[KEY_HERE].version == "21"
 
 
 async def test_each_page_is_progress_and_a_hang_is_none() -> None:

@@ -51,7 +51,8 @@ def pipeline(rules: int = 0, outputs: int = 1) -> bodies.Body:
     return bodies.pipeline("a", policy={"rules": [*many(rules), {"level": "Request"}]}, outputs=[archive, *further])
 
 
-PIPELINES = {"small": pipeline(), "large": pipeline(150, 16)}
+PIPELINES = {"small": pipeline(), "large": pipeline(220, 16)}
+"""The second is nearly as large as a Secret of the release before could hold."""
 RENDER = """
 import base64, json, sys
 from auditpipeline.control import desired, names

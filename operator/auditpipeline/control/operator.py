@@ -225,7 +225,7 @@ async def _authorize(world: World) -> None:
     world.prober.trust(client, world.authority.bundle)
 
 
-class _Watcher:
+class Watcher:
     """What the watches of one history tell; what they tell after the next one has begun is left aside."""
 
     def __init__(self, world: World) -> None:
@@ -251,7 +251,7 @@ async def _watching(world: World, kubeconfig: Path | None) -> None:
     """Watch for ever. It begins again where kopf gives up (it does at the first refusal that lasts), where another set
     of kinds or namespaces is to be watched, and where another history has begun."""
     while True:
-        stop, before, watcher = asyncio.Event(), _watched(world), _Watcher(world)
+        stop, before, watcher = asyncio.Event(), _watched(world), Watcher(world)
         open_ = tuple(name for name in world.settings.namespaces if name not in world.closed)
         changing = asyncio.create_task(_until_changed(world, before, stop), name="what to watch")
         try:

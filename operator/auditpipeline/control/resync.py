@@ -144,9 +144,11 @@ def _listed(world: World, key: Key, entry: Entry, since: int) -> None:
 
 
 def rewind(world: World, plural: str, heard: str, version: str) -> None:
-    """Another history has begun: etcd was restored. Versions from before order nothing any more, whoever kept them, the
-    watches begin anew (they look at `Seen.history`), and everything is looked at."""
+    """Another history has begun: etcd was restored. Versions from before order nothing any more, whoever kept them, and
+    numbers of generations come a second time. The watches begin anew (they look at `Seen.history`), and everything is
+    looked at."""
     log.warning("resource versions went back: everything is looked at again", kind=plural, before=heard, now=version)
     world.seen.rewind(version)
     world.gateway.rewind()
+    world.accepted.clear()
     world.wake(RESYNC_KEY, 0.0)
