@@ -25,10 +25,14 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from auditpipeline.control.desired_gateway import read
+from auditpipeline.control.names import gateway_config_secret
+from auditpipeline.core import packing
 from tests.cluster.deployment import NAMESPACE, ROOT
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import resident
 from tests.cluster.rest import Rest
+from tests.control.test_reconcile_shards import certificates
 from tests.e2e.webhooks import Key, Webhook, Webhooks, background, sink
 
 pytestmark = [pytest.mark.controlplane, pytest.mark.timeout(600)]
@@ -259,3 +263,57 @@ def test_a_sink_that_is_new_or_gone_costs_the_others_nothing(
             local.kubectl("delete", "auditsink", "comes")
             local.wait_for("a later one", lambda a=latest: a in stays.names)  # type: ignore[misc]
     local.wait_for("all of them", lambda: set(requests.made) <= stays.names)
+
+
+def places(local: LocalDeployment) -> dict[str, set[str]]:
+    """The Secrets of the gateway's configuration that each route is in."""
+    label = "app.kubernetes.io/name=auditpipeline-gateway"
+    listed = json.loads(local.kubectl("get", "secrets", "-n", NAMESPACE, "-l", label, "-o", "json"))["items"]
+    stored = {secret["metadata"]["name"]: secret for secret in listed}
+    found: dict[str, set[str]] = {}
+    for number in range(packing.SHARDS):
+        shard = read(number, stored.get(gateway_config_secret(number), {}))
+        for name in shard.held.routes if shard else ():
+            found.setdefault(name, set()).add(gateway_config_secret(number))
+    return found
+
+
+def apply(local: LocalDeployment, body: dict[str, Any]) -> None:
+    """Apply a sink that is too large for kubectl's annotation."""
+    local.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=json.dumps(body))
+
+
+def test_sinks_that_outgrow_a_secret_lose_nothing_and_one_that_is_deleted_hears_no_more(
+    local: LocalDeployment, webhooks: Webhooks, names: list[str]
+) -> None:
+    """The one that grows moves to another Secret while it is used; a small one comes although the first is full."""
+    fills, grows, comes = webhooks.serve(), webhooks.serve(), webhooks.serve()
+    trusted = webhooks.authority.ca.read_bytes()
+
+    def large(name: str, webhook: Webhook) -> dict[str, Any]:
+        bundle = base64.b64encode(trusted + certificates(700)).decode()
+        return sink(name, {**webhooks.client(webhook), "caBundle": bundle})
+
+    names.append("s-fills")
+    apply(local, large("s-fills", fills))
+    wait_in_force(local, "s-fills")
+    register(local, names, sink("s-grows", webhooks.client(grows)))
+    first = gateway_config_secret(0)
+    assert {name: at for name, at in places(local).items() if name in names} == {"s-fills": {first}, "s-grows": {first}}
+    requests = Requests(local, 0.02)
+    with background(requests):
+        apply(local, large("s-grows", grows))
+        wait_in_force(local, "s-grows")
+        local.wait_for("moved", lambda: places(local)["s-grows"] == {gateway_config_secret(1)})
+        register(local, names, sink("s-comes", webhooks.client(comes)))
+        local.kubectl("delete", "auditsink", "s-fills")
+
+        def over() -> bool:
+            """One that is made now reaches the others alone."""
+            last, before = requests.made[-1], set(fills.names)
+            local.wait_for("it at the others", lambda: {last} <= grows.names & comes.names)
+            return "s-fills" not in places(local) and fills.names == before
+
+        local.wait_for("no more for the one that is deleted", over)
+    local.wait_for("all of them", lambda: set(requests.made) <= grows.names)
+    assert local.get("auditsink", "s-grows")["status"]["dropped"] == 0

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from auditpipeline.control import names
+from auditpipeline.core import packing
 from tests.manifests.lint import VALUE_SETS, lint, problems
 from tests.manifests.render import (
     CHART,
@@ -263,12 +264,21 @@ def test_the_gateway_behind_a_service_needs_nothing_of_a_node(helm: str) -> None
     objects = template(helm, "--set", "gateway.kind=StatefulSet")
     pod = gateway(objects, "StatefulSet")
     assert not {"hostNetwork", "initContainers", "nodeSelector", "tolerations"} & pod.keys()
-    assert [volume["name"] for volume in pod["volumes"] if "secret" not in volume] == []
+    assert [volume["name"] for volume in pod["volumes"] if not {"secret", "projected"} & volume.keys()] == []
     assert "DaemonSet" not in kinds(objects)
     (only,) = pod["containers"]
     assert [port for port in only["ports"] if "hostPort" in port] == []
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("kind", ["DaemonSet", "StatefulSet"])
+def test_the_gateway_mounts_every_secret_of_its_configuration(helm: str, kind: str) -> None:
+    """From the beginning, whether they are there or not: one that comes later must not make the Pods anew."""
+    pod = gateway(template(helm, "--set", f"gateway.kind={kind}"), kind)
+    (volume,) = (each["projected"] for each in pod["volumes"] if "projected" in each)
+    wanted = [names.gateway_config_secret(number) for number in range(packing.SHARDS)]
+    assert volume == {"sources": [{"secret": {"name": name, "optional": True}} for name in wanted]}
 
 
 def test_each_pod_behind_the_service_has_a_claim_of_its_own(helm: str) -> None:
@@ -311,7 +321,7 @@ def test_the_secret_of_bootstrap_is_what_the_pods_mount(helm: str) -> None:
     (volume,) = (
         each
         for each in gateway(template(helm, *BEHIND_SERVICE), "StatefulSet")["volumes"]
-        if "defaultMode" in each["secret"]
+        if "defaultMode" in each.get("secret", {})
     )
     assert volume["secret"] == {"secretName": names.GATEWAY_BOOTSTRAP_SECRET, "defaultMode": 0o440}
 

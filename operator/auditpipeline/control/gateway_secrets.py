@@ -73,8 +73,9 @@ async def store(world: World) -> Exception | None:
         state.planned(await plan(world, state.wanted))
     while len(state.stored or ()) < len(state.plan.shards):
         state.put(len(state.stored or ()), _written(world, len(state.stored or ()), Held(), 0))
-    failures = [await _stored(world, number) for number in range(len(state.plan.shards))]
-    return next((failure for failure in failures if failure), None)
+    # The head says how many shards there are: it comes last, so that none of them is missed.
+    failures = [await _stored(world, number) for number in reversed(range(len(state.plan.shards)))]
+    return next((failure for failure in reversed(failures) if failure), None)
 
 
 async def _stored(world: World, number: int) -> Exception | None:
