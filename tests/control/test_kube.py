@@ -7,7 +7,7 @@ import json
 import pytest
 from yarl import URL
 
-from auditpipeline.control.kube import Conflict, Forbidden, NoDryRun, NotFound, Refused, translate
+from auditpipeline.control.kube import Conflict, Forbidden, NoDryRun, NotFound, NoUpsert, Refused, translate
 from auditpipeline.control.resources import SECRETS, SERVICES, STATEFULSETS
 from auditpipeline.core.errors import Invalid, Permanent, Retryable
 
@@ -67,6 +67,7 @@ def test_what_admission_refuses_is_no_missing_permission(said: str, kind: type[E
         (422, 'Secret "a" is invalid: metadata.uid: Invalid value: "u": field is immutable', Conflict),
         (400, 'admission webhook "w.example.org" does not support dry run', NoDryRun),
         (400, "no such field", Invalid),
+        (500, "resourceVersion should not be set on objects to be created", NoUpsert),
     ],
 )
 def test_another_object_and_no_dry_run_are_told_apart_from_bad_input(

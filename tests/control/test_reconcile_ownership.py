@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from auditpipeline.control import names
-from auditpipeline.control.kube import Client, Conflict
+from auditpipeline.control import desired, names
+from auditpipeline.control.additions import Additions, additions
+from auditpipeline.control.kube import Client, Conflict, NoUpsert
 from auditpipeline.control.ownership import ABSENT
 from auditpipeline.control.resources import (
     ACCOUNTS,
@@ -24,6 +25,7 @@ from auditpipeline.control.resources import (
     STATEFULSETS,
     Resource,
 )
+from auditpipeline.control.settings import Settings
 from tests.cluster.controlplane import ControlPlane
 from tests.control import bodies
 from tests.control.running import Operator, eventually, gateway_pod, operator, until
@@ -214,6 +216,32 @@ async def test_an_apply_under_a_condition_touches_no_other_object(kube: Client, 
     made = await kube.apply(kind, on(resourceVersion=ABSENT))
     assert [entry["operation"] for entry in made["metadata"]["managedFields"]] == ["Apply"]
     assert (await kube.apply(kind, on(uid=made["metadata"]["uid"])))["metadata"] == made["metadata"]
+
+
+async def test_an_api_server_that_creates_nothing_under_a_condition_is_given_two_more_requests(
+    kube: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 1.18 does of Services. What is there stays as it is; of what is made, ours is ours by Apply alone."""
+    apply = Client._apply
+
+    async def former(self: Client, kind: Resource, body: Body, verb: str, **options: str) -> Body:
+        if body["metadata"].get("resourceVersion") == ABSENT:
+            raise NoUpsert("HTTP 500 resourceVersion should not be set on objects to be created")
+        return await apply(self, kind, body, verb, **options)
+
+    monkeypatch.setattr(Client, "_apply", former)
+    pipeline = bodies.parsed(bodies.pipeline("shop"))
+    manifest = desired.service(pipeline, namespace, Settings())
+    on = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": ABSENT}}
+    before = await foreign(kube, "service", namespace)
+    with pytest.raises(Conflict):
+        await kube.apply(SERVICES, on)
+    await same(kube, "service", namespace, before)
+    await kube.delete(SERVICES, "audit-shop", namespace)
+    made = await kube.apply(SERVICES, on)
+    assert [entry["operation"] for entry in made["metadata"]["managedFields"]] == ["Apply"]
+    assert made["spec"]["selector"] == manifest["spec"]["selector"]
+    assert additions(made) == Additions()
 
 
 OWN = {

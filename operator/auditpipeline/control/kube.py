@@ -65,6 +65,10 @@ class NoDryRun(Invalid):
     """An admission webhook that does not support dry runs has a say in this: nothing is known."""
 
 
+class NoUpsert(Retryable):
+    """This API server creates no object of this kind by an apply that names a resourceVersion: Services before 1.23."""
+
+
 class Kube(Protocol):
     """The requests that the controller makes. Bodies handed over are not kept; bodies returned are the caller's."""
 
@@ -173,7 +177,20 @@ class Client:
                 return
 
     async def apply(self, kind: Resource, body: Body) -> Body:
-        return await self._apply(kind, body, "apply")
+        try:
+            return await self._apply(kind, body, "apply")
+        except NoUpsert:
+            return await self._make(kind, body)
+
+    async def _make(self, kind: Resource, body: Body) -> Body:
+        """What an apply does that only creates, in three requests: the fields are ours by Apply alone in the end, or
+        the defaults would look like somebody else's additions."""
+        meta = {key: value for key, value in body["metadata"].items() if key != "resourceVersion"}
+        made = await self.create(kind, {**body, "metadata": meta})
+        found = await self._apply(kind, {**body, "metadata": {**meta, "uid": made["metadata"]["uid"]}}, "apply")
+        ours = [entry for entry in found["metadata"].get("managedFields", ()) if entry["operation"] == "Apply"]
+        change = {"managedFields": ours, "resourceVersion": found["metadata"]["resourceVersion"]}
+        return await self.patch(kind, meta["name"], {"metadata": change}, meta.get("namespace")) or found
 
     async def rehearse(self, kind: Resource, body: Body) -> Body:
         return await self._apply(kind, body, DRY_RUN, dry_run="All")
@@ -297,7 +314,8 @@ def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, 
         return _forbidden(what, message)
     if status in (400, 405, 413, 415, 422):
         return _invalid(f"{what}: {message}")
-    return Retryable(f"{what}: HTTP {status} {message}".rstrip(), seconds)
+    kind_of = NoUpsert if "resourceVersion should not be set" in message else Retryable
+    return kind_of(f"{what}: HTTP {status} {message}".rstrip(), seconds)
 
 
 def _forbidden(what: str, message: str) -> Exception:
