@@ -173,7 +173,8 @@ def test_no_statefulset_of_the_operator_gets_at_a_node(installed: ControlPlane, 
 
 def test_an_update_is_judged_as_a_creation_is(installed: ControlPlane) -> None:
     """By whatever verb."""
-    stored = STATEFULSET | {"metadata": STATEFULSET["metadata"] | {"namespace": "audit"}}
+    # Without an owner, which the garbage collector would not find.
+    stored = STATEFULSET | {"metadata": {"name": "audit-shop", "namespace": "audit"}}
     installed.kubectl("apply", "-f", "-", input=json.dumps(stored))
     arguments = ("patch", "statefulset", "audit-shop", "-n", "audit", "--as", OPERATOR, "--type=merge", "-p")
     with pytest.raises(Failed, match=NOTHING_OF_A_NODE):
