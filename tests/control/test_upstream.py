@@ -171,6 +171,14 @@ def test_what_nobody_has_looked_at_since_the_start_keeps_what_was_said() -> None
     assert look(state, [file(MUCH, 100)], state.readings) == ("True", "Covered")
 
 
+def test_what_was_compared_before_an_api_server_was_asked_says_nothing() -> None:
+    """Between its first answer and the next comparison neither."""
+    state = asking(MUCH)
+    assert look(state, [file(MUCH, 100)], []) == ("", "")
+    state.take_readings([Reading(HERE, 200, 150)])
+    assert state.verdict("a") is None
+
+
 def test_only_a_policy_that_its_user_has_changed_is_said_to_be_compared() -> None:
     """A static policy that has changed says nothing of the pipeline until it is compared."""
     state, readings = asking(LITTLE), [Reading(HERE, 500, 400)]

@@ -24,11 +24,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture
-def show(request: pytest.FixtureRequest) -> Callable[[Row], None]:
+def rows(request: pytest.FixtureRequest) -> list[Row]:
+    """The rows of the table that is printed at the end."""
+    return request.config.stash.setdefault(_ROWS, [])
+
+
+@pytest.fixture
+def show(rows: list[Row]) -> Callable[[Row], None]:
     """Notes a row for the table at the end, and fails with every broken promise in it."""
 
     def note(row: Row) -> None:
-        request.config.stash.setdefault(_ROWS, []).append(row)
+        rows.append(row)
         assert not row.faults, "\n".join((row.disturbance, *row.faults))
 
     return note

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from http.client import HTTPException
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from tests.cluster import flags
 from tests.cluster.controlplane import ADMINS, ControlPlane
-from tests.cluster.deployment import NAMESPACE
+from tests.cluster.deployment import NAMESPACE, RECEIVERS
 from tests.cluster.local import LocalDeployment, free_port
 from tests.cluster.processes import Failed, Process
 from tests.cluster.rest import MERGE, Rest
@@ -125,40 +123,13 @@ class Operators:
         return {kind: float(count) for kind, count in RECONCILES.findall(self._get(health, "/metrics"))}
 
     def _get(self, health: str, path: str) -> str:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # kubelet does not verify it either
         try:
-            with urlopen(f"http://{health}{path}", timeout=2) as answer:
+            with urlopen(f"https://{health}{path}", timeout=2, context=context) as answer:
                 return str(answer.read().decode())
         except (URLError, HTTPException, OSError):
             return ""
-
-
-def stop_storage(cluster: ControlPlane) -> None:
-    """Stop kube-apiserver, its controllers and etcd."""
-    processes = cluster._processes
-    cluster.stop_apiserver()
-    processes.pop("kube-controller-manager").stop(signal.SIGKILL)
-    processes.pop("etcd").stop(signal.SIGTERM)
-
-
-def start_storage(cluster: ControlPlane) -> None:
-    """Start them again, at the same addresses."""
-    cluster._launch("etcd", flags.etcd(cluster.data))
-    cluster.start_apiserver()
-    manager = cluster.user_kubeconfig("system:kube-controller-manager")
-    cluster._launch("kube-controller-manager", flags.controller_manager(manager, cluster._credentials))
-
-
-def save(cluster: ControlPlane) -> Path:
-    """A copy of what etcd holds, made while it is stopped."""
-    copy = cluster.data / "etcd-saved"
-    shutil.copytree(cluster.data / "etcd", copy, dirs_exist_ok=True)
-    return copy
-
-
-def restore(cluster: ControlPlane, copy: Path) -> None:
-    """Put a copy in the place of what etcd holds, while it is stopped."""
-    shutil.rmtree(cluster.data / "etcd")
-    shutil.copytree(copy, cluster.data / "etcd")
 
 
 def write_much(cluster: ControlPlane, writes: int) -> None:
@@ -173,7 +144,7 @@ def write_much(cluster: ControlPlane, writes: int) -> None:
 
 @contextmanager
 def webhook_down(local: LocalDeployment, rules: Sequence[dict[str, Any]]) -> Iterator[None]:
-    """Admission of what `rules` name asks a webhook meanwhile at which nobody answers, in the operator's namespace."""
+    """Admission of what `rules` name asks a webhook meanwhile at which nobody answers, in the namespaces of ours."""
     local.apply(_configuration(rules))
     try:
         local.cluster.wait_for("a refusal", lambda: _refused(local, rules), 30)
@@ -194,6 +165,9 @@ def rule(groups: Sequence[str], *resources: str) -> dict[str, Any]:
     }
 
 
+_OURS = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [NAMESPACE, RECEIVERS]}
+
+
 def _configuration(rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -204,7 +178,7 @@ def _configuration(rules: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "name": "down.example.com",
                 "clientConfig": {"url": "https://127.0.0.1:1/"},
                 "rules": list(rules),
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+                "namespaceSelector": {"matchExpressions": [_OURS]},
                 "failurePolicy": "Fail",
                 "sideEffects": "None",
                 "admissionReviewVersions": ["v1"],
@@ -236,7 +210,7 @@ PROBES: dict[str, dict[str, Any]] = {
 def _refused(local: LocalDeployment, rules: Sequence[dict[str, Any]]) -> bool:
     """Whether the webhook is asked: the API server takes a moment to learn of it."""
     named = next(name for name in PROBES if any(name in found["resources"] for found in rules))
-    probe = PROBES[named] | {"metadata": {"name": "probe", "namespace": NAMESPACE}}
+    probe = PROBES[named] | {"metadata": {"name": "probe", "namespace": RECEIVERS}}
     try:
         local.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(probe))
     except Failed as error:

@@ -2,6 +2,8 @@
 
     unchanged objects   no condition may move (status, reason, lastTransitionTime), not even for a moment; no Event may
                         tell of them; nothing of theirs may be written but a status whose figures or words changed
+                        over a planned restart of its receivers (`planned` seconds) the conditions that tell of it may
+                        move, have to come back within that time, and may be told by Events
     broken objects      may say Ready=True for GRACE seconds, counted from when they broke or from when the API server
                         answered again, whichever came last; and may have no Ready condition at all for as long
 
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 GRACE = 10.0
 """Seconds for which a broken pipeline may say Ready=True while the API server answers: the promise itself."""
+OF_RESTARTS = frozenset({"Ready", "Reconciling", "WebhookAvailable", "Delivering"})
+"""The conditions that tell of a receiver that is restarted."""
 Key = tuple[str, str]
 """Kind and name."""
 
@@ -114,10 +118,14 @@ def judge(
     unchanged: Collection[Key] = (),
     broken: Mapping[Key, float] | None = None,
     writes: Iterable[Write] = (),
+    planned: float = 0.0,
 ) -> Row:
     """The row of a disturbance. `broken` says since when each object has been broken; `writes` are those that would be
-    faults, and may hold any number of writes of statuses, which are judged by what they changed."""
-    seen = {key: _seen(record, key, window) for key in unchanged}
+    faults, and may hold any number of writes of statuses, which are judged by what they changed. `planned` is how many
+    seconds a restart of receivers may show, if it is a part of the disturbance."""
+    whole = {key: _seen(record, key, window) for key in unchanged}
+    seen = {key: without_restarts(states, planned) for key, states in whole.items()}
+    restarted = {key for key, states in whole.items() if len(seen[key]) < len(states)}
     steps = [step for states in seen.values() for step in pairwise(states)]
     within = [write for write in writes if window.begins < write.at <= window.ends]
     wrong = max((_longest(_wrong(record, window, *item)) for item in (broken or {}).items()), default=(0.0, ""))
@@ -129,7 +137,7 @@ def judge(
         events=tuple(
             f"{'/'.join(told.key)}: {told.reason}: {told.note}"
             for told in record.events
-            if window.begins < told.at <= window.ends and told.key in seen
+            if window.begins < told.at <= window.ends and told.key in seen and not _excused(told, restarted)
         ),
         writes=(*_needless(steps), *_idle(within, seen), *(_text(write) for write in within if not _status(write))),
         figures=sum(before.figures != after.figures for before, after in steps),
@@ -154,6 +162,48 @@ def moves(before: State, after: State) -> Iterator[str]:
             yield f"{name} {kind}: {_shown(then)} -> {_shown(now)}: {now.message if now else 'no longer there'}"
         elif then and now and then.since != now.since:
             yield f"{name} {kind}: lastTransitionTime {then.since} -> {now.since}, still {_shown(now)}"
+
+
+def without_restarts(states: Sequence[State], planned: float) -> list[State]:
+    """The states of an object without the times, of at most `planned` seconds each, in which conditions of OF_RESTARTS
+    alone were other than at first."""
+    first, kept, left = states[0], [states[0]], list(states[1:])
+    while left:
+        state, back = left[0], _back(first, left)
+        if _away(first, state) and back is not None and left[back].at - state.at <= planned:
+            left = [_as_if_never_away(first, found) for found in left[back:]]
+        else:
+            kept.append(left.pop(0))
+    return kept
+
+
+def _away(first: State, state: State) -> frozenset[str]:
+    """The conditions that are other than at first."""
+    old, new = ({entry.kind: _shown(entry) for entry in found.conditions} for found in (first, state))
+    return frozenset(kind for kind in old.keys() | new.keys() if old.get(kind) != new.get(kind))
+
+
+def _back(first: State, states: Sequence[State]) -> int | None:
+    """Which is the first of the states that is as at first again, if all before it tell of a restart alone."""
+    for number, state in enumerate(states):
+        away = _away(first, state)
+        if state.uid != first.uid or not away <= OF_RESTARTS:
+            return None
+        if not away:
+            return number
+    return None
+
+
+def _as_if_never_away(first: State, state: State) -> State:
+    """The state with the times of `first` on the conditions that a restart may move."""
+    since = {entry.kind: entry.since for entry in first.conditions if entry.kind in OF_RESTARTS}
+    conditions = (entry._replace(since=since.get(entry.kind, entry.since)) for entry in state.conditions)
+    return state._replace(conditions=tuple(conditions))
+
+
+def _excused(told: Told, restarted: Collection[Key]) -> bool:
+    """Whether an Event tells of the restart of receivers."""
+    return told.key in restarted and told.note.partition(" is ")[0] in OF_RESTARTS
 
 
 def table(rows: Iterable[Row]) -> str:

@@ -74,6 +74,40 @@ def test_an_object_that_goes_or_is_another_one_is_a_fault() -> None:
     assert healthy(state(150.0, uid="v")).faults == ["moved: AuditPipeline/shop is another object"]
 
 
+AWAY = ready("False", "PodsPending", since="now")
+
+
+def planned(*states: State, events: tuple[Told, ...] = ()) -> Row:
+    """The row of an object whose receivers are restarted, for which a minute is planned."""
+    return judge("it", Record((state(50.0), *states), events), WINDOW, unchanged=[KEY], planned=60.0)
+
+
+def test_a_planned_restart_may_show_for_a_while() -> None:
+    """Once for each receiver; what it moved has to be as it was in the end, but for the time since."""
+    back = ready(since="later")
+    told = (Told(121.0, KEY, "PodsPending", "Ready is False: waiting"),)
+    assert planned(state(110.0, AWAY), state(170.0, back), events=told).faults == []
+    assert planned(state(110.0, AWAY), state(130.0, back), state(140.0, AWAY), state(190.0, back)).faults == []
+    assert healthy(state(110.0, AWAY), state(120.0, back)).faults
+
+
+def test_a_planned_restart_that_takes_long_is_a_fault() -> None:
+    """Or one that has not ended."""
+    assert planned(state(110.0, AWAY), state(170.1)).faults
+    assert planned(state(110.0, AWAY)).faults
+
+
+def test_nothing_else_may_move_in_a_planned_restart() -> None:
+    """Another condition, another object, and a time that moved without a restart."""
+    lost = Condition("AuditLoss", "True", "EventsLost", "", "now")
+    assert planned(state(110.0, AWAY, lost), state(120.0)).faults
+    assert planned(state(110.0, AWAY), state(120.0, AWAY, uid="v"), state(130.0)).faults
+    assert planned(state(110.0, ready(since="later"))).faults
+    assert planned(state(110.0), events=(Told(121.0, KEY, "PodsPending", "Ready is False"),)).faults
+    other = (Told(121.0, KEY, "EventsLost", "AuditLoss is True"),)
+    assert planned(state(110.0, AWAY), state(120.0), events=other).faults
+
+
 def test_an_event_is_a_fault() -> None:
     """On the object, and within the window."""
     told = [Told(at, KEY, "Ready", "Ready is True") for at in (99.0, 150.0, 201.0)]

@@ -16,7 +16,7 @@ from functools import partial
 
 import pytest
 
-from tests.cluster.deployment import NAMESPACE
+from tests.cluster.deployment import NAMESPACE, RECEIVERS
 from tests.cluster.local import LocalDeployment
 from tests.cluster.processes import Failed
 from tests.e2e import disturbances
@@ -146,7 +146,9 @@ def settled(stage: Stage) -> Stage:
 
 
 @BOTH
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL], ids=["restarted", "killed"])
+@pytest.mark.parametrize(
+    "sig", [pytest.param(signal.SIGTERM, marks=pytest.mark.long), signal.SIGKILL], ids=["restarted", "killed"]
+)
 def test_the_operator_is_restarted(settled: Stage, sig: signal.Signals, show: Show) -> None:
     """Cleanly, and by kill -9: it comes back knowing nothing, and claims nothing new."""
     begins = settled.recorder.now()
@@ -180,7 +182,7 @@ def test_another_operator_leads(settled: Stage, sig: signal.Signals, show: Show)
         settled.operators.wait_led(settled.recorder.now())
 
 
-@BOTH
+@pytest.mark.parametrize("pace", [LONG], indirect=True, scope="module")
 def test_the_api_server_is_restarted(settled: Stage, show: Show) -> None:
     """It is away for a few seconds; the operator may keep its Lease."""
     begins = settled.recorder.now()
@@ -211,18 +213,11 @@ def test_the_api_server_is_away(settled: Stage, show: Show) -> None:
 def test_etcd_is_restored(settled: Stage, show: Show) -> None:
     """To what it held a while ago: resourceVersions go backwards. What breaks or is made after that is seen."""
     cluster, local = settled.local.cluster, settled.local
-    disturbances.stop_storage(cluster)
-    copy = disturbances.save(cluster)
-    disturbances.start_storage(cluster)
-    settled.digested(settled.recorder.now())
-    settled.settle()
+    new, begins = ("AuditPipeline", "d-new"), settled.recorder.now()
+    snapshot = cluster.snapshot()
     local.apply(pipeline("d-forgotten", targetNamespace="nowhere"))
-    disturbances.write_much(cluster, 2000)
-    new = ("AuditPipeline", "d-new")
-    begins = settled.recorder.now()
-    disturbances.stop_storage(cluster)
-    disturbances.restore(cluster, copy)
-    disturbances.start_storage(cluster)
+    disturbances.write_much(cluster, 500)
+    cluster.restore(snapshot)
     answered = settled.recorder.now()
     try:
         with settled.held() as broken:
@@ -264,7 +259,7 @@ def test_an_admission_webhook_is_down(settled: Stage, what: str, show: Show) -> 
     begins = recorder.now()
     try:
         with webhook_down(local, DOWN[what]):
-            local.kubectl("delete", "statefulset", f"audit-{VICTIM}", "-n", NAMESPACE, "--wait=false")
+            local.kubectl("delete", "statefulset", f"audit-{VICTIM}", "-n", RECEIVERS, "--wait=false")
             broken = {key: recorder.now()}
             local.apply(pipeline(new[1]))
             broken[new] = recorder.now()

@@ -252,7 +252,7 @@ class UpstreamState:
             single = len(self.readings) == 1 and len(self.files or ()) == 1
             yield self._ran(file, reading, 0.0 if own or single else CLOCKS)
         if not self.readings:
-            yield Ran("kube-apiserver", file.digest, "", why="no API server was asked yet since when it runs")
+            yield Ran("kube-apiserver", file.digest, "", pending=True)
 
     def _alone(self) -> Iterable[Ran]:
         """The API servers that no file is beside, as far as addresses tell: one of another address may be beside any
