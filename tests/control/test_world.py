@@ -13,8 +13,8 @@ from auditpipeline.control.ownership import ABSENT
 from auditpipeline.control.resources import Resource
 from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.settings import Settings
-from auditpipeline.control.world import ensure
-from auditpipeline.core.errors import Invalid
+from auditpipeline.control.world import ADOPT_RETRY, ensure
+from auditpipeline.core.errors import Invalid, Retryable
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
@@ -75,6 +75,36 @@ async def test_what_another_process_applied_is_adopted_if_nothing_would_change(
     for _ in range(2):
         await ensure(made, SERVICE)
     assert [body["metadata"]["uid"] for body in kube.written] == ["u1"] * applies
+
+
+async def test_what_nobody_can_say_of_after_a_restart_is_left_as_it_is_and_asked_again_later() -> None:
+    """An admission webhook that is down says nothing of what is there; nor is it asked for each object in turn."""
+    kube, woken = Stored(Retryable("HTTP 500 failed calling webhook")), []
+    at = now()
+    made = await world(kube, clock=lambda: at, wake=lambda key, seconds: woken.append((key, seconds)))
+    made.seen.put(key_of("services", kube.body), entry_of("services", kube.body))
+    kube.written.clear()
+    assert (await ensure(made, SERVICE)).uid == "u1"
+    kube.answer = AssertionError("it is not asked again at once")
+    await ensure(made, SERVICE)
+    assert kube.written == []
+    assert woken == [("pipeline/security", ADOPT_RETRY)] * 2
+    at += timedelta(seconds=ADOPT_RETRY)
+    kube.answer = {"spec": {}}
+    await ensure(made, SERVICE)
+    assert [body["metadata"]["uid"] for body in kube.written] == ["u1"]
+
+
+async def test_what_the_operator_needs_for_itself_is_not_taken_for_written() -> None:
+    """A route may leave one of the gateway's Secrets only when another one surely has it."""
+    meta = {"name": "x", "namespace": "audit", "labels": names.gateway_labels()}
+    manifest = desired.secret(meta, {"a": b"b"})
+    kube = Stored(Retryable("HTTP 500 failed calling webhook"))
+    made = await world(kube)
+    there = manifest | {"metadata": meta | {"uid": "u1", "resourceVersion": "7"}}
+    made.seen.put(key_of("secrets", there), entry_of("secrets", there))
+    with pytest.raises(Retryable):
+        await ensure(made, manifest)
 
 
 async def test_an_object_that_changes_again_and_again_is_tried_later() -> None:

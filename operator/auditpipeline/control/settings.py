@@ -49,7 +49,7 @@ class Settings:
     resync: float = 60.0
     status_interval: float = 10.0
     canary_interval: float = 30.0
-    workers: int = 4
+    workers: int = 16
     leader_elect: bool = True
     identity: str = "auditpipeline"
 

@@ -23,7 +23,7 @@ from auditpipeline.control.facts import Heard
 from auditpipeline.control.fights import Fights
 from auditpipeline.control.gateway_state import GatewayState
 from auditpipeline.control.generation import Accepted
-from auditpipeline.control.kube import Conflict, Kube, NoDryRun
+from auditpipeline.control.kube import Conflict, Kube, NoDryRun, NotFound
 from auditpipeline.control.left import LeftState
 from auditpipeline.control.loss import LossState
 from auditpipeline.control.ownership import ABSENT, Whose, owner, taken, whose
@@ -51,6 +51,8 @@ STATIC_KEY = "static"
 API_SERVERS_KEY = "apiservers"
 CANARY_KEY = "canary"
 
+ADOPT_RETRY = 10.0
+"""Seconds until it is asked again whether an object is as it should be, if nobody could say."""
 TRIES = 3
 """How often in a row an object may turn out to be another one than was seen before `ensure` gives up."""
 
@@ -79,10 +81,11 @@ class World:
     """`applied` holds what was last applied of each object. `closed` are namespaces that the operator was given but may
     not read. `began` is when this process began to work, in seconds since the epoch; `troubles` since when the rounds
     of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID.
-    `published` has what an API server made of a status that was written, and that status. `fights` says of an object
-    how often in a row what others wrote was taken back. `accepted` is the last generation of each pipeline that was
-    accepted, `refusals` what was refused of a newer one; `unmarked` says of a namespace when its Pods could not be
-    annotated. `wake(key, seconds)` puts a key into the work queue."""
+    `unasked_until`: dry runs are not answered, and not asked for before that. `published` has what an API server made
+    of a status that was written, and that status. `fights` says of an object how often in a row what others wrote was
+    taken back. `accepted` is the last generation of each pipeline that was accepted, `refusals` what was refused of a
+    newer one; `unmarked` says of a namespace when its Pods could not be annotated. `wake(key, seconds)` puts a key into
+    the work queue."""
 
     kube: Kube
     settings: Settings
@@ -106,6 +109,7 @@ class World:
     claims: dict[str, ClaimState] = field(default_factory=dict)
     unmade: dict[str, RefusalState] = field(default_factory=dict)
     began: float = 0.0
+    unasked_until: float = 0.0
     troubles: dict[str, float] = field(default_factory=dict)
     unheard: dict[str, dict[str, int]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
@@ -273,12 +277,31 @@ async def _hold(world: World, wanted: Wanted, entry: Entry | None) -> Entry:
 
 
 async def _adopted(world: World, wanted: Wanted, entry: Entry) -> Entry | None:
-    """After a restart or a change of leader: the object, if applying it would change nothing."""
+    """After a restart or a change of leader: the object, if applying it would change nothing, or if nobody can say."""
+    if wanted.owner and world.clock().timestamp() < world.unasked_until:
+        return _left_for_now(world, wanted, entry)
     try:
         body = await world.kube.rehearse(wanted.kind, wanted.on(uid=entry.uid))
     except NoDryRun:
         return None
+    except (Conflict, NotFound):
+        raise
+    except Retryable as error:
+        if not wanted.owner:  # what is taken for written there has to be
+            raise
+        # As while an admission webhook is down: nobody can say yet, and what is there is left as it is.
+        log.warning("whether an object is as it should be is not known yet", name=wanted.key[2], error=str(error))
+        world.unasked_until = world.clock().timestamp() + ADOPT_RETRY
+        return _left_for_now(world, wanted, entry)
     return await _settled(world, wanted, body) if _changes_nothing(wanted, body, entry) else None
+
+
+def _left_for_now(world: World, wanted: Wanted, entry: Entry) -> Entry:
+    """The object as it was seen; it is looked at again."""
+    reference = owner(wanted.manifest["metadata"])
+    if reference:
+        world.wake(pipeline_key(reference["name"]), ADOPT_RETRY)
+    return entry
 
 
 def _changes_nothing(wanted: Wanted, answer: dict[str, Any], entry: Entry) -> bool:
