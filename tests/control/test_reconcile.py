@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from auditpipeline.control import reconcile as module
+from auditpipeline.control.facts import Facts
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.gateway_state import GatewayState, Standing
-from auditpipeline.control.published import SinkStatus
+from auditpipeline.control.published import PipelineStatus, SinkStatus
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PIPELINES, SINKS, Resource
 from auditpipeline.control.sinks import reconcile_sinks
+from auditpipeline.control.status import status
+from auditpipeline.core.errors import Invalid
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
@@ -68,6 +74,55 @@ def test_a_status_that_was_written_while_all_sinks_were_listed_is_known() -> Non
     assert state.standing["a"].status.lag_seconds == 8
     state.stand({"a": standing("u2", None, "11")})
     assert state.standing["a"].version == "11"
+
+
+async def test_somebody_who_writes_all_the_time_does_not_keep_the_status_away() -> None:
+    """Annotations and labels of others move the resourceVersion, and make nothing of the status untrue."""
+
+    class Busy(Answers):
+        async def patch_status(self, kind: Resource, name: str, *args: Any, **options: Any) -> Any:
+            if self.version == 7:
+                self.version += 1
+                self.objects[kind.plural, name]["metadata"]["resourceVersion"] = str(self.version)
+            return await super().patch_status(kind, name, *args, **options)
+
+        version = 7
+
+    body = bodies.pipeline()
+    kube = Busy({("auditpipelines", "security"): body | {"metadata": body["metadata"] | {"resourceVersion": "7"}}})
+    made = await world(kube)
+    kube.written.clear()
+    await reconcile(made, Recorder(kube, now, "test"), "security")
+    assert len([body for body in kube.written if "conditions" in body]) == 1
+
+
+@pytest.mark.parametrize("fault", ["made", "refused"])
+async def test_a_status_that_cannot_be_made_or_written_leaves_no_true_one_behind(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a fault of ours, or because the API server refuses it: Ready says so all the same."""
+
+    class Refusing(Answers):
+        async def patch_status(self, kind: Resource, name: str, status: Any, *args: Any, **options: Any) -> Any:
+            if fault == "refused" and "InternalError" not in str(status):
+                raise Invalid("status", "is invalid")
+            return await super().patch_status(kind, name, status, *args, **options)
+
+    def failing(facts: Facts, previous: PipelineStatus) -> PipelineStatus:
+        if facts.waiting is None or facts.waiting.reason != "InternalError":
+            raise OverflowError
+        return status(facts, previous)
+
+    former = {"conditions": [{"type": "Ready", "status": "True", "reason": "Ready", "observedGeneration": 3}]}
+    kube = Refusing({("auditpipelines", "security"): stored(bodies.pipeline(), "7") | {"status": former}})
+    made = await world(kube)
+    if fault == "made":
+        monkeypatch.setattr(module, "status", failing)
+    with pytest.raises((OverflowError, Invalid)):
+        await reconcile(made, Recorder(kube, now, "test"), "security")
+    (said,) = [body["conditions"] for body in kube.written if "conditions" in body]
+    assert (said[0]["type"], said[0]["status"], said[0]["reason"]) == ("Ready", "False", "InternalError")
+    assert made.ready == {"security": False}
 
 
 async def test_a_status_that_an_older_crd_prunes_is_not_written_again_and_again() -> None:

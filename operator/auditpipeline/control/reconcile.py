@@ -18,7 +18,7 @@ import structlog
 from auditpipeline.control import published
 from auditpipeline.control.acceptance import accept
 from auditpipeline.control.facts import Facts
-from auditpipeline.control.kube import Conflict
+from auditpipeline.control.kube import Body, Conflict
 from auditpipeline.control.pace import patience, pipeline_figures
 from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.recorder import Recorder, transitions
@@ -41,7 +41,8 @@ from auditpipeline.control.steps import (
 )
 from auditpipeline.control.trouble import GRACE, is_forgivable, problem_of
 from auditpipeline.control.workload import children, observe
-from auditpipeline.control.world import BeingDeleted, World, pipeline_key
+from auditpipeline.control.world import TRIES, BeingDeleted, World, pipeline_key
+from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
 
@@ -78,15 +79,19 @@ async def reconcile(world: World, recorder: Recorder, name: str) -> float | None
 
 async def _act(this: Round) -> Exception | None:
     """Have everything be as it should; what ended it."""
+    ended: Exception | None = None
     try:
         for step in ACT:
             await step(this)
     except Exception as error:
         # Whatever it was becomes a condition; a Halt or the work queue says when it is tried again.
-        return error
-    finally:
+        ended = error
+    try:
         asks(this)
-    return None
+    except Exception as error:
+        # As above.
+        ended = ended or error
+    return ended
 
 
 async def _look(this: Round) -> Exception | None:
@@ -127,9 +132,11 @@ def _note(this: Round, error: Exception | None) -> None:
 async def _write_status(this: Round, recorder: Recorder) -> None:
     """The one place that writes a status; how soon says `pace`."""
     world, old = this.world, this.previous
-    new = status(this.facts, old)
+    new, failed = _made(this)
     world.ready[this.name] = published.is_ready(new)
     if new == old or world.published.get(this.name) == (old, new):
+        if failed:
+            raise failed
         return  # said already; or it was written and not kept: this API server's CRD is of another release
     wait = patience(pipeline_figures(new), pipeline_figures(old), world.settings.status_interval)
     if wait is None:
@@ -140,16 +147,55 @@ async def _write_status(this: Round, recorder: Recorder) -> None:
         this.look_again(left)
         return
     try:
-        version = this.body["metadata"].get("resourceVersion", "")
-        change = published.patch(new, old)
-        stored = await world.kube.patch_status(PIPELINES, this.name, change, version=version)
-    except Conflict:  # changed, or even made again, since it was read: this is not true of it
-        this.look_again(0.0)
-        return
+        stored = await _stored(this, new)
+    except Invalid as error:
+        # The API server takes another one: that the pipeline is not known to be well has to be said all the same.
+        new, failed = _unsaid(this, error), error
+        world.ready[this.name] = False
+        stored = await _stored(this, new)
     if stored is None:
         return
     world.written[this.name], world.published[this.name] = now, (published.of(stored), new)
     await _tell(this, recorder, new, old)
+    if failed:
+        raise failed
+
+
+def _made(this: Round) -> tuple[PipelineStatus, Exception | None]:
+    """The status; and why it could not be made of what was found, if so."""
+    try:
+        return status(this.facts, this.previous), None
+    except Exception as error:
+        # A fault of ours: Ready may not stay True for it.
+        return _unsaid(this, error), error
+
+
+def _unsaid(this: Round, error: Exception) -> PipelineStatus:
+    """The status that says that there is none."""
+    facts = this.facts
+    problem = problem_of(RuntimeError(error.__class__.__name__))[0]
+    return status(
+        Facts(facts.generation, facts.now, facts.outputs, waiting=problem, absent=facts.absent), this.previous
+    )
+
+
+async def _stored(this: Round, new: PipelineStatus) -> Body | None:
+    """Write the status; the object as it is then, or None if it is gone or another generation: this is not true of
+    that one, and it is looked at at once. Somebody who writes to the object all the time does not keep it away."""
+    kube, meta, old = this.world.kube, this.body["metadata"], this.previous
+    for _ in range(TRIES):
+        try:
+            change, version = published.patch(new, old), meta.get("resourceVersion", "")
+            return await kube.patch_status(PIPELINES, this.name, change, version=version)
+        except Conflict:
+            body = await kube.get(PIPELINES, this.name)
+            if body is None:
+                return None
+            before, meta, old = meta, body["metadata"], published.of(body)
+            if any(before.get(key) != meta.get(key) for key in ("uid", "generation")):
+                break
+    this.look_again(0.0)
+    return None
 
 
 async def _tell(this: Round, recorder: Recorder, new: PipelineStatus, old: PipelineStatus) -> None:

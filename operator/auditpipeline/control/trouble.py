@@ -38,8 +38,13 @@ def problem_of(error: Exception) -> tuple[Problem, bool]:
     for kind, (reason, stalled) in REASONS.items():
         if isinstance(error, kind):
             return Problem(reason, str(error)), stalled
+    return fault(error), False
+
+
+def fault(error: Exception) -> Problem:
+    """What is said of a fault of ours; the rest is in the log."""
     message = f"the operator failed ({type(error).__name__}) and tries again: see its log, and report it as a fault"
-    return Problem("InternalError", message), False
+    return Problem("InternalError", message)
 
 
 def is_forgivable(error: Exception) -> bool:
