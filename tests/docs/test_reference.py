@@ -196,7 +196,7 @@ GIVEN_BY = {
     "_arriving": ("Delivering",),
     "audit_loss": ("AuditLoss",),
 }
-WAITING = {"problem_of", "undisputed"}
+WAITING = {"fault", "undisputed"}
 STALLING = {"accept", "parse", "_problem", "_anew"}
 Reason = tuple[str, str, str]
 

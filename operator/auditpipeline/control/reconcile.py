@@ -39,7 +39,7 @@ from auditpipeline.control.steps import (
     undisputed,
     upstream,
 )
-from auditpipeline.control.trouble import GRACE, is_forgivable, problem_of
+from auditpipeline.control.trouble import GRACE, fault, is_forgivable, problem_of
 from auditpipeline.control.workload import children, observe
 from auditpipeline.control.world import TRIES, BeingDeleted, World, pipeline_key
 from auditpipeline.core.errors import Invalid
@@ -173,10 +173,8 @@ def _made(this: Round) -> tuple[PipelineStatus, Exception | None]:
 def _unsaid(this: Round, error: Exception) -> PipelineStatus:
     """The status that says that there is none."""
     facts = this.facts
-    problem = problem_of(RuntimeError(error.__class__.__name__))[0]
-    return status(
-        Facts(facts.generation, facts.now, facts.outputs, waiting=problem, absent=facts.absent), this.previous
-    )
+    plain = Facts(facts.generation, facts.now, facts.outputs, waiting=fault(error), absent=facts.absent)
+    return status(plain, this.previous)
 
 
 async def _stored(this: Round, new: PipelineStatus) -> Body | None:
