@@ -6,10 +6,10 @@ only to be quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -53,6 +53,7 @@ CANARY_KEY = "canary"
 
 ADOPT_RETRY = 10.0
 """Seconds until it is asked again whether an object is as it should be, if nobody could say."""
+T = TypeVar("T")
 TRIES = 3
 """How often in a row an object may turn out to be another one than was seen before `ensure` gives up."""
 
@@ -172,14 +173,7 @@ async def ensure(world: World, manifest: desired.Manifest) -> Entry:
     the API server checks in the same transaction: what is absent is applied with `ownership.ABSENT`, what was found to
     be ours with its UID. If either no longer holds, it answers 409 and changes nothing, and we look again.
     """
-    wanted = wanted_of(world, manifest)
-    entry = world.seen.entries.get(wanted.key)
-    for _ in range(TRIES):
-        try:
-            return await _hold(world, wanted, entry)
-        except Conflict:
-            entry = await look(world, wanted)
-    raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again while it was applied")
+    return await _tried(world, wanted_of(world, manifest), _hold)
 
 
 def disputed(world: World, keys: Iterable[Key], now: float) -> list[Key]:
@@ -196,14 +190,18 @@ def disputed(world: World, keys: Iterable[Key], now: float) -> list[Key]:
 async def rehearse(world: World, manifest: desired.Manifest) -> None:
     """Have the API server say whether it would take `manifest`, as `ensure` would apply it, and write nothing. Raises
     what `ensure` would, or NoDryRun."""
-    wanted = wanted_of(world, manifest)
+    await _tried(world, wanted_of(world, manifest), _rehearse)
+
+
+async def _tried(world: World, wanted: Wanted, request: Callable[[World, Wanted, Entry | None], Awaitable[T]]) -> T:
+    """What `request` comes to, on the object as it is."""
     entry = world.seen.entries.get(wanted.key)
     for _ in range(TRIES):
         try:
-            return await _rehearse(world, wanted, entry)
+            return await request(world, wanted, entry)
         except Conflict:
             entry = await look(world, wanted)
-    raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again while it was dry-run")
+    raise Conflict(f"{wanted.kind.kind} {wanted.key[2]} was changed again and again meanwhile")
 
 
 def wanted_of(world: World, manifest: desired.Manifest) -> Wanted:
