@@ -20,8 +20,8 @@ from tests.e2e.webhooks import Webhooks, background, sink
 FILE: dict[str, Any] = {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}
 NOBODY = {"url": "https://127.0.0.1:1/audit"}
 """Nobody listens there."""
-VICTIM = "d-victim"
-"""The pipeline that disturbances break."""
+VICTIMS = ("d-one", "d-two")
+"""The pipelines that disturbances break in turn: while one is broken, the other recovers."""
 TRAFFIC_PAUSE = 0.5
 Wanted = Mapping[str, str]
 """Statuses that an object's conditions have when nothing is wrong but what is meant to be."""
@@ -49,12 +49,13 @@ class Scene:
         self.siem: dict[str, Any] = {"name": "siem", "http": http}
         self.healthy: dict[Key, Wanted] = {}
         self.broken: dict[Key, Wanted] = {}
-        self.victims: dict[Key, Wanted] = {("AuditPipeline", VICTIM): GOOD}
-        self.objects: list[dict[str, Any]] = [pipeline(VICTIM)]
+        self.victims: dict[Key, Wanted] = {("AuditPipeline", name): GOOD for name in VICTIMS}
+        self.objects: list[dict[str, Any]] = [pipeline(name) for name in VICTIMS]
+        self._turns = itertools.cycle(VICTIMS)
+        self.victim = next(self._turns)
         self._compose()
 
     def _compose(self) -> None:
-        self._add(self.healthy, GOOD, pipeline("h-file"))
         self._add(self.healthy, GOOD, pipeline("h-http", outputs=[self.siem]))
         self._add(self.healthy, GOOD, pipeline("h-two", webhook={"replicas": 2, "storage": {"size": "2Gi"}}))
         both = [FILE | {"delivery": "Guaranteed"}, self.siem | {"delivery": "BestEffort"}]
@@ -82,6 +83,10 @@ class Scene:
     def everything(self) -> dict[Key, Wanted]:
         """Every object that a disturbance must leave as it is."""
         return self.healthy | self.broken
+
+    def take_turns(self) -> None:
+        """Have the next disturbance break another pipeline."""
+        self.victim = next(self._turns)
 
     def suspend(self) -> dict[str, Any]:
         """The pipeline to suspend, once it has had its first events."""
