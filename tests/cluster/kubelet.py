@@ -166,6 +166,8 @@ class LocalKubelet:
             self._end(uid, pod)
         elif pod["spec"].get("nodeName", NODE) == NODE:
             local = self._pods.get(uid) or self._adopt(uid, pod)
+            if not _says(pod, local.ready):  # what was told is gone: etcd was restored
+                local.ready = None
             if self.pretend and pod["metadata"]["labels"]["app.kubernetes.io/name"] != GATEWAY:
                 local.address = self.pretend
                 self._say(local, ready=True)
@@ -270,6 +272,12 @@ class LocalKubelet:
         if now.timestamp() - self._beat > 5:
             self._rest("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": _node_status(now)}, MERGE)
             self._beat = now.timestamp()
+
+
+def _says(pod: dict[str, Any], ready: bool | None) -> bool:
+    """Whether the API server has the Pod as Ready, or as not."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return ("Ready", str(ready)) in [(entry["type"], entry["status"]) for entry in conditions]
 
 
 def _files(secret: dict[str, Any], source: dict[str, Any]) -> dict[str, bytes]:
