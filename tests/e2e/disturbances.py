@@ -119,6 +119,14 @@ class Operators:
 
         self._local.cluster.wait_for(f"{rounds} rounds", looked, 300)
 
+    def wait_asked(self) -> None:
+        """Wait until the API servers have been asked anew for what they lost: of what is made after that, it is no loss
+        that they posted events before there was a gateway."""
+        before = self._reconciles(self.leader()).get("apiservers", 0.0)
+        self._local.cluster.wait_for(
+            "a new reading", lambda: self._reconciles(self.leader()).get("apiservers", 0.0) >= before + 2, 120
+        )
+
     def _reconciles(self, health: str) -> dict[str, float]:
         return {kind: float(count) for kind, count in RECONCILES.findall(self._get(health, "/metrics"))}
 

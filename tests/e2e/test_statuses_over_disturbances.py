@@ -130,6 +130,7 @@ def stage(pace: Pace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stag
         traffic(local),
     ):
         it = Stage(local, operators, recorder, Scene(webhooks), pace)
+        operators.wait_asked()
         local.apply(*it.scene.objects)
         begun = ("AuditPipeline", "h-suspended")
         recorder.wait_for("a first event", lambda: as_wanted(recorder.latest(begun), {"Delivering": "True"}), 180)
