@@ -39,11 +39,11 @@ test-long: $(VENV)/installed ## reliability, two hours: 220 kills, 200 more on a
 
 test-upgrade: $(VENV)/installed ## the release before to this one and back, by helm, on a real node, under load (root on Linux)
 	@$(BIN)/python -m tests.cluster.packages && $(BIN)/python -m tests.cluster.prepare node
-	$(BIN)/pytest -m upgrade --timeout 1800 tests/e2e/test_upgrade.py
+	$(BIN)/pytest -m 'upgrade and long' --timeout 1800 tests/e2e/test_upgrade.py
 
 statuses: $(VENV)/installed ## a recorder over every disturbance, at the operator's own pace, half an hour
 	@$(BIN)/python -m tests.cluster.prepare
-	$(BIN)/pytest -m long --timeout 1800 tests/e2e
+	$(BIN)/pytest -m long --timeout 1800 tests/e2e/test_statuses_over_disturbances.py
 
 cluster: $(VENV)/installed ## tests on a real control plane and, where possible, on a real node
 	@if [ "$$(id -u)" = 0 ] && [ "$$(uname)" = Linux ]; then $(BIN)/python -m tests.cluster.packages && \
