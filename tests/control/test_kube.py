@@ -7,7 +7,16 @@ import json
 import pytest
 from yarl import URL
 
-from auditpipeline.control.kube import Conflict, Forbidden, NoDryRun, NotFound, NoUpsert, Refused, translate
+from auditpipeline.control.kube import (
+    Conflict,
+    Forbidden,
+    NoDryRun,
+    NotFound,
+    NoUpsert,
+    Refused,
+    Unadmitted,
+    translate,
+)
 from auditpipeline.control.resources import SECRETS, SERVICES, STATEFULSETS
 from auditpipeline.core.errors import Invalid, Permanent, Retryable
 
@@ -68,6 +77,7 @@ def test_what_admission_refuses_is_no_missing_permission(said: str, kind: type[E
         (400, 'admission webhook "w.example.org" does not support dry run', NoDryRun),
         (400, "no such field", Invalid),
         (500, "resourceVersion should not be set on objects to be created", NoUpsert),
+        (500, 'Internal error occurred: failed calling webhook "w.example.org": connection refused', Unadmitted),
     ],
 )
 def test_another_object_and_no_dry_run_are_told_apart_from_bad_input(

@@ -65,6 +65,10 @@ class NoDryRun(Invalid):
     """An admission webhook that does not support dry runs has a say in this: nothing is known."""
 
 
+class Unadmitted(Retryable):
+    """An admission webhook that has a say in this does not answer: the API server does, and has written nothing."""
+
+
 class NoUpsert(Retryable):
     """This API server creates no object of this kind by an apply that names a resourceVersion: Services before 1.23."""
 
@@ -315,6 +319,8 @@ def translate(status: int, body: bytes | str | None, verb: str, kind: Resource, 
     if status in (400, 405, 413, 415, 422):
         return _invalid(f"{what}: {message}")
     kind_of = NoUpsert if "resourceVersion should not be set" in message else Retryable
+    if "failed calling webhook" in message:  # k8s.io/apiserver/pkg/admission/plugin/webhook/errors
+        kind_of = Unadmitted
     return kind_of(f"{what}: HTTP {status} {message}".rstrip(), seconds)
 
 

@@ -6,6 +6,10 @@
 
 Times are measured by this process from the moment at which it saw the Lease change, so that clocks need not agree.
 A Lease under its own name is its own, also if a former process took it: no two that run may have the same name.
+
+While an admission webhook that does not answer keeps everybody from writing the Lease, whoever it names goes on, so
+that somebody says what is broken meanwhile. Nobody can take it then; if somebody can after all, the next look, RETRY
+seconds later at most, shows another name in it.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 import structlog
 
 from auditpipeline.control import names
-from auditpipeline.control.kube import Conflict, Forbidden, Kube
+from auditpipeline.control.kube import Conflict, Forbidden, Kube, Unadmitted
 from auditpipeline.control.resources import LEASES
 from auditpipeline.core.errors import Permanent, Retryable
 
@@ -105,6 +109,9 @@ class Lease:
             self._see(await self._kube.replace(LEASES, self._body(current)))
         except Conflict:
             return False
+        except Unadmitted as error:
+            log.warning("lease not renewed", error=str(error))
+            return self._mine()
         except (Retryable, Forbidden) as error:
             # An API server that has just started knows no roles for a moment; for good, the deadline tells.
             log.warning("lease not renewed", error=str(error))
