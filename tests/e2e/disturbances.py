@@ -163,13 +163,13 @@ def webhook_down(local: LocalDeployment, rules: Sequence[dict[str, Any]]) -> Ite
 
 
 def rule(groups: Sequence[str], *resources: str) -> dict[str, Any]:
-    """Creations and updates of these resources."""
+    """Creations and updates of these resources in namespaces: a selector of namespaces leaves nothing else out."""
     return {
         "apiGroups": list(groups),
         "apiVersions": ["*"],
         "operations": ["CREATE", "UPDATE"],
         "resources": list(resources),
-        "scope": "*",
+        "scope": "Namespaced",
     }
 
 
