@@ -17,6 +17,7 @@ from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.static import reconcile_static
 from auditpipeline.control.upstream import PolicyFile
+from auditpipeline.control.world import GATEWAY_KEY
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump
 from tests.control import bodies
@@ -37,7 +38,8 @@ async def round_of(body: dict[str, Any], previous: PipelineStatus | None = None,
 async def test_a_sink_is_pruned_for_a_suspension_and_never_because_its_kind_is_not_served(
     sinks: str, suspend: bool, gone: bool
 ) -> None:
-    """With the AuditSink the gateway's place in its spool would go, and what waits there."""
+    """With the AuditSink the gateway's place in its spool would go, and what waits there. Once it is gone, the gateway
+    is to post nothing to it any more, and not only from the next resync on."""
     kube = Answers()
     made = await world(kube, features=Features(sinks=sinks))  # type: ignore[arg-type]
     body = bodies.pipeline("a", suspend=suspend)
@@ -45,9 +47,12 @@ async def test_a_sink_is_pruned_for_a_suspension_and_never_because_its_kind_is_n
     meta = {"name": "audit-a", "uid": "s", "labels": {"auditpipeline.dev/pipeline": "a"}, "ownerReferences": [owner]}
     made.seen.put(key_of(SINKS.plural, {"metadata": meta}), entry_of(SINKS.plural, {"metadata": meta, "spec": {}}))
     this = Round(made, body, Facts(3, now()))
+    made.gateway.dirty, woken = False, []
+    made.wake = lambda key, _: woken.append(key)
     for step in (steps.parse, steps.register, steps.prune):
         await step(this)
     assert (("auditsinks", "audit-a") in kube.deleted) is gone
+    assert (made.gateway.dirty, GATEWAY_KEY in woken) == (gone, gone)
 
 
 @pytest.mark.parametrize(("after", "lifetime"), [("0s", 60), ("2h", 7200), ("99999999h", 8760 * 3600)])

@@ -126,8 +126,7 @@ async def register(this: Round) -> None:
     except Forbidden as error:
         raise Halt("Forbidden", str(error), stalled=True, again=PLACE_RETRY) from None
     if world.applied.get(key) != before:
-        world.gateway.dirty = True
-        world.wake(GATEWAY_KEY, world.gateway.patience)
+        _render_gateway(world)
 
 
 async def undisputed(this: Round) -> None:
@@ -228,7 +227,9 @@ async def prune(this: Round) -> None:
         if unwanted and key[0] == SINKS.plural:
             log.info("pruned", pipeline=this.name, kind=key[0], name=key[2])
             await world.kube.delete(SINKS, key[2], uid=entry.uid)
+            # It is dropped here, so that the watch will tell nothing new; the gateway must not post to it any more.
             world.seen.drop(key, entry.uid)
+            _render_gateway(world)
 
 
 async def refresh(this: Round) -> None:
@@ -261,6 +262,12 @@ async def forbidden(this: Round, error: Forbidden) -> None:
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: {not_granted(this.namespace, this.world.settings)}"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
+
+
+def _render_gateway(world: World) -> None:
+    """Have the gateway's configuration made anew, as its sinks are others now."""
+    world.gateway.dirty = True
+    world.wake(GATEWAY_KEY, world.gateway.patience)
 
 
 def _ask(this: Round, policy: PipelinePolicy | None) -> None:
