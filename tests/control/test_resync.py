@@ -14,10 +14,11 @@ from auditpipeline.control.generation import Accepted
 from auditpipeline.control.health import Heartbeat
 from auditpipeline.control.operator import Watcher
 from auditpipeline.control.published import SinkStatus
-from auditpipeline.control.resources import SECRETS, SERVICES, SINKS, Resource
+from auditpipeline.control.resources import PIPELINES, SECRETS, SERVICES, SINKS, STATEFULSETS, Resource
 from auditpipeline.control.resync import observed, relist
 from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.world import AUTHORITY_KEY, GATEWAY_KEY, RESYNC_KEY, World
+from tests.control.bodies import pipeline
 from tests.control.fakes import Answers, world
 from tests.control.test_seen import KEY, SERVICE
 
@@ -168,3 +169,24 @@ async def test_each_page_is_progress_and_a_hang_is_none() -> None:
     assert not heartbeat.healthy
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+class Three(Answers):
+    """Three pipelines; the Pod of the second one is not ready."""
+
+    async def list(
+        self, kind: Resource, namespace: str | None = None, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Any]:
+        for number, name in enumerate(("a", "b", "c")):
+            meta = {"name": name, "uid": f"{kind.plural}-{name}", "resourceVersion": str(number + 1)}
+            if kind is PIPELINES:
+                yield pipeline(name) | {"metadata": meta}
+            if kind is STATEFULSETS and namespace == OWN:
+                place = {"name": f"audit-{name}", "namespace": OWN, "labels": {names.PIPELINE: name}}
+                ready = {"replicas": 1, "readyReplicas": int(name != "b")}
+                yield {"metadata": meta | place, "spec": {"replicas": 1}, "status": ready}
+
+
+async def test_what_takes_no_events_is_looked_at_first() -> None:
+    """Its status may be wrong, and many others may have to be looked at."""
+    assert await relist(await world(Three())) == ["b", "a", "c"]

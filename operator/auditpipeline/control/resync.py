@@ -16,6 +16,7 @@ from collections.abc import Callable
 import structlog
 
 from auditpipeline.control import names
+from auditpipeline.control.facts import Workload
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.resources import PIPELINES, PODS, SECRETS, SERVICES, SINKS, Resource
 from auditpipeline.control.seen import Entry, Key, entry_of, key_of, older
@@ -92,7 +93,8 @@ def _wake_for(world: World, key: Key, pipelines: set[str]) -> None:
 
 
 async def relist(world: World, progress: Progress = _no_progress) -> list[str]:
-    """Look at everything that there is; the names of all pipelines. `progress` is called with each page.
+    """Look at everything that there is; the names of all pipelines, first of those that have no Pod that is ready: what
+    a status says of them may be wrong already. `progress` is called with each page.
 
     Forbidden where the operator may not do its work at all. A further namespace that it may not read is only noted in
     `world.closed`: the pipelines of that namespace say so in their status, and the others go on.
@@ -111,7 +113,13 @@ async def relist(world: World, progress: Progress = _no_progress) -> list[str]:
     if world.features.sinks != "absent":
         await _relist(world, SINKS, None, "", progress)
     await _relist(world, PIPELINES, None, "", progress)
-    return [key[2] for key in world.seen.entries if key[0] == PIPELINES.plural]
+    return sorted(
+        (key[2] for key in world.seen.entries if key[0] == PIPELINES.plural), key=lambda name: _up(world, name)
+    )
+
+
+def _up(world: World, pipeline: str) -> bool:
+    return any(isinstance(entry.facts, Workload) and entry.facts.ready for entry in world.seen.of(pipeline).values())
 
 
 async def _relist_namespace(world: World, namespace: str, progress: Progress) -> None:
