@@ -95,6 +95,15 @@ class Stage:
         finally:
             self.local.kubelet.release(pod)
 
+    def remove(self, name: str) -> None:
+        """Delete a pipeline; its AuditSink is gone too."""
+        self.local.kubectl("delete", "auditpipeline", name, "--ignore-not-found", "--timeout=60s")
+        self.recorder.wait_for(f"no AuditSink of {name}", partial(self._is_gone, ("AuditSink", f"audit-{name}")))
+
+    def _is_gone(self, key: Key) -> bool:
+        found = self.recorder.latest(key)
+        return found is None or not found.uid
+
     def _is(self, key: Key, statuses: Wanted) -> bool:
         return as_wanted(self.recorder.latest(key), statuses)
 
@@ -145,6 +154,7 @@ def settled(stage: Stage) -> Stage:
     """The stage, once nothing of a former disturbance is left."""
     stage.scene.take_turns()
     stage.settle()
+    stage.wait_rounds()
     return stage
 
 
@@ -231,7 +241,7 @@ def test_etcd_is_restored(settled: Stage, show: Show) -> None:
             assert not cluster.kubectl("get", "auditpipeline", "d-forgotten", "--ignore-not-found")
             show(settled.row("etcd restored from a snapshot", begins, broken))
     finally:
-        local.kubectl("delete", "auditpipeline", new[1], "--timeout=60s")
+        settled.remove(new[1])
 
 
 OURS = (
@@ -271,7 +281,7 @@ def test_an_admission_webhook_is_down(settled: Stage, what: str, show: Show) -> 
             row = settled.row(f"admission webhook of {what} down", begins, broken)
         recorder.wait_for("Ready again", lambda: as_wanted(recorder.latest(new), {"Ready": "True"}), 180)
     finally:
-        local.kubectl("delete", "auditpipeline", new[1], "--ignore-not-found", "--timeout=60s")
+        settled.remove(new[1])
     show(row)
 
 
