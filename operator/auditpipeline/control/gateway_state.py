@@ -34,7 +34,8 @@ Identity = tuple[str, str]
 class Standing:
     """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
     in seconds since the epoch, `canaries` how many had come by then (None: not known), `version` the resourceVersion
-    that it has. `own`: a pipeline's, which gets the canaries."""
+    that it has. `own`: a pipeline's, which gets the canaries. `refused`: its status was not taken, and is written again
+    then."""
 
     identity: Identity
     generation: int
@@ -43,6 +44,7 @@ class Standing:
     version: str = ""
     own: bool = False
     canaries: int | None = None
+    refused: float = 0.0
 
 
 @dataclass
@@ -174,7 +176,7 @@ class GatewayState:
         for name, standing in found.items():
             former = self.standing.get(name)
             if former and former.identity[0] == standing.identity[0]:
-                standing.written, standing.canaries = former.written, former.canaries
+                standing.written, standing.canaries, standing.refused = former.written, former.canaries, former.refused
                 if older(standing.version, former.version):
                     standing.status, standing.version = former.status, former.version
         self.standing = dict(found)
