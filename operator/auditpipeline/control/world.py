@@ -85,8 +85,8 @@ class World:
     `unasked_until`: dry runs are not answered, and not asked for before that. `published` has what an API server made
     of a status that was written, and that status. `fights` says of an object how often in a row what others wrote was
     taken back. `accepted` is the last generation of each pipeline that was accepted, `refusals` what was refused of a
-    newer one; `unmarked` says of a namespace when its Pods could not be annotated. `wake(key, seconds)` puts a key into
-    the work queue."""
+    newer one; `unmarked` says of a namespace when its Pods could not be annotated; `uids` are those of the pipelines,
+    by name. `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -119,6 +119,13 @@ class World:
     accepted: dict[str, Accepted] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     unmarked: dict[str, float] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
+
+    def meet(self, name: str, uid: str) -> None:
+        """Take in which AuditPipeline has this name: what is remembered of a former one is dropped."""
+        if self.uids.get(name, uid) != uid:
+            self.forget(name)
+        self.uids[name] = uid
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
@@ -134,6 +141,7 @@ class World:
             self.unheard,
             self.accepted,
             self.refusals,
+            self.uids,
         ):
             memory.pop(name, None)
         self.rollout.clean.pop(name, None)
