@@ -47,6 +47,30 @@ async def test_a_pipeline_that_was_made_again_meanwhile_gets_a_round_of_its_own(
     assert [body for body in kube.written if "conditions" in body]
 
 
+class Annotated(Answers):
+    """Somebody writes annotations of an object after it was read."""
+
+    reads = 0
+
+    async def patch_status(
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None, *, version: str = ""
+    ) -> dict[str, Any] | None:
+        if not self.reads:
+            self.reads = 1
+            body = self.objects[kind.plural, name]
+            self.objects[kind.plural, name] = body | {"metadata": body["metadata"] | {"resourceVersion": "8"}}
+        return await super().patch_status(kind, name, status, namespace, version=version)
+
+
+async def test_a_sink_whose_annotations_are_written_all_the_time_has_a_status() -> None:
+    """It is true of the generation, whatever else was written while the gateway was asked."""
+    kube = Annotated({(SINKS.plural, "siem"): stored(bodies.sink("siem", url="https://siem.example/"), "7")})
+    made = await world(kube)
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    await reconcile_sinks(made)
+    assert [body for body in kube.written if "conditions" in body]
+
+
 async def test_a_sink_that_was_made_again_meanwhile_is_rendered_first() -> None:
     """Its status is that of another one until then."""
     sink = bodies.sink("siem", url="https://siem.example/")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from auditpipeline.control.facts import Heard, PodReport, Verdict, counting, hear
 from auditpipeline.control.heads import Heads
@@ -45,6 +46,11 @@ class Standing:
     own: bool = False
     canaries: int | None = None
     refused: float = 0.0
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What tells it from another object or generation."""
+        return {"uid": self.identity[0], "generation": self.generation or None, "resourceVersion": self.version}
 
 
 @dataclass

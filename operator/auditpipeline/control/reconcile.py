@@ -25,6 +25,7 @@ from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import Halt, Round
 from auditpipeline.control.status import status
+from auditpipeline.control.statuses import write
 from auditpipeline.control.steps import (
     asks,
     expire,
@@ -42,7 +43,7 @@ from auditpipeline.control.steps import (
 )
 from auditpipeline.control.trouble import GRACE, fault, is_forgivable, problem_of
 from auditpipeline.control.workload import children, observe
-from auditpipeline.control.world import TRIES, BeingDeleted, World, pipeline_key
+from auditpipeline.control.world import BeingDeleted, World, pipeline_key
 from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
@@ -182,21 +183,12 @@ def _unsaid(this: Round, error: Exception) -> PipelineStatus:
 
 async def _stored(this: Round, new: PipelineStatus) -> Body | None:
     """Write the status; the object as it is then, or None if it is gone or another generation: this is not true of
-    that one, and it is looked at at once. Somebody who writes to the object all the time does not keep it away."""
-    kube, meta, old = this.world.kube, this.body["metadata"], this.previous
-    for _ in range(TRIES):
-        try:
-            change, version = published.patch(new, old), meta.get("resourceVersion", "")
-            return await kube.patch_status(PIPELINES, this.name, change, version=version)
-        except Conflict:
-            body = await kube.get(PIPELINES, this.name)
-            if body is None:
-                return None
-            before, meta, old = meta, body["metadata"], published.of(body)
-            if any(before.get(key) != meta.get(key) for key in ("uid", "generation")):
-                break
-    this.look_again(0.0)
-    return None
+    that one, and it is looked at at once."""
+    try:
+        return await write(this.world.kube, PIPELINES, this.name, new, this.previous, this.body["metadata"])
+    except Conflict:
+        this.look_again(0.0)
+        return None
 
 
 async def _tell(this: Round, recorder: Recorder, new: PipelineStatus, old: PipelineStatus) -> None:

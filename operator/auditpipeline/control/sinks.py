@@ -14,9 +14,9 @@ from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.kube import Conflict, NoAnswer
 from auditpipeline.control.pace import patience, sink_figures
-from auditpipeline.control.published import patch
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import sink_status
+from auditpipeline.control.statuses import write
 from auditpipeline.control.world import GATEWAY_KEY, World
 from auditpipeline.core.errors import AuditPipelineError
 
@@ -68,9 +68,8 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     if left > 0:
         return left
     try:
-        change = patch(new, standing.status)
-        written = await world.kube.patch_status(SINKS, name, change, version=standing.version)
-    except Conflict:  # changed, or even made again, since it was rendered
+        written = await write(world.kube, SINKS, name, new, standing.status, standing.meta)
+    except Conflict:  # another generation, or even made again, since it was rendered
         written, state.dirty = None, True
         world.wake(GATEWAY_KEY, state.patience)
     if written is None:  # gone, or of a CRD that has no status yet: looked at again with the next rendering
