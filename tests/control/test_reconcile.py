@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ from auditpipeline.control import reconcile as module
 from auditpipeline.control.facts import Facts
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.gateway_state import GatewayState, Standing
+from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.published import PipelineStatus, SinkStatus
 from auditpipeline.control.reconcile import reconcile
 from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PIPELINES, SINKS, Resource
 from auditpipeline.control.sinks import reconcile_sinks
 from auditpipeline.control.status import status
-from auditpipeline.core.errors import Invalid
+from auditpipeline.core.errors import Invalid, Retryable
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
 
@@ -45,6 +47,30 @@ async def test_a_pipeline_that_was_made_again_meanwhile_gets_a_round_of_its_own(
     assert [body for body in kube.written if "conditions" in body]
 
 
+class Annotated(Answers):
+    """Somebody writes annotations of an object after it was read."""
+
+    reads = 0
+
+    async def patch_status(
+        self, kind: Resource, name: str, status: Mapping[str, Any], namespace: str | None = None, *, version: str = ""
+    ) -> dict[str, Any] | None:
+        if not self.reads:
+            self.reads = 1
+            body = self.objects[kind.plural, name]
+            self.objects[kind.plural, name] = body | {"metadata": body["metadata"] | {"resourceVersion": "8"}}
+        return await super().patch_status(kind, name, status, namespace, version=version)
+
+
+async def test_a_sink_whose_annotations_are_written_all_the_time_has_a_status() -> None:
+    """It is true of the generation, whatever else was written while the gateway was asked."""
+    kube = Annotated({(SINKS.plural, "siem"): stored(bodies.sink("siem", url="https://siem.example/"), "7")})
+    made = await world(kube)
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    await reconcile_sinks(made)
+    assert [body for body in kube.written if "conditions" in body]
+
+
 async def test_a_sink_that_was_made_again_meanwhile_is_rendered_first() -> None:
     """Its status is that of another one until then."""
     sink = bodies.sink("siem", url="https://siem.example/")
@@ -59,6 +85,38 @@ async def test_a_sink_that_was_made_again_meanwhile_is_rendered_first() -> None:
     await reconcile_gateway(made, Recorder(kube, now, "test"))
     await reconcile_sinks(made)
     assert [body["conditions"][0]["reason"] for body in kube.written if "conditions" in body] == ["GatewayNotRunning"]
+
+
+@pytest.mark.parametrize("error", [Retryable("HTTP 500 request is too large"), Invalid("", "no"), Forbidden("no")])
+async def test_a_sink_whose_status_is_not_taken_keeps_no_other_from_its_own(error: Exception) -> None:
+    """Its user may have made it as large as an API server can store. The gateway is looked at as before."""
+
+    class Full(Answers):
+        tries = 0
+
+        async def patch_status(
+            self,
+            kind: Resource,
+            name: str,
+            status: Mapping[str, Any],
+            namespace: str | None = None,
+            *,
+            version: str = "",
+        ) -> dict[str, Any] | None:
+            if name == "a":
+                self.tries += 1
+                raise error
+            return await super().patch_status(kind, name, status, namespace, version=version)
+
+    sinks = {name: bodies.sink(name, url="https://siem.example/") for name in ("a", "b")}
+    kube = Full({(SINKS.plural, name): stored(body, "7") for name, body in sinks.items()})
+    made = await world(kube)
+    await reconcile_gateway(made, Recorder(kube, now, "test"))
+    kube.written.clear()
+    for _ in range(2):
+        assert await reconcile_sinks(made) is not None
+    assert len([body for body in kube.written if "conditions" in body]) == 1
+    assert kube.tries == 1
 
 
 def test_a_status_that_was_written_while_all_sinks_were_listed_is_known() -> None:

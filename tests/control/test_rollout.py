@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from auditpipeline.control import names, turns
 from auditpipeline.control.facts import Workload
-from auditpipeline.control.resources import Features
+from auditpipeline.control.resources import PIPELINES, STATEFULSETS, Features
 from auditpipeline.control.rollout import PATIENCE, STUCK, Rollout, is_due, is_whole, release, shape
+from auditpipeline.control.seen import entry_of
 from auditpipeline.control.settings import Settings
 from tests.control.bodies import parsed, pipeline, rich
+from tests.control.fakes import Answers, world
 
 OLD, NEW = "old", "new"
 WHOLE = Workload(2, 2, 2, True, OLD)
@@ -104,6 +107,16 @@ def test_the_next_process_goes_on_where_one_ended() -> None:
     assert rollout.rolling.keys() == {"p00"}
 
 
+def test_pods_that_are_missing_again_and_again_keep_nobody_from_an_upgrade() -> None:
+    """A pipeline that is upgraded already, and one that is new and never gets its Pods: their users' trouble."""
+    rollout, known = Rollout(), fleet(3)
+    known["p00"] = WHOLE._replace(release=NEW)
+    rollout.settle(known, NEW, 0)
+    restarting(known, "p00")
+    known["new"] = WHOLE._replace(release=NEW, ready=0)
+    assert rollout.admits("p01", known, NEW, 1)
+
+
 def test_a_pipeline_that_is_deleted_gives_its_place_up() -> None:
     """Or its turn."""
     rollout, known = Rollout(), fleet(3)
@@ -157,3 +170,17 @@ def test_only_what_differs_by_the_operator_alone_waits() -> None:
     assert not is_due(there._replace(shape="other"), wanted, NEW)
     assert not is_due(there._replace(wanted=0), wanted, NEW)
     assert is_whole(there)
+
+
+async def test_a_statefulset_with_a_pipelines_label_is_not_yet_its_own() -> None:
+    """Whoever may make one in a namespace of receivers could count for any pipeline."""
+    body = pipeline("shop")
+    made = await world(Answers())
+    made.seen.put((PIPELINES.plural, "", "shop"), entry_of(PIPELINES.plural, body))
+    owned = [names.owner(parsed(body))]
+    for name, references in (("audit-shop", owned), ("audit-shop-2", owned), ("other", [])):
+        meta = {"name": name, "namespace": "audit", "labels": names.labels("shop"), "ownerReferences": references}
+        sets = {"metadata": meta, "spec": {"replicas": len(name)}}
+        made.seen.put((STATEFULSETS.plural, "audit", name), entry_of(STATEFULSETS.plural, sets))
+    found = turns._fleet(made)
+    assert {name: there.wanted for name, there in found.items()} == {"shop": len("audit-shop")}

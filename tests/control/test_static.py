@@ -10,12 +10,13 @@ import pytest
 from auditpipeline.control import names, static
 from auditpipeline.control.apiservers import Reading, Server
 from auditpipeline.control.aside import Stopped, aside
-from auditpipeline.control.kube import Client
+from auditpipeline.control.kube import Client, Conflict
 from auditpipeline.control.resources import CONFIG_MAPS, PIPELINES, SINKS
-from auditpipeline.control.static import reconcile_static
+from auditpipeline.control.static import ask_servers, reconcile_static
 from auditpipeline.control.upstream import PolicyFile
 from auditpipeline.control.world import World, pipeline_key
 from auditpipeline.core.budget import Stopped as Stopping
+from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.policyfile import dump, load
 from tests.cluster.controlplane import ControlPlane
@@ -147,3 +148,15 @@ async def test_a_union_that_takes_long_takes_no_place_in_the_work_queue(
         assert not ended.is_set()
         await running.stop()
         await asyncio.to_thread(ended.wait)
+
+
+@pytest.mark.parametrize(
+    "error", [Retryable("HTTP 500 failed calling webhook"), Conflict("changed"), Invalid("", "no")]
+)
+async def test_readings_that_cannot_be_kept_are_judged_all_the_same(error: Exception) -> None:
+    """An admission webhook that is down for ConfigMaps leaves no verdict as it was."""
+    kube = fakes.Answers(paths={"/metrics": "process_start_time_seconds 1.7e9"})  # type: ignore[dict-item]
+    world = await world_of(kube, {})
+    kube.refusal = error
+    await ask_servers(world)
+    assert [reading.start for reading in world.upstream.readings] == [1.7e9]

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
+from auditpipeline.control import names
 from auditpipeline.control.facts import Heard, PodFacts, PodReport
-from auditpipeline.control.workload import _hear
+from auditpipeline.control.probe import TIMEOUT
+from auditpipeline.control.rounds import Round
+from auditpipeline.control.seen import entry_of
+from auditpipeline.control.workload import _hear, _plan_next_look
 from auditpipeline.core.report import Report
-from tests.control.test_status import good, report
+from tests.control import bodies
+from tests.control.fakes import Answers, world
+from tests.control.test_status import good, report, silent
 
 POD = "audit-security-0"
 
@@ -50,3 +58,29 @@ def test_a_pod_that_was_never_heard_has_not_been_looked_at_after_one_miss() -> N
         _hear({}, unheard, facts)
         found.append(facts.unheard)
     assert found == [{POD}, frozenset(), frozenset(), {POD}]
+
+
+@pytest.mark.parametrize("count", [1, 4, 40])
+async def test_pods_that_do_not_answer_leave_half_of_the_workers_to_others(count: int) -> None:
+    """However many pipelines have such Pods, and whatever else wants them to be looked at soon."""
+    made = await world(Answers())
+    this = Round(made, bodies.pipeline(), good(reports=silent()))
+    this.look_again(0.5)
+    made.unheard = {f"p{number}": {"u": 2} for number in range(count)}
+    made.unheard["another"] = {"u": 1}
+    _plan_next_look(this)
+    assert this.again is not None
+    busy = count * TIMEOUT / (TIMEOUT + this.again)
+    assert busy <= made.settings.workers / 2
+    assert this.again <= max(0.5, 2 * TIMEOUT * count / made.settings.workers)
+
+
+async def test_only_pods_with_the_names_of_receivers_are_asked() -> None:
+    """Whoever may make Pods beside them could have a round wait for any number."""
+    made = await world(Answers())
+    this = Round(made, bodies.pipeline(), good())
+    this.take(bodies.parsed(this.body))
+    for name in ("audit-security-0", "audit-security-9", "audit-security-10", "audit-security-x", "x"):
+        meta = {"name": name, "namespace": this.namespace, "labels": names.labels("security")}
+        made.seen.put(("pods", this.namespace, name), entry_of("pods", {"metadata": meta}))
+    assert [pod.name for pod in this.pods()] == ["audit-security-0", "audit-security-9"]

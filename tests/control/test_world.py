@@ -176,3 +176,40 @@ async def test_what_cannot_be_removed_stays_and_is_no_reason_to_stop() -> None:
     kube.refusal = Invalid("", "immutable")
     entry = await ensure(made, SERVICE)
     assert await ensure(made, SERVICE) is entry
+
+
+async def test_a_webhook_of_one_namespace_leaves_the_objects_of_others_to_be_asked_for() -> None:
+    """It has no say in them, and they may have to be changed."""
+
+    class Down(Stored):
+        async def rehearse(self, kind: Resource, body: dict[str, Any]) -> dict[str, Any]:
+            if body["metadata"]["namespace"] == "other":
+                raise Retryable("HTTP 500 failed calling webhook")
+            return {**body, "spec": {"changed": True}}
+
+    kube = Down({})
+    made = await world(kube)
+    elsewhere = {**SERVICE, "metadata": {**SERVICE["metadata"], "namespace": "other"}}
+    for manifest in (elsewhere, SERVICE):
+        there = {**manifest, "metadata": {**manifest["metadata"], "uid": "u1", "resourceVersion": "7"}}
+        made.seen.put(key_of("services", there), entry_of("services", there))
+    kube.written.clear()
+    for manifest in (elsewhere, SERVICE):
+        await ensure(made, manifest)
+    assert [body["metadata"]["namespace"] for body in kube.written] == [SERVICE["metadata"]["namespace"]]
+
+
+async def test_what_somebody_changes_while_nobody_can_say_is_not_passed_over() -> None:
+    """Ready may not stay True for it as long as the webhook is down."""
+    kube = Stored(Retryable("HTTP 500 failed calling webhook"))
+    made = await world(kube)
+    made.seen.put(key_of("services", kube.body), entry_of("services", kube.body))
+    await ensure(made, SERVICE)
+    changed = {**kube.body, "metadata": {**kube.body["metadata"], "resourceVersion": "8"}, "spec": {"selector": {}}}
+    made.seen.put(key_of("services", changed), entry_of("services", changed))
+    with pytest.raises(Retryable, match="was changed"):
+        await ensure(made, SERVICE)
+    kube.answer = {"spec": {}}
+    made.unasked.clear()
+    await ensure(made, SERVICE)
+    assert made.unsure == {}

@@ -129,9 +129,9 @@ async def _anew(this: Round, manifest: Manifest) -> Problem | None:
     }
     try:
         await rehearse(this.world, other)
-    except NoDryRun:
+    except (NoDryRun, NameTaken):  # somebody else may well have an object of a name that is never applied
         return None
-    except (Invalid, Refused, NameTaken) as error:
+    except (Invalid, Refused) as error:
         return Problem("InvalidSpec", str(error))
     return None
 

@@ -55,10 +55,11 @@ def _take(this: Round, known: Accepted) -> bool:
 
 
 async def _kept(this: Round, uid: str) -> Accepted | None:
-    world, name = this.world, names.generation_secret(this.name)
+    """The newest generation that a Secret of the pipeline keeps: in a namespace where it lived before is an old one."""
+    world, name, found = this.world, names.generation_secret(this.name), list[Accepted]()
     for key, entry in world.seen.of(this.name).items():
         if (key[0], key[2], entry.owner) == (SECRETS.plural, name, uid):
             body = await world.kube.get(SECRETS, name, key[1])
             if body and entry_of(SECRETS.plural, body).owner == uid:
-                return stored(body, uid, world.authority.seal)
-    return None
+                found += filter(None, [stored(body, uid, world.authority.seal)])
+    return max(found, key=lambda accepted: accepted.generation, default=None)

@@ -19,7 +19,7 @@ import structlog
 
 from auditpipeline.control import names
 from auditpipeline.control.kube import Forbidden
-from auditpipeline.control.left import number_of
+from auditpipeline.control.names import number_of
 from auditpipeline.control.resources import CLAIMS, STORAGE_CLASSES
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.quantity import parse_bytes

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from auditpipeline.control.facts import Heard, PodReport, Verdict, counting, hear
 from auditpipeline.control.heads import Heads
@@ -34,7 +35,8 @@ Identity = tuple[str, str]
 class Standing:
     """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
     in seconds since the epoch, `canaries` how many had come by then (None: not known), `version` the resourceVersion
-    that it has. `own`: a pipeline's, which gets the canaries."""
+    that it has. `own`: a pipeline's, which gets the canaries. `refused`: its status was not taken, and is written again
+    then."""
 
     identity: Identity
     generation: int
@@ -43,6 +45,12 @@ class Standing:
     version: str = ""
     own: bool = False
     canaries: int | None = None
+    refused: float = 0.0
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What tells it from another object or generation."""
+        return {"uid": self.identity[0], "generation": self.generation or None, "resourceVersion": self.version}
 
 
 @dataclass
@@ -174,7 +182,7 @@ class GatewayState:
         for name, standing in found.items():
             former = self.standing.get(name)
             if former and former.identity[0] == standing.identity[0]:
-                standing.written, standing.canaries = former.written, former.canaries
+                standing.written, standing.canaries, standing.refused = former.written, former.canaries, former.refused
                 if older(standing.version, former.version):
                     standing.status, standing.version = former.status, former.version
         self.standing = dict(found)

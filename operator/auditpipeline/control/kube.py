@@ -45,6 +45,10 @@ class Refused(Forbidden):
     """Admission says no: a quota, a policy or a webhook, in its own words."""
 
 
+class NoAnswer(Retryable):
+    """The API server did not answer."""
+
+
 class NotFound(Retryable):
     """What a write needs (its namespace, its kind) is not there."""
 
@@ -285,7 +289,7 @@ class Client:
             raise translate(error.status, error.body, verb or method, kind, namespace) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._took(method, answered=False)
-            raise Retryable(f"the Kubernetes API does not answer: {type(error).__name__}") from None
+            raise NoAnswer(f"the Kubernetes API does not answer: {type(error).__name__}") from None
         self._took(method, answered=True)
         body: Body = msgspec.json.decode(content)
         return body

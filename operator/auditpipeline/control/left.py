@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import Left
+from auditpipeline.control.names import number_of
 from auditpipeline.control.resources import CLAIMS
 
 if TYPE_CHECKING:
@@ -55,9 +56,3 @@ async def find_left(this: Round, state: LeftState) -> None:
     if state.claims:
         this.look_again(resync)
     this.facts.left = [Left(claim, state.waited.get(claim.removeprefix("data-"), 0)) for claim in state.claims]
-
-
-def number_of(claim: str, prefix: str) -> int:
-    """The number of the Pod that the claim is of; -1 where it is no such claim."""
-    rest = claim.removeprefix(prefix)
-    return int(rest) if rest != claim and rest.isdecimal() else -1

@@ -10,12 +10,12 @@ import structlog
 from auditpipeline.control import names
 from auditpipeline.control.apiservers import Reading
 from auditpipeline.control.config_maps import publish
-from auditpipeline.control.kube import Forbidden
+from auditpipeline.control.kube import Forbidden, NoAnswer
 from auditpipeline.control.loss import Kept
-from auditpipeline.control.ownership import NameTaken, managed
+from auditpipeline.control.ownership import managed
 from auditpipeline.control.resources import CONFIG_MAPS
 from auditpipeline.control.world import World, pipeline_key
-from auditpipeline.core.errors import Invalid
+from auditpipeline.core.errors import AuditPipelineError
 
 log = structlog.get_logger()
 
@@ -67,7 +67,10 @@ async def _keep(world: World, kept: Kept) -> None:
     try:
         await publish(world, manifest)
         said = ""
-    except (Forbidden, Invalid, NameTaken) as error:
+    except NoAnswer:
+        raise
+    except AuditPipelineError as error:
+        # Also a webhook that is down: what was read is judged all the same, and kept with the next readings.
         said = str(error)
     if said and said != world.losses.unkept:
         log.warning("readings of kube-apiserver are not kept", error=said)

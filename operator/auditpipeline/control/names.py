@@ -118,3 +118,9 @@ def owner(pipeline: Pipeline) -> dict[str, Any]:
         "controller": True,
         "blockOwnerDeletion": False,
     }
+
+
+def number_of(name: str, prefix: str) -> int:
+    """The number of a Pod, or of the Pod that a claim is of, whose name begins with `prefix`; -1 if it is none."""
+    rest = name.removeprefix(prefix)
+    return int(rest) if rest != name and rest.isdecimal() else -1

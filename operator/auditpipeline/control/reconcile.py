@@ -5,8 +5,8 @@
 A step asks and writes what it is named after and notes what it found. ACT ends with the first exception: a `Halt` says
 by itself what is in the way, `trouble` says it of any other. Each step of LOOK runs whatever became of the others, so
 that a status tells of what is there also while nothing can be changed. Whatever happens, the status is made of what was
-found and written in one place, only if it differs. A step never looks at the status, so that each round starts from the
-world as it is.
+found and written in one place, only if it differs. A pipeline that is being deleted is only looked at (LEAVE). A step
+never looks at the status, so that each round starts from the world as it is.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import structlog
 from auditpipeline.control import published
 from auditpipeline.control.acceptance import accept
 from auditpipeline.control.facts import Facts
-from auditpipeline.control.kube import Body, Conflict
+from auditpipeline.control.kube import Body, Conflict, NoAnswer
 from auditpipeline.control.pace import patience, pipeline_figures
 from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.recorder import Recorder, transitions
 from auditpipeline.control.resources import PIPELINES
 from auditpipeline.control.rounds import Halt, Round
 from auditpipeline.control.status import status
+from auditpipeline.control.statuses import write
 from auditpipeline.control.steps import (
     asks,
     expire,
+    leave,
     losses,
     parse,
     place,
@@ -41,13 +43,14 @@ from auditpipeline.control.steps import (
 )
 from auditpipeline.control.trouble import GRACE, fault, is_forgivable, problem_of
 from auditpipeline.control.workload import children, observe
-from auditpipeline.control.world import TRIES, BeingDeleted, World, pipeline_key
+from auditpipeline.control.world import BeingDeleted, World, pipeline_key
 from auditpipeline.core.errors import Invalid
 
 log = structlog.get_logger()
 
 Step = Callable[[Round], Awaitable[None]]
 ACT: tuple[Step, ...] = (parse, expire, place, accept, secrets, children, register, prune, refresh)
+LEAVE: tuple[Step, ...] = (parse, place, leave)
 LOOK: tuple[Step, ...] = (undisputed, registered, upstream, losses, observe)
 
 
@@ -65,8 +68,7 @@ async def reconcile(world: World, recorder: Recorder, name: str) -> float | None
     if body is None:
         world.forget(name)
         return None
-    if "deletionTimestamp" in body["metadata"]:
-        return None
+    world.meet(name, body["metadata"].get("uid", ""))
     this = Round(world, body, Facts(body["metadata"].get("generation", 0), world.clock()), published.of(body))
     acted, looked = await _act(this), await _look(this)
     error = acted or looked
@@ -81,7 +83,7 @@ async def _act(this: Round) -> Exception | None:
     """Have everything be as it should; what ended it."""
     ended: Exception | None = None
     try:
-        for step in ACT:
+        for step in LEAVE if "deletionTimestamp" in this.body["metadata"] else ACT:
             await step(this)
     except Exception as error:
         # Whatever it was becomes a condition; a Halt or the work queue says when it is tried again.
@@ -107,8 +109,9 @@ async def _look(this: Round) -> Exception | None:
 
 
 def _note(this: Round, error: Exception | None) -> None:
-    """What is said of the error that ended the round; nothing for as long as it is forgiven."""
-    world, now = this.world, this.facts.now.timestamp()
+    """What is said of the error that ended the round; nothing for as long as it is forgiven. That begins with the
+    round, which may have waited for an answer; but not if there was none: then nobody could be told anything."""
+    world, now = this.world, this.world.clock().timestamp()
     if error is None:
         world.troubles.pop(this.name, None)
         return
@@ -116,7 +119,8 @@ def _note(this: Round, error: Exception | None) -> None:
         this.look_again(error.again)
     if isinstance(error, BeingDeleted):
         this.look_again(error.after or 1.0)
-    left = world.troubles.setdefault(this.name, now) + GRACE - now
+    begun = now if isinstance(error, NoAnswer) else this.facts.now.timestamp()
+    left = world.troubles.setdefault(this.name, begun) + GRACE - now
     if is_forgivable(error) and left > 0 and this.is_known:
         world.wake(pipeline_key(this.name), left)
         return
@@ -179,21 +183,12 @@ def _unsaid(this: Round, error: Exception) -> PipelineStatus:
 
 async def _stored(this: Round, new: PipelineStatus) -> Body | None:
     """Write the status; the object as it is then, or None if it is gone or another generation: this is not true of
-    that one, and it is looked at at once. Somebody who writes to the object all the time does not keep it away."""
-    kube, meta, old = this.world.kube, this.body["metadata"], this.previous
-    for _ in range(TRIES):
-        try:
-            change, version = published.patch(new, old), meta.get("resourceVersion", "")
-            return await kube.patch_status(PIPELINES, this.name, change, version=version)
-        except Conflict:
-            body = await kube.get(PIPELINES, this.name)
-            if body is None:
-                return None
-            before, meta, old = meta, body["metadata"], published.of(body)
-            if any(before.get(key) != meta.get(key) for key in ("uid", "generation")):
-                break
-    this.look_again(0.0)
-    return None
+    that one, and it is looked at at once."""
+    try:
+        return await write(this.world.kube, PIPELINES, this.name, new, this.previous, this.body["metadata"])
+    except Conflict:
+        this.look_again(0.0)
+        return None
 
 
 async def _tell(this: Round, recorder: Recorder, new: PipelineStatus, old: PipelineStatus) -> None:

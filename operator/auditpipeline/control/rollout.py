@@ -14,14 +14,15 @@ At most a tenth of the pipelines, and at least one, are restarted at a time. One
 are new and Ready, or for STUCK seconds: a broken one must not keep the others back for ever. Where Pods are missing
 already, a restart would take away the last one: such pipelines come after all others.
 
-Which pipelines are being restarted is seen by their StatefulSets, so that the next process goes on where one ended; its
-STUCK seconds begin anew. One Pod at a time is the StatefulSet controller's promise (RollingUpdate), which begins with
-the highest ordinal and waits for each to be Ready.
+Which pipelines are being restarted is seen by their StatefulSets when a process begins, so that it goes on where one
+ended; its STUCK seconds begin anew. After that only those count that were given a turn: Pods that are missing for any
+other reason, as their users may see to again and again, keep nobody from an upgrade. One Pod at a time is the
+StatefulSet controller's promise (RollingUpdate), which begins with the highest ordinal and waits for each to be Ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -100,12 +101,14 @@ class Rollout:
     """Whose receivers are being restarted, and who waits. Times are seconds since the epoch.
 
     `rolling` says since when; `stuck` had their time, and may come again after all others; `waiting` have asked.
-    `clean` are fingerprints of StatefulSets that wait and are as we left them."""
+    `clean` are fingerprints of StatefulSets that wait and are as we left them; `begun`: what a former process had begun
+    is known."""
 
     rolling: dict[str, float] = field(default_factory=dict)
     stuck: set[str] = field(default_factory=set)
     waiting: dict[str, float] = field(default_factory=dict)
     clean: dict[str, str] = field(default_factory=dict)
+    begun: bool = False
 
     def admits(self, name: str, fleet: Mapping[str, Workload], own: str, now: float) -> bool:
         """Whether the StatefulSet of `name`, which is due, may be applied now. `fleet` are the StatefulSets of all
@@ -122,9 +125,10 @@ class Rollout:
 
     def settle(self, fleet: Mapping[str, Workload], own: str, now: float) -> None:
         """Take in how the restarts go."""
-        for name, there in fleet.items():
-            if there.release == own and not is_whole(there) and name not in self.stuck:
+        for name, there in () if self.begun else fleet.items():
+            if there.release == own and not is_whole(there):
                 self.rolling.setdefault(name, now)
+        self.begun = True
         for name, since in list(self.rolling.items()):
             found = fleet.get(name)
             if found is None or (found.release == own and is_whole(found)):
@@ -157,8 +161,3 @@ class Rollout:
 
 def _is_done(there: Workload, own: str) -> bool:
     return there.release == own and is_whole(there)
-
-
-def fleet(entries: Iterable[tuple[str, object]]) -> dict[str, Workload]:
-    """The StatefulSets by pipeline, of pairs of a pipeline and what is known of one of its objects."""
-    return {pipeline: facts for pipeline, facts in entries if pipeline and isinstance(facts, Workload)}

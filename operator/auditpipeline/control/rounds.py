@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from auditpipeline.control import names
 from auditpipeline.control.facts import Facts, PodFacts, Problem
+from auditpipeline.control.names import number_of
 from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Key
 from auditpipeline.control.world import World
-from auditpipeline.core.spec import Pipeline
+from auditpipeline.core.spec import MAX_REPLICAS, Pipeline
 from auditpipeline.core.unknown import paths
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Round:
 
     def take(self, pipeline: Pipeline) -> None:
         """Work with this value of the pipeline."""
-        self.parsed = pipeline
+        self.parsed, self.placed = pipeline, None
         self.facts.outputs = tuple(output.name for output in pipeline.spec.outputs)
         self.facts.suspended = pipeline.spec.suspend
         note = f"this release does not know {paths(pipeline.ignored)} and leaves it aside: upgrade the operator"
@@ -96,5 +98,7 @@ class Round:
         self.again = seconds if self.again is None else min(self.again, seconds)
 
     def pods(self) -> list[PodFacts]:
-        """The receivers in the target namespace."""
-        return [pod for pod in self.world.seen.pods(self.name) if pod.namespace == self.namespace]
+        """The receivers in the target namespace, by their names: anybody there may put our label on any number."""
+        prefix = f"{names.child(self.name)}-"
+        found = [pod for pod in self.world.seen.pods(self.name) if pod.namespace == self.namespace]
+        return [pod for pod in found if 0 <= number_of(pod.name, prefix) < MAX_REPLICAS]

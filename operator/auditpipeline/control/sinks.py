@@ -12,14 +12,18 @@ import structlog
 
 from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
-from auditpipeline.control.kube import Conflict
+from auditpipeline.control.kube import Conflict, NoAnswer
 from auditpipeline.control.pace import patience, sink_figures
-from auditpipeline.control.published import patch
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import sink_status
+from auditpipeline.control.statuses import write
 from auditpipeline.control.world import GATEWAY_KEY, World
+from auditpipeline.core.errors import AuditPipelineError
 
 log = structlog.get_logger()
+
+REFUSED = 10.0
+"""Seconds until a status that was not taken is written again."""
 
 
 async def reconcile_sinks(world: World) -> float | None:
@@ -27,8 +31,24 @@ async def reconcile_sinks(world: World) -> float | None:
     if world.features.sinks != "crd":
         return None
     again = await look(world) if world.settings.gateway else None
-    waits = [await _write(world, name, standing) for name, standing in list(world.gateway.standing.items())]
+    waits = [await _kept(world, name, standing) for name, standing in list(world.gateway.standing.items())]
     return min((wait for wait in (again, *waits) if wait is not None), default=None)
+
+
+async def _kept(world: World, name: str, standing: Standing) -> float | None:
+    """Bring one status up to date. One that is not taken, as of a sink so large that nothing fits beside it, keeps
+    neither the others from being written nor the gateway from being looked at; it is tried again after a while."""
+    now = world.clock().timestamp()
+    if now < standing.refused:
+        return standing.refused - now
+    try:
+        return await _write(world, name, standing)
+    except NoAnswer:
+        raise
+    except AuditPipelineError as error:
+        log.warning("status of an AuditSink not written", sink=name, error=str(error))
+        standing.refused = now + REFUSED
+        return REFUSED
 
 
 async def _write(world: World, name: str, standing: Standing) -> float | None:
@@ -48,9 +68,8 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
     if left > 0:
         return left
     try:
-        change = patch(new, standing.status)
-        written = await world.kube.patch_status(SINKS, name, change, version=standing.version)
-    except Conflict:  # changed, or even made again, since it was rendered
+        written = await write(world.kube, SINKS, name, new, standing.status, standing.meta)
+    except Conflict:  # another generation, or even made again, since it was rendered
         written, state.dirty = None, True
         world.wake(GATEWAY_KEY, state.patience)
     if written is None:  # gone, or of a CRD that has no status yet: looked at again with the next rendering

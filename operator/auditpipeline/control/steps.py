@@ -88,6 +88,13 @@ async def place(this: Round) -> None:
     raise Halt("NamespaceNotServed", not_served(this.namespace, settings), stalled=True, again=PLACE_RETRY)
 
 
+async def leave(this: Round) -> None:
+    """Ends the round of a pipeline that is being deleted and is held by a finalizer: its children go with it, and are
+    not made again."""
+    message = "this AuditPipeline is being deleted, so that nothing of it is maintained: see its metadata.finalizers"
+    raise Halt("BeingDeleted", message, stalled=False)
+
+
 async def secrets(this: Round) -> None:
     """The Secrets that outputs refer to: not ours, so they are not watched, but looked at again and again."""
     kube, namespace = this.world.kube, this.namespace

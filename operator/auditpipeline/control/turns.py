@@ -7,7 +7,7 @@ import structlog
 from auditpipeline.control import names, rollout
 from auditpipeline.control.additions import additions
 from auditpipeline.control.facts import Workload
-from auditpipeline.control.resources import STATEFULSETS
+from auditpipeline.control.resources import PIPELINES, STATEFULSETS
 from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import Key, entry_of
 from auditpipeline.control.world import World, pipeline_key
@@ -61,5 +61,11 @@ async def _is_clean(this: Round, key: Key) -> bool:
 
 
 def _fleet(world: World) -> dict[str, Workload]:
-    entries = world.seen.entries.items()
-    return rollout.fleet((entry.pipeline, entry.facts) for key, entry in entries if key[0] == STATEFULSETS.plural)
+    """The StatefulSets that are pipelines' own: anybody may put a pipeline's label on one."""
+    found = {}
+    for key, entry in world.seen.entries.items():
+        owner = world.seen.entries.get((PIPELINES.plural, "", entry.pipeline))
+        ours = owner is not None and entry.owner == owner.uid and key[2] == names.child(entry.pipeline)
+        if key[0] == STATEFULSETS.plural and ours and isinstance(entry.facts, Workload):
+            found[entry.pipeline] = entry.facts
+    return found

@@ -13,6 +13,7 @@ from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound, Refused
 from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.ownership import NameTaken
+from auditpipeline.control.probe import TIMEOUT
 from auditpipeline.control.refusals import find_refusal
 from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import CLAIMS, SECRETS, STATEFULSETS
@@ -20,7 +21,7 @@ from auditpipeline.control.rounds import PLACE_RETRY, SETTLING, Halt, Round
 from auditpipeline.control.seen import key_of
 from auditpipeline.control.steps import forbidden, namespace_exists
 from auditpipeline.control.turns import has_turn
-from auditpipeline.control.world import CANARY_KEY, ensure
+from auditpipeline.control.world import CANARY_KEY, World, ensure
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
 
@@ -193,3 +194,15 @@ def _plan_next_look(this: Round) -> None:
     quiet = settled and any(entry.report.events.received for entry in reports if entry.report)
     wanted = settings.status_interval if quiet else min(settings.status_interval, 2.0)
     this.look_again(max(wanted if settled else SETTLING, asked / PROBES_A_SECOND))
+    if this.again is not None and any(entry.report is None for entry in reports):
+        this.again = max(this.again, _silence(this.world))
+
+
+def _silence(world: World) -> float:
+    """Seconds between two looks at Pods that do not answer: whoever waits for them is one of a few workers, of which
+    half are for the others, however many pipelines have such Pods."""
+    silent = sum(
+        any(heard.missed > 1 for heard in world.reports.get(name, {}).values()) or any(n > 1 for n in missed.values())
+        for name, missed in world.unheard.items()
+    )
+    return TIMEOUT * (2 * silent / world.settings.workers - 1)

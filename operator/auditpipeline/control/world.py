@@ -82,11 +82,12 @@ class World:
     """`applied` holds what was last applied of each object. `closed` are namespaces that the operator was given but may
     not read. `began` is when this process began to work, in seconds since the epoch; `troubles` since when the rounds
     of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID.
-    `unasked_until`: dry runs are not answered, and not asked for before that. `published` has what an API server made
-    of a status that was written, and that status. `fights` says of an object how often in a row what others wrote was
-    taken back. `accepted` is the last generation of each pipeline that was accepted, `refusals` what was refused of a
-    newer one; `unmarked` says of a namespace when its Pods could not be annotated. `wake(key, seconds)` puts a key into
-    the work queue."""
+    `unasked`: dry runs of this kind in this namespace are not answered, and not asked for before that; `unsure` are the
+    objects that are left as they are meanwhile, as they were then. `published` has what an API server made of a status
+    that was written, and that status. `fights` says of an object how often in a row what others wrote was taken back.
+    `accepted` is the last generation of each pipeline that was accepted, `refusals` what was refused of a newer one;
+    `unmarked` says of a namespace when its Pods could not be annotated; `uids` are those of the pipelines, by name.
+    `wake(key, seconds)` puts a key into the work queue."""
 
     kube: Kube
     settings: Settings
@@ -110,7 +111,8 @@ class World:
     claims: dict[str, ClaimState] = field(default_factory=dict)
     unmade: dict[str, RefusalState] = field(default_factory=dict)
     began: float = 0.0
-    unasked_until: float = 0.0
+    unasked: dict[tuple[str, str], float] = field(default_factory=dict)
+    unsure: dict[Key, tuple[str, str]] = field(default_factory=dict)
     troubles: dict[str, float] = field(default_factory=dict)
     unheard: dict[str, dict[str, int]] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
@@ -119,6 +121,13 @@ class World:
     accepted: dict[str, Accepted] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     unmarked: dict[str, float] = field(default_factory=dict)
+    uids: dict[str, str] = field(default_factory=dict)
+
+    def meet(self, name: str, uid: str) -> None:
+        """Take in which AuditPipeline has this name: what is remembered of a former one is dropped."""
+        if self.uids.get(name, uid) != uid:
+            self.forget(name)
+        self.uids[name] = uid
 
     def forget(self, name: str) -> None:
         """Drop what is remembered of a pipeline that is gone."""
@@ -134,6 +143,7 @@ class World:
             self.unheard,
             self.accepted,
             self.refusals,
+            self.uids,
         ):
             memory.pop(name, None)
         self.rollout.clean.pop(name, None)
@@ -143,6 +153,7 @@ class World:
         for key in [key for key in self.applied if key not in self.seen.entries]:
             del self.applied[key]
             self.fights.forget(key)
+        self.unsure = {key: entry for key, entry in self.unsure.items() if key in self.seen.entries}
         self.authority.forget(name)
 
 
@@ -276,7 +287,8 @@ async def _hold(world: World, wanted: Wanted, entry: Entry | None) -> Entry:
 
 async def _adopted(world: World, wanted: Wanted, entry: Entry) -> Entry | None:
     """After a restart or a change of leader: the object, if applying it would change nothing, or if nobody can say."""
-    if wanted.owner and world.clock().timestamp() < world.unasked_until:
+    place, now = wanted.key[:2], world.clock().timestamp()
+    if wanted.owner and now < world.unasked.get(place, 0.0):
         return _left_for_now(world, wanted, entry)
     try:
         body = await world.kube.rehearse(wanted.kind, wanted.on(uid=entry.uid))
@@ -289,13 +301,16 @@ async def _adopted(world: World, wanted: Wanted, entry: Entry) -> Entry | None:
             raise
         # As while an admission webhook is down: nobody can say yet, and what is there is left as it is.
         log.warning("whether an object is as it should be is not known yet", name=wanted.key[2], error=str(error))
-        world.unasked_until = world.clock().timestamp() + ADOPT_RETRY
+        world.unasked[place] = world.clock().timestamp() + ADOPT_RETRY
         return _left_for_now(world, wanted, entry)
     return await _settled(world, wanted, body) if _changes_nothing(wanted, body, entry) else None
 
 
 def _left_for_now(world: World, wanted: Wanted, entry: Entry) -> Entry:
-    """The object as it was seen; it is looked at again."""
+    """The object as it was seen; it is looked at again. What somebody changed since this began is not passed over."""
+    if world.unsure.setdefault(wanted.key, entry.identity) != entry.identity:
+        what = f"{wanted.kind.kind} {wanted.key[2]}"
+        raise Retryable(f"{what} was changed, and nobody says whether it is as it should be: a dry run is not answered")
     reference = owner(wanted.manifest["metadata"])
     if reference:
         world.wake(pipeline_key(reference["name"]), ADOPT_RETRY)
@@ -325,6 +340,7 @@ async def _apply(world: World, wanted: Wanted, *, mending: bool = False, **condi
 
 async def _settled(world: World, wanted: Wanted, body: dict[str, Any], *, mending: bool = False) -> Entry:
     """Remember the object that is as it should be, without what others added to it."""
+    world.unsure.pop(wanted.key, None)
     body, clean = await _cleaned(world, wanted, body, mending=mending)
     entry = entry_of(wanted.kind.plural, body)
     world.seen.put(wanted.key, entry)

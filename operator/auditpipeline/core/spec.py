@@ -31,6 +31,7 @@ ServiceLabel = Annotated[str, msgspec.Meta(min_length=1, max_length=63, pattern=
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 # "", "/", or segments that are each a DNS subdomain: k8s.io/apiserver/pkg/util/webhook/validation.go.
 SERVICE_PATH = r"^(/|(/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*)+/?)?$"
+MAX_REPLICAS = 10
 LEAST_WAIT = 60.0
 """Seconds that an event may wait at least: less would lose events whenever an output is started anew."""
 LEAST_STORAGE = 64 * 2**20
@@ -96,7 +97,7 @@ class Spool(_Value, frozen=True):
 class Webhook(_Value, frozen=True):
     """The Pods that receive; `resources` and `tolerations` are the Pod's own fields."""
 
-    replicas: Annotated[int, msgspec.Meta(ge=1, le=10)] = 2
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=MAX_REPLICAS)] = 2
     storage: Storage = Storage()
     spool: Spool = Spool()
     resources: dict[str, Any] | None = None
