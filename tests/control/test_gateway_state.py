@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from auditpipeline.control.desired_gateway import gateway_config, written
-from auditpipeline.control.facts import PodReport, Verdict
-from auditpipeline.control.gateway_state import GatewayState
+from auditpipeline.control.facts import PodFacts, PodReport, Problem, Verdict
+from auditpipeline.control.gateway_state import LEAVING, PLANNED, GatewayState, are_replaced
 from auditpipeline.control.heads import REMEMBERED
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.control.shards import Held, Plan, Written
@@ -347,3 +348,41 @@ def test_a_shard_that_cannot_be_written_is_named() -> None:
     other = state.registration("b", both["b"])
     assert other
     assert other.status == "True"
+
+
+@pytest.mark.parametrize(
+    ("pods", "gone", "replaced"),
+    [
+        ([], 1.0, True),
+        ([], LEAVING, False),
+        ([{"ready": True}], 0.0, False),
+        ([{"ready": False, "created": 100.0}], 0.0, True),
+        ([{"ready": False, "created": 100.0 - PLANNED}], 0.0, False),
+        ([{"ready": False, "created": 100.0, "problem": Problem("CrashLoopBackOff", "x")}], 0.0, False),
+        ([{"ready": True, "deleting": True, "leaving": 99.0}], 0.0, True),
+        ([{"ready": True, "deleting": True, "leaving": 100.0 - LEAVING}], 0.0, False),
+        ([{"ready": True}, {"ready": False, "created": 90.0}], 0.0, True),
+    ],
+)
+def test_a_pod_is_replaced_for_so_long_and_no_longer(
+    pods: list[dict[str, Any]], gone: float, *, replaced: bool
+) -> None:
+    """One that ends, one that starts, and a moment between them; not one that crashes, and not for ever."""
+    found = [PodFacts("gateway", "audit", "u", **pod) for pod in pods]
+    assert are_replaced(found, 100.0, gone) is replaced
+
+
+def test_what_a_restart_brings_about_is_excused_and_nothing_else() -> None:
+    """A sink that is refused stays so; without a restart nothing is excused."""
+    state = GatewayState()
+    pending, refused = Verdict("False", "GatewayPending", ""), Verdict("False", "SinkRefused", "")
+    assert not state.excuses(pending)
+    state.watch([], 5.0)
+    assert not state.excuses(pending)  # nobody knows of a Pod before
+    state.watch([PodFacts("gateway", "audit", "u", ready=True)], 10.0)
+    state.watch([], 11.0)
+    assert state.excuses(pending)
+    assert not state.excuses(refused)
+    assert not state.excuses(None)
+    state.watch([], 10.0 + LEAVING)
+    assert not state.excuses(pending)

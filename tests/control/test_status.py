@@ -90,7 +90,8 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("a claim is left", {"left": [Left("data-audit-a-2")]}, "Ready", "True", "Ready"),
     ("events are left", {"left": [Left("data-audit-a-2", 7)]}, "Delivering", "False", "EventsLeft"),
     ("events are left", {"left": [Left("data-audit-a-2", 7)]}, "Ready", "False", "EventsLeft"),
-    ("an old view", {"workload": Workload(1, 1, 1, False)}, "WebhookAvailable", "False", "PodsPending"),
+    ("an old view", {"workload": Workload(1, 1, 1, False)}, "WebhookAvailable", "Unknown", "Reconciling"),
+    ("an old view of no Pod", {"workload": Workload(1, 0, 0, False)}, "WebhookAvailable", "False", "PodsPending"),
     ("no image", unstarted(Problem("ImagePullBackOff", "x")), "WebhookAvailable", "False", "ImagePullBackOff"),
     ("no volume", unstarted(Problem("X", "x")) | {"claims": ["c"]}, "WebhookAvailable", "False", "ClaimPending"),
     ("no gateway", {"sink": Verdict("False", "GatewayNotRunning", "")}, "Ready", "False", "GatewayNotRunning"),
@@ -239,6 +240,14 @@ def test_what_was_not_looked_at_is_never_ready_for_another_generation() -> None:
     assert (ready["status"], ready["observedGeneration"]) == ("False", 4)
     kept = next(entry for entry in made["conditions"] if entry["type"] == "SinkRegistered")
     assert (kept["status"], kept["observedGeneration"]) == ("True", 3)
+
+
+def test_what_is_kept_of_a_former_generation_makes_no_newer_one_ready() -> None:
+    """An operator that starts after a change: the receivers run the new configuration, and the gateway may not."""
+    before = status(good(), {})
+    made = status(good(generation=4, sink=None, pending={"SinkRegistered"}), before)
+    found = {entry["type"]: (entry["status"], entry["observedGeneration"]) for entry in made["conditions"]}
+    assert (found["Ready"], found["SinkRegistered"]) == (("False", 4), ("True", 3))
 
 
 def test_canaries_that_were_missing_stay_so_until_one_comes_or_three_could_not() -> None:

@@ -177,6 +177,7 @@ GIVEN_BY = {
     "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "AuditLoss"),
     "certificate_ready": ("CertificateReady",),
     "webhook_available": ("WebhookAvailable",),
+    "_some_ready": ("WebhookAvailable",),
     "_obstacle": ("WebhookAvailable",),
     "_pod_problem": ("WebhookAvailable",),
     "sink_registered": ("SinkRegistered",),

@@ -37,7 +37,7 @@ class Workload(NamedTuple):
 class PodFacts(NamedTuple):
     """One Pod; `problem` says why it does not start (an image, a crash, no node), `mounted` is its annotation, `node`
     where it is, or "", `controller` the UID of what made it, `room` the sizeLimit of its own volume for data, if that
-    is an emptyDir."""
+    is an emptyDir. `created` and `leaving` are when it was made and asked to end, in seconds since the epoch."""
 
     name: str
     namespace: str
@@ -50,6 +50,8 @@ class PodFacts(NamedTuple):
     problem: Problem | None = None
     node: str = ""
     controller: str = ""
+    created: float = 0.0
+    leaving: float = 0.0
     room: str = ""
 
 

@@ -108,18 +108,20 @@ async def look(world: World) -> float:
     reports = await ask(world, pods, names.GATEWAY_OPS_PORT, _host(world))
     before, first = _verdicts(world), not state.looked
     aside = await unready(world, [pod for pod in pods if pod.name in _silent(reports)])
+    state.watch(there, world.clock().timestamp())
     state.listen(reports, {pod.name: pod.uid for pod in there})
     state.aside = aside
     world.canary.take("", [entry.report for entry in reports if entry.report])
     on_nodes = world.settings.gateway_kind == "DaemonSet"
     # Nothing is known yet of a Pod that does not answer the first time.
     known = not first or all(entry.report for entry in reports)
-    if on_nodes and known and world.upstream.take_files(_files(pods, state.known())):
+    if on_nodes and known and not state.replacing and world.upstream.take_files(_files(pods, state.known())):
         world.wake(STATIC_KEY, 0.0)
     if state.settled():
         world.wake(GATEWAY_KEY, 0.0)
     _tell(world, before)
-    wanted = BEHIND if state.behind() else FAILING if state.failing() else world.settings.status_interval
+    unsettled = state.behind() or state.replacing
+    wanted = BEHIND if unsettled else FAILING if state.failing() else world.settings.status_interval
     return min(wanted, world.settings.status_interval)
 
 

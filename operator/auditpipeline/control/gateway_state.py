@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
-from auditpipeline.control.facts import Heard, PodReport, Verdict, counting, hear
+from auditpipeline.control.facts import Heard, PodFacts, PodReport, Verdict, counting, hear
 from auditpipeline.control.heads import Heads
 from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.seen import older
@@ -29,6 +30,21 @@ from auditpipeline.core.report import OutputReport, Report, RouteReport
 
 Identity = tuple[str, str]
 """A sink as it was at one moment: its UID and its fingerprint."""
+
+
+PLANNED, LEAVING = 60.0, 7.0
+"""Seconds: how long a gateway Pod may take to be Ready after it was made, and how long the one before it may take to
+end and have a successor, until that counts as more than a planned restart. kube-apiserver keeps events meanwhile."""
+_BY_A_RESTART = ("GatewayNotRunning", "GatewayUnreachable", "GatewayPending")
+
+
+def are_replaced(pods: Sequence[PodFacts], now: float, gone: float) -> bool:
+    """Whether one of the Pods is being replaced, as an upgrade does it: that is no news of any sink. `gone` is how many
+    seconds there has been no Pod."""
+    if not pods:
+        return gone < LEAVING
+    starting = any(not (pod.deleting or pod.ready or pod.problem) and now - pod.created < PLANNED for pod in pods)
+    return starting or any(pod.deleting and now - pod.leaving < LEAVING for pod in pods)
 
 
 @dataclass
@@ -69,7 +85,8 @@ class GatewayState:
     them that missed one; `aside` are those whose nodes are not ready. `nodes` says of nodes when they were asked for,
     and whether they were ready. `canaries` counts those that were seen to come to any of them. `standing` has every
     AuditSink. `patience` is how long changes are gathered before the next rendering. `kind` is what makes the Pods.
-    `blocked` says which of the gateway's Secrets is somebody else's."""
+    `blocked` says which of the gateway's Secrets is somebody else's. `replacing`: a Pod is being replaced as by an
+    upgrade; `there_at` is when there last was one, in seconds since the epoch."""
 
     stored: list[Written] | None = None
     wanted: Mapping[str, Route] = field(default_factory=dict)
@@ -96,6 +113,8 @@ class GatewayState:
     patience: float = 0.05
     kind: GatewayKind = "DaemonSet"
     blocked: str = ""
+    replacing: bool = False
+    there_at: float = -inf
     rendered: bool = False
     looked: bool = False
     dirty: bool = True
@@ -138,6 +157,12 @@ class GatewayState:
         self.unwritten.pop(number, None)
         if number == 0:
             self.heads.put(written)
+
+    def watch(self, pods: Sequence[PodFacts], now: float) -> None:
+        """Take in which Pods there are, and whether some are being replaced."""
+        if pods:
+            self.there_at = now
+        self.replacing = are_replaced(pods, now, now - self.there_at)
 
     def listen(self, reports: list[PodReport], there: Mapping[str, str]) -> None:
         """Take in what the running Pods said just now; `there` has the UIDs of all gateway Pods, running or not."""
@@ -223,6 +248,13 @@ class GatewayState:
         """Whether every gateway Pod posts to `sink` as it is `now`; None if that was not looked at yet."""
         if not self.rendered:
             return None
+        return self._registration(sink, now)
+
+    def excuses(self, verdict: Verdict | None) -> bool:
+        """Whether it is no news of a sink that was registered: a Pod is being replaced, and kube-apiserver waits."""
+        return self.replacing and verdict is not None and verdict.reason in _BY_A_RESTART
+
+    def _registration(self, sink: str, now: Identity) -> Verdict | None:
         current = self.sources.get(sink) == now
         if current and sink in self.problems:
             return Verdict("False", "SinkRefused", f"AuditSink {sink} cannot be used: {self.problems[sink]}")

@@ -162,6 +162,6 @@ def of(body: Mapping[str, Any]) -> PipelineStatus:
     return decode(body.get("status"), PipelineStatus)
 
 
-def is_ready(status: PipelineStatus) -> bool:
-    """Whether it says that the pipeline is Ready."""
+def is_ready(status: PipelineStatus | SinkStatus) -> bool:
+    """Whether it says that the object is Ready."""
     return any((condition.type, condition.status) == ("Ready", "True") for condition in status.conditions)

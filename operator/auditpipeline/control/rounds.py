@@ -79,6 +79,11 @@ class Round:
         ready = conditions(self.previous).get("Ready")
         return ready is not None and ready.observed_generation == self.facts.generation
 
+    def was_true(self, kind: str) -> bool:
+        """Whether the stored status says of this generation that a condition is True."""
+        found = conditions(self.previous).get(kind)
+        return found is not None and (found.status, found.observed_generation) == ("True", self.facts.generation)
+
     @property
     def is_former(self) -> bool:
         """Whether a former generation is in force."""

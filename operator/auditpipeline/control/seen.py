@@ -23,6 +23,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -256,7 +257,14 @@ def pod_facts(body: Mapping[str, Any]) -> PodFacts:
         node=(body.get("spec") or {}).get("nodeName") or "",
         controller=sys.intern(controller(meta)),
         room=_room((body.get("spec") or {}).get("volumes") or ()),
+        created=_seconds(meta.get("creationTimestamp")),
+        leaving=_seconds(meta.get("deletionTimestamp")) - (meta.get("deletionGracePeriodSeconds") or 0),
     )
+
+
+def _seconds(stamp: str | None) -> float:
+    """Seconds since the epoch; 0.0 if there is none."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else 0.0
 
 
 def _room(volumes: Iterable[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import structlog
 
+from auditpipeline.control import published
 from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.kube import Conflict, NoAnswer
@@ -54,6 +55,8 @@ async def _kept(world: World, name: str, standing: Standing) -> float | None:
 async def _write(world: World, name: str, standing: Standing) -> float | None:
     state, clock = world.gateway, world.clock()
     verdict = state.registration(name, standing.identity) if world.settings.gateway else disabled()
+    if published.is_ready(standing.status) and state.excuses(verdict):
+        verdict = None
     if verdict is None:
         return None
     new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)

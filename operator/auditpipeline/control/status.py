@@ -92,7 +92,10 @@ def _resolved(
     facts: Facts, parts: Mapping[str, Verdict | None], before: Mapping[str, Condition], *, proven: bool
 ) -> dict[str, Verdict]:
     said = {kind: verdict or (before[kind].verdict if kind in before else _unseen()) for kind, verdict in parts.items()}
-    summary = ready(facts, said, before.get("Ready"), proven=proven)
+    # What was said of a former generation is kept, and makes no newer one Ready.
+    kept = [kind for kind, verdict in parts.items() if verdict is None]
+    former = {kind: _unseen() for kind in kept if _is_former(facts, before.get(kind))}
+    summary = ready(facts, said | former, before.get("Ready"), proven=proven)
     if facts.notes:
         summary = summary._replace(message="; ".join((summary.message, *facts.notes)))
     found = {"Ready": summary}
@@ -101,6 +104,10 @@ def _resolved(
     elif summary.status != "True" and not facts.suspended:
         found["Reconciling"] = Verdict("True", summary.reason, summary.message)
     return found | said
+
+
+def _is_former(facts: Facts, before: Condition | None) -> bool:
+    return before is not None and before.observed_generation != facts.generation
 
 
 def ready(
@@ -154,14 +161,18 @@ def webhook_available(facts: Facts) -> Verdict | None:
     if facts.workload is None:
         return _not_reached(facts)
     wanted, count = facts.workload.wanted, facts.workload.ready
-    if facts.workload.observed and count > 0:
-        said = f"{count} of {wanted} Pods are ready"
-        if count < wanted:
-            return Verdict("True", "SomePodsReady", f"{said}; {facts.refused}" if facts.refused else said)
-        if facts.left:
-            return Verdict("True", "ClaimsLeft", f"{said}; {_left(facts.left)}")
-        return Verdict("True", "AllPodsReady", said)
+    if count > 0:  # of a StatefulSet that Kubernetes has not looked at yet, nothing new is known
+        return _some_ready(facts, wanted, count) if facts.workload.observed else None
     return Verdict("False", *_obstacle(facts, wanted, count))
+
+
+def _some_ready(facts: Facts, wanted: int, count: int) -> Verdict:
+    said = f"{count} of {wanted} Pods are ready"
+    if count < wanted:
+        return Verdict("True", "SomePodsReady", f"{said}; {facts.refused}" if facts.refused else said)
+    if facts.left:
+        return Verdict("True", "ClaimsLeft", f"{said}; {_left(facts.left)}")
+    return Verdict("True", "AllPodsReady", said)
 
 
 def _obstacle(facts: Facts, wanted: int, count: int) -> Problem:
