@@ -148,3 +148,26 @@ def test_counters_that_cannot_be_read_for_a_moment_are_no_news() -> None:
     take(state, reading(5100))
     take(state, reading(5101, error="no"))
     assert state.is_excused(5101)
+
+
+def test_restarts_take_no_number_away() -> None:
+    """Whoever crashes again and again would hide what was lost before: one alone of its kind is not the first to go."""
+    state = LossState()
+    take(state, reading(5000))
+    take(state, reading(5030, failed=400))
+    for number in range(1, MOST + 2):
+        take(state, reading(6000 + number * 1000, failed=0, start=6000.0 + number * 1000 - 10))
+    assert [gap.events for gap in state.gaps if gap.cause == "Dropped"] == [400]
+    assert len(state.gaps) == MOST
+
+
+def test_gaps_of_so_many_servers_that_none_is_like_another_lose_those_without_a_number_first() -> None:
+    """Only where each has one is the oldest given up."""
+    gaps = [Gap("a", "Dropped", 1, 2, 7), *(Gap(f"s{number}", "Restarted", 3, 4) for number in range(MOST))]
+    state = LossState(gaps=gaps)
+    state._fold()
+    assert [gap.server for gap in state.gaps] == ["a", *(f"s{number}" for number in range(1, MOST))]
+    counted = [Gap(f"s{number}", "Dropped", number, number + 1, 7) for number in range(MOST + 1)]
+    state = LossState(gaps=list(counted))
+    state._fold()
+    assert state.gaps == counted[1:]

@@ -398,3 +398,19 @@ async def routes(kube: Client, namespace: str, wanted: set[str]) -> bool:
 async def events(kube: Client, uid: str) -> list[dict[str, Any]]:
     """The Events on an object."""
     return [body async for body in kube.list(EVENTS, "default") if body["regarding"].get("uid") == uid]
+
+
+async def test_a_pipeline_that_a_finalizer_holds_is_not_ready(
+    served: ControlPlane, kube: Client, namespace: str
+) -> None:
+    """It is said for as long as it is held, also by the next operator, which publishes the policies of others."""
+    async with operator(served.kubeconfig, namespace):
+        await create(kube)
+        await until(kube, "a", "CertificateReady", "True")
+        await kube.patch(PIPELINES, "a", {"metadata": {"finalizers": ["example.com/held"]}})
+        await kube.delete(PIPELINES, "a")
+        await until(kube, "a", "Ready", "False", "BeingDeleted")
+    async with operator(served.kubeconfig, namespace):
+        await until(kube, "a", "Ready", "False", "BeingDeleted")
+        await kube.patch(PIPELINES, "a", {"metadata": {"finalizers": None}})
+        assert await kube.get(PIPELINES, "a") is None

@@ -6,10 +6,10 @@ import pytest
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import Heard, PodFacts, PodReport
-from auditpipeline.control.probe import TIMEOUT
 from auditpipeline.control.rounds import Round
 from auditpipeline.control.seen import entry_of
-from auditpipeline.control.workload import _hear, _plan_next_look
+from auditpipeline.control.workload import _asked, _hear, _plan_next_look
+from auditpipeline.core.errors import Retryable
 from auditpipeline.core.report import Report
 from tests.control import bodies
 from tests.control.fakes import Answers, world
@@ -60,19 +60,19 @@ def test_a_pod_that_was_never_heard_has_not_been_looked_at_after_one_miss() -> N
     assert found == [{POD}, frozenset(), frozenset(), {POD}]
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 3.0])
 @pytest.mark.parametrize("count", [1, 4, 40])
-async def test_pods_that_do_not_answer_leave_half_of_the_workers_to_others(count: int) -> None:
-    """However many pipelines have such Pods, and whatever else wants them to be looked at soon."""
+async def test_pods_that_let_a_worker_wait_leave_half_of_them_to_others(count: int, seconds: float) -> None:
+    """However many pipelines have such Pods, and whatever else wants them to be looked at soon. A connection that is
+    refused at once costs no worker anything."""
     made = await world(Answers())
     this = Round(made, bodies.pipeline(), good(reports=silent()))
     this.look_again(0.5)
-    made.unheard = {f"p{number}": {"u": 2} for number in range(count)}
-    made.unheard["another"] = {"u": 1}
+    made.waits = {"security": seconds} | {f"p{number}": seconds for number in range(1, count)}
     _plan_next_look(this)
     assert this.again is not None
-    busy = count * TIMEOUT / (TIMEOUT + this.again)
-    assert busy <= made.settings.workers / 2
-    assert this.again <= max(0.5, 2 * TIMEOUT * count / made.settings.workers)
+    assert count * seconds <= made.settings.workers / 2 * (seconds + this.again)
+    assert this.again <= max(0.5, 2 * seconds * count / made.settings.workers)
 
 
 async def test_only_pods_with_the_names_of_receivers_are_asked() -> None:
@@ -84,3 +84,24 @@ async def test_only_pods_with_the_names_of_receivers_are_asked() -> None:
         meta = {"name": name, "namespace": this.namespace, "labels": names.labels("security")}
         made.seen.put(("pods", this.namespace, name), entry_of("pods", {"metadata": meta}))
     assert [pod.name for pod in this.pods()] == ["audit-security-0", "audit-security-9"]
+
+
+async def test_how_long_silent_pods_let_one_wait_is_known_until_they_answer() -> None:
+    """What a worker spent on them is what the next look waits for."""
+    made = await world(Answers())
+    this = Round(made, bodies.pipeline(), good())
+    this.take(bodies.parsed(this.body))
+    answers: list[Report | None] = [None, report()]
+
+    async def said(*_: object) -> Report:
+        answer = answers.pop(0)
+        if answer is None:
+            raise Retryable("no answer within 3 s")
+        return answer
+
+    made.prober.report = said  # type: ignore[method-assign, assignment]
+    pods = [PodFacts(POD, "audit", "u1", ip="127.0.0.1", running=True)]
+    await _asked(this, pods)
+    assert made.waits["security"] > 0
+    await _asked(this, pods)
+    assert made.waits == {}

@@ -8,7 +8,7 @@
 and `Unaccounted` may hide one behind another that came twice. A *gap* is the time in which evidence may be missing. It
 begins with the last canary that had come when the trouble began, or RETRIES seconds before the reading, whichever is
 earlier, and never before the API server itself. What goes on within JOINED seconds is one gap; where there are more
-than MOST, the oldest of a kind become one, so that no number is lost.
+than MOST, the oldest of a kind become one, so that no number is lost but where each is of another kind.
 """
 
 from __future__ import annotations
@@ -162,12 +162,16 @@ class LossState:
             self._fold()
 
     def _fold(self) -> None:
-        """Make the oldest gap and the next of its kind one; it goes where it is the only one."""
-        first = self.gaps.pop(0)
-        for index, other in enumerate(self.gaps):
-            if (other.server, other.cause) == (first.server, first.cause):
-                self.gaps[index] = _joined(first, other)
-                return
+        """Make the oldest gap that is not alone of its kind and the next of that one. Where each is alone, the oldest
+        goes that has no number; at last the oldest."""
+        for first, gap in enumerate(self.gaps):
+            for next_, other in enumerate(self.gaps[first + 1 :], first + 1):
+                if (other.server, other.cause) == (gap.server, gap.cause):
+                    self.gaps[next_] = _joined(gap, other)
+                    del self.gaps[first]
+                    return
+        uncounted = (index for index, gap in enumerate(self.gaps) if not gap.events)
+        del self.gaps[next(uncounted, 0)]
 
 
 def _joined(first: Gap, second: Gap) -> Gap:

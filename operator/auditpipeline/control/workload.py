@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
+
 import structlog
 
 from auditpipeline.control import certificates, desired, generation, names
 from auditpipeline.control.acceptance import is_fixed
 from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.claims import CLAIM_RETRY, expand_claims
-from auditpipeline.control.facts import Facts, Heard, Workload, hear
+from auditpipeline.control.facts import Facts, Heard, PodFacts, PodReport, Workload, hear
 from auditpipeline.control.gateway import ask
 from auditpipeline.control.kube import Forbidden, NotFound, Refused
 from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.ownership import NameTaken
-from auditpipeline.control.probe import TIMEOUT
 from auditpipeline.control.refusals import find_refusal
 from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import CLAIMS, SECRETS, STATEFULSETS
@@ -67,7 +68,7 @@ async def observe(this: Round) -> None:
     ours = entry is not None and entry.owner == this.pipeline.metadata.uid
     facts.workload = entry.facts if entry and ours and isinstance(entry.facts, Workload) else None
     await find_refusal(this)
-    facts.reports = await ask(world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
+    facts.reports = await _asked(this, pods)
     world.canary.take(this.name, [entry.report for entry in facts.reports if entry.report])
     facts.canary = _canary(this)
     known = world.reports.setdefault(this.name, {})
@@ -77,6 +78,16 @@ async def observe(this: Round) -> None:
     if facts.workload and not facts.workload.ready and not any(pod.running for pod in pods):
         facts.claims = await _pending_claims(this)
     _plan_next_look(this)
+
+
+async def _asked(this: Round, pods: list[PodFacts]) -> list[PodReport]:
+    """What the Pods say; how long those that say nothing let one wait is noted."""
+    begun = time.monotonic()
+    found = await ask(this.world, pods, names.OPS_PORT, names.service_host(names.child(this.name), this.namespace))
+    this.world.waits.pop(this.name, None)
+    if any(entry.report is None for entry in found):
+        this.world.waits[this.name] = time.monotonic() - begun
+    return found
 
 
 async def _forget_unwanted(this: Round, known: dict[str, Heard]) -> None:
@@ -195,14 +206,10 @@ def _plan_next_look(this: Round) -> None:
     wanted = settings.status_interval if quiet else min(settings.status_interval, 2.0)
     this.look_again(max(wanted if settled else SETTLING, asked / PROBES_A_SECOND))
     if this.again is not None and any(entry.report is None for entry in reports):
-        this.again = max(this.again, _silence(this.world))
+        this.again = max(this.again, _pause(this.world, this.name))
 
 
-def _silence(world: World) -> float:
-    """Seconds between two looks at Pods that do not answer: whoever waits for them is one of a few workers, of which
-    half are for the others, however many pipelines have such Pods."""
-    silent = sum(
-        any(heard.missed > 1 for heard in world.reports.get(name, {}).values()) or any(n > 1 for n in missed.values())
-        for name, missed in world.unheard.items()
-    )
-    return TIMEOUT * (2 * silent / world.settings.workers - 1)
+def _pause(world: World, name: str) -> float:
+    """Seconds between two looks at Pods that let one wait: whoever waits is one of a few workers, of which half are for
+    others, however many pipelines have such Pods."""
+    return 2 * sum(world.waits.values()) / world.settings.workers - world.waits.get(name, 0.0)

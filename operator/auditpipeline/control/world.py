@@ -81,13 +81,14 @@ def pipeline_key(name: str) -> str:
 class World:
     """`applied` holds what was last applied of each object. `closed` are namespaces that the operator was given but may
     not read. `began` is when this process began to work, in seconds since the epoch; `troubles` since when the rounds
-    of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID.
-    `unasked`: dry runs of this kind in this namespace are not answered, and not asked for before that; `unsure` are the
-    objects that are left as they are meanwhile, as they were then. `published` has what an API server made of a status
-    that was written, and that status. `fights` says of an object how often in a row what others wrote was taken back.
-    `accepted` is the last generation of each pipeline that was accepted, `refusals` what was refused of a newer one;
-    `unmarked` says of a namespace when its Pods could not be annotated; `uids` are those of the pipelines, by name.
-    `wake(key, seconds)` puts a key into the work queue."""
+    of a pipeline end with an error; `unheard` how many looks its Pods have missed that were never heard, by UID;
+    `waits` for how many seconds its silent Pods let a worker wait at the last look. `unasked`: dry runs of this kind in
+    this namespace are not answered, and not asked for before that; `unsure` are the objects that are left as they are
+    meanwhile, as they were then. `published` has what an API server made of a status that was written, and that status.
+    `fights` says of an object how often in a row what others wrote was taken back. `accepted` is the last generation of
+    each pipeline that was accepted, `refusals` what was refused of a newer one; `unmarked` says of a namespace when its
+    Pods could not be annotated; `uids` are those of the pipelines, by name. `wake(key, seconds)` puts a key into the
+    work queue."""
 
     kube: Kube
     settings: Settings
@@ -115,6 +116,7 @@ class World:
     unsure: dict[Key, tuple[str, str]] = field(default_factory=dict)
     troubles: dict[str, float] = field(default_factory=dict)
     unheard: dict[str, dict[str, int]] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
     written: dict[str, float] = field(default_factory=dict)
     published: dict[str, tuple[PipelineStatus, PipelineStatus]] = field(default_factory=dict)
     ready: dict[str, bool] = field(default_factory=dict)
@@ -141,6 +143,7 @@ class World:
             self.ready,
             self.troubles,
             self.unheard,
+            self.waits,
             self.accepted,
             self.refusals,
             self.uids,
