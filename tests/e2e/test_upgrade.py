@@ -30,6 +30,8 @@ from tests.e2e.traffic import MINE, pipeline
 pytestmark = [pytest.mark.upgrade, pytest.mark.long]
 
 BEFORE, NOW = Release(previous.folder(), image.PREVIOUS), Release()
+NEXT = Release(image=f"{image.NAME.rpartition(':')[0]}:next")
+"""This release under another tag: both operators of such an upgrade are of this release."""
 PIPELINES = ("one", "two", "three")
 WATCHED = [*(("AuditPipeline", name) for name in PIPELINES), *(("AuditSink", f"audit-{name}") for name in PIPELINES)]
 PLANNED = 60.0
@@ -120,7 +122,7 @@ def test_what_was_acknowledged_is_found(
     counts, judged = [], []
     with Recorder(it.cluster) as recorder:
         it.wait_for("events in each status", lambda: all(delivers(recorder, key) for key in WATCHED))
-        for what, release in (("upgrade", NOW), ("back", BEFORE)):
+        for what, release in (("upgrade", NOW), ("another image", NEXT), ("back", BEFORE)):
             begins, before = recorder.now(), len(emitted(tmp_path / "audit.log"))
             it.upgrade(release)
             it.run(release)
@@ -139,5 +141,6 @@ def test_what_was_acknowledged_is_found(
         print(f"\nrequests {made}, " + ", ".join(f"{count} during {what}" for what, count in counts))
         print("\n".join(fault for row in judged for fault in row.faults))
         print(f"emitted {len(wanted)}, given up {given_up}, acknowledged {len(wanted) - given_up}, found {found}")
+    assert judged[1].faults == []  # in the others an operator of the release before leads for a while
     assert len(wanted) >= made > 0
     assert all(count >= len(wanted) - given_up for count in found.values())
