@@ -9,7 +9,7 @@ import pytest
 
 from auditpipeline.control.desired_gateway import gateway_config, written
 from auditpipeline.control.facts import PodFacts, PodReport, Problem, Verdict
-from auditpipeline.control.gateway_state import LEAVING, PLANNED, GatewayState, are_replaced
+from auditpipeline.control.gateway_state import LEAVING, PLANNED, GatewayState, is_replaced
 from auditpipeline.control.heads import REMEMBERED
 from auditpipeline.control.settings import GatewayKind
 from auditpipeline.control.shards import Held, Plan, Written
@@ -351,38 +351,38 @@ def test_a_shard_that_cannot_be_written_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pods", "gone", "replaced"),
+    ("pod", "replaced"),
     [
-        ([], 1.0, True),
-        ([], LEAVING, False),
-        ([{"ready": True}], 0.0, False),
-        ([{"ready": False, "created": 100.0}], 0.0, True),
-        ([{"ready": False, "created": 100.0 - PLANNED}], 0.0, False),
-        ([{"ready": False, "created": 100.0, "problem": Problem("CrashLoopBackOff", "x")}], 0.0, False),
-        ([{"ready": True, "deleting": True, "leaving": 99.0}], 0.0, True),
-        ([{"ready": True, "deleting": True, "leaving": 100.0 - LEAVING}], 0.0, False),
-        ([{"ready": True}, {"ready": False, "created": 90.0}], 0.0, True),
+        ({"ready": True}, False),
+        ({"ready": False, "created": 100.0}, True),
+        ({"ready": False, "created": 100.0 - PLANNED}, False),
+        ({"ready": False, "created": 100.0, "problem": Problem("CrashLoopBackOff", "x")}, False),
+        ({"ready": True, "deleting": True, "leaving": 99.0}, True),
+        ({"ready": True, "deleting": True, "leaving": 100.0 - LEAVING}, False),
     ],
 )
-def test_a_pod_is_replaced_for_so_long_and_no_longer(
-    pods: list[dict[str, Any]], gone: float, *, replaced: bool
-) -> None:
-    """One that ends, one that starts, and a moment between them; not one that crashes, and not for ever."""
-    found = [PodFacts("gateway", "audit", "u", **pod) for pod in pods]
-    assert are_replaced(found, 100.0, gone) is replaced
+def test_a_pod_is_replaced_for_so_long_and_no_longer(pod: dict[str, Any], *, replaced: bool) -> None:
+    """One that ends or starts; not one that crashes, and not for ever."""
+    assert is_replaced(PodFacts("gateway", "audit", "u", **pod), 100.0) is replaced
 
 
 def test_what_a_restart_brings_about_is_excused_and_nothing_else() -> None:
-    """A sink that is refused stays so; without a restart nothing is excused."""
-    state = GatewayState()
-    pending, refused = Verdict("False", "GatewayPending", ""), Verdict("False", "SinkRefused", "")
-    assert not state.excuses(pending)
+    """Of a sink that has its route; not without a Pod before, not for long, and not if another Pod is silent."""
+    state = GatewayState(sources={"a": NOW}, routes={"a": "r"}, rendered=True)
     state.watch([], 5.0)
-    assert not state.excuses(pending)  # nobody knows of a Pod before
-    state.watch([PodFacts("gateway", "audit", "u", ready=True)], 10.0)
+    state.listen([], {})
+    assert not state.excuses("a", NOW)
+    ready = PodFacts("one", "audit", "u1", running=True, ready=True)
+    starting = PodFacts("two", "audit", "u2", running=True, created=10.0)
+    state.watch([ready], 10.0)
     state.watch([], 11.0)
-    assert state.excuses(pending)
-    assert not state.excuses(refused)
-    assert not state.excuses(None)
-    state.watch([], 10.0 + LEAVING)
-    assert not state.excuses(pending)
+    state.listen([], {})
+    assert state.excuses("a", NOW)
+    assert not state.excuses("a", ("u of a", "another"))
+    assert not state.excuses("b", NOW)
+    state.watch([ready, starting], 12.0)
+    for _ in range(2):
+        state.listen([PodReport("one", None, "no"), PodReport("two", None, "no")], {"one": "u1", "two": "u2"})
+    assert not state.excuses("a", NOW)
+    state.watch([], 10.0 + LEAVING + 2.0)
+    assert not state.excuses("a", NOW)

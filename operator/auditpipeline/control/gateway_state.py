@@ -35,16 +35,13 @@ Identity = tuple[str, str]
 PLANNED, LEAVING = 60.0, 7.0
 """Seconds: how long a gateway Pod may take to be Ready after it was made, and how long the one before it may take to
 end and have a successor, until that counts as more than a planned restart. kube-apiserver keeps events meanwhile."""
-_BY_A_RESTART = ("GatewayNotRunning", "GatewayUnreachable", "GatewayPending")
 
 
-def are_replaced(pods: Sequence[PodFacts], now: float, gone: float) -> bool:
-    """Whether one of the Pods is being replaced, as an upgrade does it: that is no news of any sink. `gone` is how many
-    seconds there has been no Pod."""
-    if not pods:
-        return gone < LEAVING
-    starting = any(not (pod.deleting or pod.ready or pod.problem) and now - pod.created < PLANNED for pod in pods)
-    return starting or any(pod.deleting and now - pod.leaving < LEAVING for pod in pods)
+def is_replaced(pod: PodFacts, now: float) -> bool:
+    """Whether a Pod ends or starts as it does in an upgrade."""
+    if pod.deleting:
+        return now - pod.leaving < LEAVING
+    return not (pod.ready or pod.problem) and now - pod.created < PLANNED
 
 
 @dataclass
@@ -85,8 +82,9 @@ class GatewayState:
     them that missed one; `aside` are those whose nodes are not ready. `nodes` says of nodes when they were asked for,
     and whether they were ready. `canaries` counts those that were seen to come to any of them. `standing` has every
     AuditSink. `patience` is how long changes are gathered before the next rendering. `kind` is what makes the Pods.
-    `blocked` says which of the gateway's Secrets is somebody else's. `replacing`: a Pod is being replaced as by an
-    upgrade; `there_at` is when there last was one, in seconds since the epoch."""
+    `blocked` says which of the gateway's Secrets is somebody else's. `replacing`: Pods are being replaced as by an
+    upgrade, those that are `replaced`, or one that is gone for a moment; `there_at` is when there last was one, in
+    seconds since the epoch."""
 
     stored: list[Written] | None = None
     wanted: Mapping[str, Route] = field(default_factory=dict)
@@ -114,6 +112,7 @@ class GatewayState:
     kind: GatewayKind = "DaemonSet"
     blocked: str = ""
     replacing: bool = False
+    replaced: frozenset[str] = frozenset()
     there_at: float = -inf
     rendered: bool = False
     looked: bool = False
@@ -162,7 +161,8 @@ class GatewayState:
         """Take in which Pods there are, and whether some are being replaced."""
         if pods:
             self.there_at = now
-        self.replacing = are_replaced(pods, now, now - self.there_at)
+        self.replaced = frozenset(pod.name for pod in pods if is_replaced(pod, now))
+        self.replacing = bool(self.replaced) or (not pods and now - self.there_at < LEAVING)
 
     def listen(self, reports: list[PodReport], there: Mapping[str, str]) -> None:
         """Take in what the running Pods said just now; `there` has the UIDs of all gateway Pods, running or not."""
@@ -250,9 +250,14 @@ class GatewayState:
             return None
         return self._registration(sink, now)
 
-    def excuses(self, verdict: Verdict | None) -> bool:
-        """Whether it is no news of a sink that was registered: a Pod is being replaced, and kube-apiserver waits."""
-        return self.replacing and verdict is not None and verdict.reason in _BY_A_RESTART
+    def excuses(self, sink: str, now: Identity) -> bool:
+        """Whether what is said of a sink that was registered is no news: the Pods that are not being replaced post to
+        it, and kube-apiserver waits for those that are."""
+        if not self.replacing or self.sources.get(sink) != now or sink in self.problems or sink not in self.routes:
+            return False
+        others = [entry for entry in self.counting() if entry.pod not in self.replaced]
+        found = self._by_pods(sink, others) if others else None
+        return found is None or found.status == "True"
 
     def _registration(self, sink: str, now: Identity) -> Verdict | None:
         current = self.sources.get(sink) == now
@@ -265,10 +270,9 @@ class GatewayState:
         if not self.reports:
             message = self.blocked or f"no gateway Pod runs: see {self.kind} auditpipeline-gateway"
             return Verdict("False", "GatewayNotRunning", message)
-        return self._by_pods(sink)
+        return self._by_pods(sink, self.counting())
 
-    def _by_pods(self, sink: str) -> Verdict | None:
-        entries = self.counting()
+    def _by_pods(self, sink: str, entries: Sequence[PodReport]) -> Verdict | None:
         if any(entry.pod in self.asked_once for entry in entries):
             return None
         silent = [entry for entry in entries if entry.report is None]
