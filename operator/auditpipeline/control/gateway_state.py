@@ -250,10 +250,12 @@ class GatewayState:
             return None
         return self._registration(sink, now)
 
-    def excuses(self, sink: str, now: Identity) -> bool:
+    def excuses(self, verdict: Verdict | None, sink: str, now: Identity) -> bool:
         """Whether what is said of a sink that was registered is no news: the Pods that are not being replaced post to
         it, and kube-apiserver waits for those that are."""
-        if not self.replacing or self.sources.get(sink) != now or sink in self.problems or sink not in self.routes:
+        if not self.replacing or self.blocked or verdict is None or verdict.status == "True":
+            return False
+        if self.sources.get(sink) != now or sink in self.problems or sink not in self.routes:
             return False
         others = [entry for entry in self.counting() if entry.pod not in self.replaced]
         found = self._by_pods(sink, others) if others else None

@@ -55,7 +55,7 @@ async def _kept(world: World, name: str, standing: Standing) -> float | None:
 async def _write(world: World, name: str, standing: Standing) -> float | None:
     state, clock = world.gateway, world.clock()
     verdict = state.registration(name, standing.identity) if world.settings.gateway else disabled()
-    if published.is_ready(standing.status) and state.excuses(name, standing.identity):
+    if published.is_ready(standing.status) and state.excuses(verdict, name, standing.identity):
         verdict = None
     if verdict is None:
         return None

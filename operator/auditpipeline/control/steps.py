@@ -157,7 +157,7 @@ async def registered(this: Round) -> None:
     if entry is None or entry.owner != this.pipeline.metadata.uid:
         return
     this.facts.sink = _registration(world, sink, entry.identity)
-    if this.was_true("SinkRegistered") and world.gateway.excuses(sink, entry.identity):
+    if this.was_true("SinkRegistered") and world.gateway.excuses(this.facts.sink, sink, entry.identity):
         this.facts.sink = None
     if this.facts.sink is None:
         this.facts.pending.add("SinkRegistered")
