@@ -248,20 +248,6 @@ class GatewayState:
         """Whether every gateway Pod posts to `sink` as it is `now`; None if that was not looked at yet."""
         if not self.rendered:
             return None
-        return self._registration(sink, now)
-
-    def excuses(self, verdict: Verdict | None, sink: str, now: Identity) -> bool:
-        """Whether what is said of a sink that was registered is no news: the Pods that are not being replaced post to
-        it, and kube-apiserver waits for those that are."""
-        if not self.replacing or self.blocked or verdict is None or verdict.status == "True":
-            return False
-        if self.sources.get(sink) != now or sink in self.problems or sink not in self.routes:
-            return False
-        others = [entry for entry in self.counting() if entry.pod not in self.replaced]
-        found = self._by_pods(sink, others) if others else None
-        return found is None or found.status == "True"
-
-    def _registration(self, sink: str, now: Identity) -> Verdict | None:
         current = self.sources.get(sink) == now
         if current and sink in self.problems:
             return Verdict("False", "SinkRefused", f"AuditSink {sink} cannot be used: {self.problems[sink]}")
@@ -273,6 +259,17 @@ class GatewayState:
             message = self.blocked or f"no gateway Pod runs: see {self.kind} auditpipeline-gateway"
             return Verdict("False", "GatewayNotRunning", message)
         return self._by_pods(sink, self.counting())
+
+    def excuses(self, verdict: Verdict | None, sink: str, now: Identity) -> bool:
+        """Whether what is said of a sink that was registered is no news: the Pods that are not being replaced post to
+        it, and kube-apiserver waits for those that are."""
+        if not self.replacing or self.blocked or verdict is None or verdict.status == "True":
+            return False
+        if self.sources.get(sink) != now or sink in self.problems or sink not in self.routes:
+            return False
+        others = [entry for entry in self.counting() if entry.pod not in self.replaced]
+        found = self._by_pods(sink, others) if others else None
+        return found is None or found.status == "True"
 
     def _by_pods(self, sink: str, entries: Sequence[PodReport]) -> Verdict | None:
         if any(entry.pod in self.asked_once for entry in entries):
