@@ -76,7 +76,7 @@ async def _refuse(this: Round, refusal: Refusal, known: Accepted | None) -> None
 
 
 async def _refusal(this: Round, wanted: Accepted, manifests: list[Manifest]) -> Refusal:
-    """What is refused of `manifests`; asked once in RETRY seconds."""
+    """The refusals of `manifests`; asked once in RETRY seconds."""
     now, former = this.facts.now.timestamp(), this.world.refusals.get(this.name)
     if former and former.refused == wanted and now - former.at < RETRY:
         return former

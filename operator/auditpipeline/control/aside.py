@@ -14,7 +14,7 @@ Stopped = Callable[[], bool]
 
 
 async def aside(work: Callable[[Stopped], Found]) -> Found:
-    """Run `work` in a thread, which is told to end when this is cancelled."""
+    """Run `work` in a thread, which is asked to end when this is cancelled."""
     ending = threading.Event()
     try:
         return await asyncio.to_thread(work, ending.is_set)

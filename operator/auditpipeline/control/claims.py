@@ -35,7 +35,7 @@ CLAIM_RETRY = 10.0
 
 @dataclass
 class ClaimState:
-    """What is known of one pipeline: its claims, which StorageClasses of those that are too small allow expansion, for
+    """The state of one pipeline: its claims, which StorageClasses of those that are too small allow expansion, for
     which sizes and numbers of Pods they were looked at (a generation that is refused, and the last good one), and
     when."""
 
@@ -88,7 +88,7 @@ async def expand_claims(this: Round) -> None:
 
 
 async def _known(this: Round) -> ClaimState:
-    """What is known of the claims, looked at again if it may have changed."""
+    """The known claims, looked at again if they may have changed."""
     webhook, now = this.pipeline.spec.webhook, this.facts.now.timestamp()
     state, wanted = this.world.claims.setdefault(this.name, ClaimState()), (webhook.storage.size, webhook.replicas)
     if wanted not in state.looked or (_small(this, state) and now - state.at >= CLAIM_RETRY):
@@ -145,7 +145,7 @@ async def _expand(this: Round, claim: Claim, size: str) -> None:
 
 
 def _note(small: Iterable[Claim], size: str, growing: Collection[str]) -> str:
-    """What is to be said of claims that are too small, and what to do."""
+    """A sentence about claims that are too small, with what to do."""
     some = list(small)
     fixed = [claim for claim in some if claim.storage_class not in growing]
     if not some:

@@ -187,7 +187,7 @@ class GatewayState:
         return [entry for entry in self.known() if entry.pod not in self.aside]
 
     def known(self) -> list[PodReport]:
-        """What is known of each running Pod: of one that is forgiven, its last report."""
+        """The report of each running Pod; of one that is forgiven, its last one."""
         return counting(self.reports, self._last(), self.forgiven)
 
     def _last(self) -> dict[str, Report]:

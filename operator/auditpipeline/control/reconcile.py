@@ -109,7 +109,7 @@ async def _look(this: Round) -> Exception | None:
 
 
 def _note(this: Round, error: Exception | None) -> None:
-    """What is said of the error that ended the round; nothing for as long as it is forgiven. That begins with the
+    """Say why the round ended with an error; nothing for as long as it is forgiven. That begins with the
     round, which may have waited for an answer; but not if there was none: then nobody could be told anything."""
     world, now = this.world, this.world.clock().timestamp()
     if error is None:

@@ -27,7 +27,7 @@ RECENT = 1200.0
 
 @dataclass
 class RefusalState:
-    """What is known of one pipeline: when all its Pods were there, when Events were read, and what they said."""
+    """The state of one pipeline: when all its Pods were there, when Events were read, and what they said."""
 
     complete: float = 0.0
     at: float = 0.0

@@ -140,7 +140,7 @@ class Rollout:
         self.waiting = {name: at for name, at in self.waiting.items() if name in fleet and fleet[name].release != own}
 
     def upcoming(self, fleet: Mapping[str, Workload], now: float) -> list[str]:
-        """Who waits and would be admitted, if it asked now."""
+        """The pipelines that wait and would be admitted if they asked now."""
         found = [name for name in self.waiting if self._may(name, fleet, now)]
         return found[: self._free(fleet)]
 

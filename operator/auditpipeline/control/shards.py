@@ -135,7 +135,7 @@ class _Work:
         self._costs: dict[str, Cost] = {}
 
     def keep(self, settled: frozenset[str]) -> None:
-        """What is stored and still wanted, each route with one home: the first shard that does not call it moving."""
+        """The stored routes that are still wanted, each with one home: the first shard that does not call it moving."""
         for name, home in _homes(self._stored).items():
             if name in self._wanted:
                 self._homes[name] = home

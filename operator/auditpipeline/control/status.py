@@ -278,7 +278,7 @@ def _as_before(facts: Facts, former: Condition | None) -> Verdict:
 
 
 def _unseen() -> Verdict:
-    """What is said of a condition that was never looked at."""
+    """The verdict of a condition that was never looked at."""
     return Verdict("Unknown", "Reconciling", "not looked at yet")
 
 
@@ -318,7 +318,7 @@ def _of(name: str, reports: Iterable[Report]) -> list[OutputReport]:
 
 
 def _outputs(facts: Facts, reports: list[Report], previous: PipelineStatus) -> tuple[OutputStatus, ...]:
-    """What is known of the outputs; what was known last, if some Pod has not been heard since this process began."""
+    """The state of the outputs; the last one known, if some Pod has not been heard since this process began."""
     known = {output.name: output for output in previous.outputs}
     if not facts.outputs:
         return previous.outputs

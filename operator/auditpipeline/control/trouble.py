@@ -1,4 +1,4 @@
-"""What is said of an exception that ended a round, and how long it is forgiven. Pure.
+"""Turns an exception that ended a round into a condition, and says how long it is forgiven. Pure.
 
     Halt          a step says by itself what is in the way
     BeingDeleted  a former object of the name is not gone yet
@@ -42,7 +42,7 @@ def problem_of(error: Exception) -> tuple[Problem, bool]:
 
 
 def fault(error: Exception) -> Problem:
-    """What is said of a fault of ours; the rest is in the log."""
+    """Reason and message of a fault of ours; the rest is in the log."""
     message = f"the operator failed ({type(error).__name__}) and tries again: see its log, and report it as a fault"
     return Problem("InternalError", message)
 

@@ -209,7 +209,7 @@ class UpstreamState:
         return verdict is not None and verdict.reason == "RestartNeeded" and unknown and pipeline not in self.known
 
     def _verdicts(self, pipeline: str, wanted: str) -> list[Verdict | None]:
-        """What is to be said of each API server; None of one whose policy is yet to be compared."""
+        """The verdict of each API server; None for one whose policy is yet to be compared."""
         return [self._of(ran, wanted, pipeline in self.floored) for ran in self.ran] or [None]
 
     def _of(self, ran: Ran, wanted: str, floored: bool) -> Verdict | None:

@@ -131,7 +131,7 @@ def _canary(this: Round) -> CanaryFacts:
 
 
 async def _keep_generation(this: Round) -> None:
-    """What is in force is known after a restart. That it cannot be kept is said, and keeps nothing from running."""
+    """Keep the generation in force over a restart. If that fails, a note says so, and everything runs all the same."""
     if this.accepted is None:
         return
     manifest = generation.secret(this.pipeline, this.namespace, this.accepted, this.world.authority.seal)

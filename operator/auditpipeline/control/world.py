@@ -170,7 +170,7 @@ class Wanted(NamedTuple):
     owner: str
 
     def applied(self, entry: Entry, *, clean: bool = True) -> Applied:
-        """What is remembered once it was applied and left `entry`."""
+        """The memory of an apply that left `entry`."""
         return Applied(self.digest, entry.fingerprint if clean else "", entry.uid, self.owner)
 
     def on(self, **condition: str) -> desired.Manifest:

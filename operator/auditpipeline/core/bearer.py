@@ -1,4 +1,4 @@
-"""The bearer token that reads /metrics, as its SHA-256: the data plane is told the digest and never holds the token."""
+"""The bearer token that reads /metrics, as its SHA-256: the data plane gets the digest and never holds the token."""
 
 from __future__ import annotations
 
