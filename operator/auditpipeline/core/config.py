@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from auditpipeline.core.destination import FileCompression, Format, Fsync, HttpCompression
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
+from auditpipeline.core.redaction.model import DEFAULT, Redaction
 
 VERSION, SHARED = 1, 2
 MAX_CONFIG = 64 * 2**20
@@ -146,6 +147,9 @@ class Route(_Value, frozen=True):
 
     `uid` is that of the AuditSink that a gateway's route was made from: whoever deletes an AuditSink and makes one of
     the same name and content gets another route, so that a report of the first is none of the second.
+
+    `redaction` is what this destination must not get, None for the default. What all routes take is taken before
+    events are stored.
     """
 
     name: str
@@ -155,6 +159,12 @@ class Route(_Value, frozen=True):
     delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
     throttle: Throttle | None = None
     max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] | None = None
+    redaction: Redaction | None = None
+
+    @property
+    def taken(self) -> Redaction:
+        """What this destination must not get."""
+        return self.redaction or DEFAULT
 
     @property
     def batch_events(self) -> int:
@@ -187,7 +197,8 @@ class Config(_Value, frozen=True):
     acknowledged and not recorded; what is in the spool is delivered. `static_policy` is the path of kube-apiserver's
     policy file, which a gateway reports; `canary_user` makes the canaries (empty: whoever does). Without `egress`, as
     the release before renders it and `auditpipeline run` does, outputs may connect to every address. `metrics_token` is
-    the digest (core.bearer) of the token that reads /metrics (empty: everybody may).
+    the digest (core.bearer) of the token that reads /metrics (empty: everybody may). `redaction_key_file` holds the key
+    of hashes (core.redaction), if any route has them.
 
     A gateway's may go on in `shards` further files (`packing.Shard`). `moving` names routes that are about to go from
     this file: they count only as long as no other file has them."""
@@ -204,6 +215,7 @@ class Config(_Value, frozen=True):
     canary_user: str = ""
     egress: Egress | None = None
     metrics_token: str = ""
+    redaction_key_file: str | None = None
     shards: Annotated[int, msgspec.Meta(ge=0)] = 0
     moving: tuple[str, ...] = ()
 
@@ -334,6 +346,7 @@ def moved(config: Config, place: Callable[[str], str], audit: str | None = None,
         spool=replace(config.spool, path=below(config.spool.path)),
         routes=tuple(route(value) for value in config.routes),
         static_policy=below(config.static_policy),
+        redaction_key_file=below(config.redaction_key_file),
     )
 
 
