@@ -24,7 +24,7 @@ import msgspec
 from auditpipeline.core.compile import compile_policy
 from auditpipeline.core.event import attributes, decode_event
 from auditpipeline.core.policy import Attributes, decide
-from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.filter import Filter, Wanted
 from tests.bench.naive import json_route, naive
 from tests.bench.policy_rules import POLICY, bodies, events
 from tests.cluster.binaries import Missing
@@ -97,7 +97,7 @@ def whole_events(rounds: int) -> None:
     """Prints the second table."""
     sent = list(bodies())
     count = sum(len(json.loads(body)["items"]) for body in sent)
-    filter_ = Filter([(POLICY,)])
+    filter_ = Filter([Wanted((POLICY,))])
     kept = 0
     for body in sent:
         ours, theirs = filter_.take(body), json_route(body, PLAIN)

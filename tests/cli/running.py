@@ -26,7 +26,7 @@ COMMAND = (sys.executable, "-m", "auditpipeline.cli.main")
 def wanted(policy: Policy) -> set[str]:
     """The auditID and stage of each recorded event that the policy wants."""
     lines = EVENTS.read_bytes().splitlines()
-    return {identity(decode_event(line)) for line in lines if narrow_line(line, (policy,)) is not None}
+    return {identity(decode_event(line)) for line in lines if narrow_line(line, (policy,), None) is not None}
 
 
 def identity(event: Any) -> str:

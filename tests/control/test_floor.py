@@ -11,7 +11,7 @@ from auditpipeline.control import desired, desired_gateway
 from auditpipeline.control.resources import Features
 from auditpipeline.core.event import as_item
 from auditpipeline.core.spec import parse_sink
-from auditpipeline.dataplane.filter import Filter, narrow_line
+from auditpipeline.dataplane.filter import Filter, Wanted, narrow_line
 from tests.control import bodies
 from tests.control.test_desired import OLD, SETTINGS, TLS
 
@@ -53,9 +53,9 @@ def test_no_policy_and_no_output_removes_the_floor(outer: dict[str, Any], inner:
     outputs = [{"name": "console", "stdout": {}} | ({"policy": inner} if inner else {})]
     config = desired.receiver_config(bodies.parsed(bodies.pipeline(policy=outer, outputs=outputs)))
     (route,) = config.routes
-    taken = Filter(route.policies for route in config.routes).take(BODY)
+    taken = Filter(Wanted(route.policies) for route in config.routes).take(BODY)
     assert [json.loads(as_item(line)) for line in taken.lines] == CHANGES
-    assert [narrow_line(line, route.policies) for line in taken.lines] == taken.lines
+    assert [narrow_line(line, route.policies, None) for line in taken.lines] == taken.lines
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -64,7 +64,7 @@ def test_the_gateway_sends_the_floor_to_every_pipeline(policy: dict[str, Any]) -
     value = bodies.parsed(bodies.pipeline(policy=policy))
     sink = parse_sink(desired.audit_sink(value, "audit", "", SETTINGS, Features()))
     route = desired_gateway.route(sink, "10.0.0.1")
-    assert [json.loads(as_item(line)) for line in Filter([route.policies]).take(BODY).lines] == CHANGES
+    assert [json.loads(as_item(line)) for line in Filter([Wanted(route.policies)]).take(BODY).lines] == CHANGES
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_an_audit_sink_of_somebody_else_is_taken_at_its_word() -> None:
     """Manifests of 1.18 mean what they meant."""
     sink = parse_sink(bodies.sink("theirs", url="https://siem.example/audit"))
     route = desired_gateway.route(sink, None)
-    assert [json.loads(line)["level"] for line in Filter([route.policies]).take(BODY).lines] == ["Metadata"] * 4
+    assert [json.loads(line)["level"] for line in Filter([Wanted(route.policies)]).take(BODY).lines] == ["Metadata"] * 4

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from auditpipeline.core.event import ENVELOPE, as_item, cut, decode_event, encode_line, head
 from auditpipeline.core.known import decode_known
 from auditpipeline.core.policy import Attributes, Policy, Rule
-from auditpipeline.dataplane.filter import Filter
+from auditpipeline.core.redaction.model import Redaction
+from auditpipeline.dataplane.filter import Filter, Wanted
 from tests.core import corners
 from tests.dataplane.setting import DATA
 
@@ -72,7 +73,7 @@ def test_what_is_looked_up_is_what_the_interpreter_says(
 ) -> None:
     """For several routes with several policies each; twice, as the second time goes by what is remembered. In each of
     the forms that a body is decoded to: as kube-apiserver writes it (the first), with spaces, over several lines."""
-    filter_ = Filter(routes)
+    filter_ = Filter(Wanted(policies, Redaction(default=False)) for policies in routes)
     whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": sent}
     body = json.dumps(whole, separators=separators).encode()
     expected = []
@@ -90,7 +91,7 @@ def test_what_is_looked_up_is_what_the_interpreter_says(
 
 def test_real_bodies_pass_byte_for_byte() -> None:
     """What kube-apiserver posted, split into its events and nothing else."""
-    everything = Filter([(Policy(rules=(Rule(level="RequestResponse"),)),)])
+    everything = Filter([Wanted((Policy(rules=(Rule(level="RequestResponse"),)),))])
     for path in sorted((DATA / "batches").glob("*.json")):
         body = path.read_bytes()
         assert decode_known(body)
@@ -111,7 +112,7 @@ def test_what_cannot_be_read_is_put_aside_in_every_form() -> None:
     ):
         whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "items": [good, bad, good]}
         body = json.dumps(whole, separators=(",", ":")).encode()
-        taken = Filter([(Policy(rules=(Rule(level="Metadata"),)),)]).take(body)
+        taken = Filter([Wanted((Policy(rules=(Rule(level="Metadata"),)),))]).take(body)
         assert [json.loads(dead.data) for dead in taken.dead] == [json.loads(json.dumps(bad))]
         assert len(taken.lines) == 2
 
@@ -124,5 +125,5 @@ def test_canaries_are_found_in_every_form_wanted_or_not(policy: Policy, separato
     canary = event(asked, "Metadata", "ResponseComplete", {})
     other = event(asked._replace(path="/version?/auditpipeline-canary/here/2"), "Metadata", "ResponseComplete", {})
     whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": [other, canary, other]}
-    found = Filter([(policy,)]).take(json.dumps(whole, separators=separators).encode()).canaries
+    found = Filter([Wanted((policy,))]).take(json.dumps(whole, separators=separators).encode()).canaries
     assert [json.loads(msgspec.json.encode(each)) for each in found] == [json.loads(json.dumps(canary))]

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.mend import ANNOTATION
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.truncate import truncated
 from auditpipeline.dataplane import log as logs
 from auditpipeline.dataplane import outputs
@@ -96,23 +98,20 @@ def test_what_has_no_bodies_or_cannot_be_read_is_not_cut(line: bytes) -> None:
     assert truncated(line) is None
 
 
-async def test_a_route_redacts_what_it_delivers(setting: Setting, destination: Destination) -> None:
-    """The hook sees each event once it is narrowed; what it cannot read becomes a dead letter, never an event."""
-    from auditpipeline.core.errors import Permanent
-
-    def redact(line: bytes) -> bytes:
-        if b"unreadable" in line:
-            raise Permanent("cannot be redacted")
-        return line.replace(b"hunter2", b"[redacted]")
-
-    config = setting.route(output=HttpOutput(destination.url), policies=(EVERYTHING,))
+@pytest.mark.parametrize(("redaction", "value"), [(None, "UkVEQUNURUQ="), (Redaction(default=False), "aHVudGVyMg==")])
+async def test_what_was_stored_whole_is_redacted_when_it_is_delivered(
+    setting: Setting, destination: Destination, redaction: Redaction | None, value: str
+) -> None:
+    """As the release before stored it, or for a route that opted out. What cannot be read becomes a dead letter."""
+    config = replace(setting.route(output=HttpOutput(destination.url), policies=(EVERYTHING,)), redaction=redaction)
     spool = await opened(setting.spool, outputs=("archive",))
-    route = Route(config, spool, outputs.make(config.output), logs.make(io.StringIO()), QUICK, redact)
+    route = Route(config, spool, outputs.make(config.output), logs.make(io.StringIO()), QUICK)
     route.start(Cursor(0, 0, 0.0))
-    found = [event(userAgent="hunter2"), event(userAgent="unreadable hunter2"), event()]
-    await spool.append([json.dumps(each).encode() for each in found])
+    secret = event(level="Request", objectRef={"resource": "secrets"}, requestObject={"data": {"a": "aHVudGVyMg=="}})
+    lines = [json.dumps(each).encode() for each in (secret, event())]
+    await spool.append([lines[0], lines[0][:-9], lines[1]])
     await until(lambda: len(destination.events) == 2)
-    assert [each.get("userAgent") for each in destination.events] == ["[redacted]", None]
+    assert [each.get("requestObject") for each in destination.events] == [{"data": {"a": value}}, None]
 
     async def buried() -> bool:
         return (await spool.figures()).lost == [("archive", "refused", 1)]

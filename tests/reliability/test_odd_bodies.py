@@ -21,7 +21,7 @@ from auditpipeline.core.config import HttpOutput
 from auditpipeline.core.eventlist import HEAD, encode_body
 from auditpipeline.core.mend import ANNOTATION
 from auditpipeline.core.policy import Policy, Rule
-from auditpipeline.dataplane.filter import Filter, narrow_line
+from auditpipeline.dataplane.filter import Filter, Wanted, narrow_line
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import serving
 from tests.dataplane.setting import DATA, Destination, Setting, event, lines_in, until
@@ -160,12 +160,12 @@ def test_a_route_gets_an_event_of_any_number_of_levels(policy: Policy) -> None:
     """A line that was stored where the stack is less deep is narrowed all the same."""
 
     def deeper(frames: int, line: bytes) -> bytes | None:
-        return deeper(frames - 1, line) if frames else narrow_line(line, (policy,))
+        return deeper(frames - 1, line) if frames else narrow_line(line, (policy,), None)
 
     for levels in range(850, 1000):
         body = b'{"metadata":{"managedFields":' + b"[" * levels + b"]" * levels + b"}}"
         odd = event(level="Request")
-        for line in Filter([(EVERYTHING,)]).take(encode_body([item(odd, body)])).lines:
+        for line in Filter([Wanted((EVERYTHING,))]).take(encode_body([item(odd, body)])).lines:
             for frames in range(5):
                 found = deeper(frames, line)
                 assert found
@@ -201,7 +201,7 @@ async def test_what_is_buried_is_logged_seldom(setting: Setting) -> None:
 
 def conserved(body: bytes, items: list[dict[str, Any]]) -> None:
     """Each event of the body comes out once, and nothing else."""
-    taken = Filter([(EVERYTHING,)]).take(body)
+    taken = Filter([Wanted((EVERYTHING,))]).take(body)
     assert taken.filtered == 0
     out = [json.loads(line) for line in taken.lines]
     assert len(out) + sum(letter.events for letter in taken.dead) == len(items)
@@ -255,7 +255,7 @@ def test_go_does_pass_these_bodies_on() -> None:
 def test_what_once_was_hidden_is_not(path: Path) -> None:
     """Bodies that some release lost events of; the events in them have auditIDs of their own."""
     body = path.read_bytes()
-    taken = Filter([(EVERYTHING,)]).take(body)
+    taken = Filter([Wanted((EVERYTHING,))]).take(body)
     expected = {found.decode() for found in re.findall(rb'"auditID":"([^"]+)"', body)}
     assert {json.loads(line)["auditID"] for line in taken.lines} == expected
     assert not taken.dead

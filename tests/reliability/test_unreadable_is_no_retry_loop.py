@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.dataplane.body import coding, inflate
-from auditpipeline.dataplane.filter import Filter, Taken
+from auditpipeline.dataplane.filter import Filter, Taken, Wanted
 from auditpipeline.dataplane.store import Dead
 from tests.bench.plane_usage import rss
 from tests.dataplane.process import Process, serving
@@ -65,7 +65,7 @@ async def test_ten_thousand_broken_bodies(setting: Setting) -> None:
 @given(strange_lists())
 def test_strange_json_is_conserved(body: bytes) -> None:
     """JSON of any shape where an event, a field or a list should be: as many events come out as went in."""
-    taken = Filter([(SOME,)]).take(body)
+    taken = Filter([Wanted((SOME,))]).take(body)
     assert _ends(taken, body), taken
     for line in taken.lines:
         assert isinstance(json.loads(line), dict)
@@ -116,7 +116,7 @@ def _expected(bodies: Iterable[Body]) -> Counter[str]:
     """Where the events of these bodies have to end. The filter says which of those that can be read are wanted; that
     none is missing is told by counting the items of the JSON."""
     found: Counter[str] = Counter()
-    filter_ = Filter([(SOME,)])
+    filter_ = Filter([Wanted((SOME,))])
     for body, headers in bodies:
         if (coded := coding(headers.values())) is None:
             continue  # 415

@@ -103,7 +103,7 @@ def _spool(pipeline: Pipeline, volume: int | None) -> config.Spool:
         max_bytes=_spool_bytes(size, file_bytes(pipeline.spec)),
         backpressure=webhook.spool.backpressure,
         max_age=None if age is None else parse_seconds(age, "spec.webhook.spool.maxAge"),
-        dead_letters=webhook.spool.dead_letters or "whole",
+        dead_letters=webhook.spool.dead_letters or "digest",
     )
 
 

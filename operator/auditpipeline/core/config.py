@@ -83,7 +83,7 @@ class Spool(_Value, frozen=True):
     backpressure: Backpressure = "reject"
     max_age: Annotated[float, msgspec.Meta(gt=0)] | None = None
     isolate: bool = False
-    dead_letters: DeadLetters = "whole"
+    dead_letters: DeadLetters = "digest"
 
 
 class StdoutOutput(_Value, frozen=True, tag="stdout", tag_field="type"):

@@ -1,17 +1,17 @@
-"""From the spool to the batches of one output: read from its cursor on, narrowed by its policies, redacted, bounded in
-number and size.
+"""From the spool to the batches of one output: read from its cursor on, narrowed by its policies, without what its
+redaction takes, bounded in number and size.
 
     rows --narrow, redact--> pieces (lines, and the cursor behind each) --cut to size--> batches
 
-What was stored under exactly this output's policies is passed on as it is, a row at a time; anything else is parsed and
-narrowed again, line by line.
+What was stored under exactly this output's policies and redaction is passed on as it is, a row at a time; anything else
+is parsed, narrowed and redacted again, line by line.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
@@ -19,14 +19,12 @@ from typing import NamedTuple
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import delivery_key
-from auditpipeline.dataplane.filter import digest, narrow_line
+from auditpipeline.dataplane.filter import Wanted, digest, narrow_line, redactor
 from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
 
 FOR_EVER = 2**63
-Redact = Callable[[bytes], bytes]
-"""One event as a line -> the same without what an output must not have; Permanent where it cannot tell."""
 
 
 class Spoilt(NamedTuple):
@@ -54,20 +52,19 @@ class _Piece(NamedTuple):
 
 
 class Feed:
-    """The events of one output from a cursor on, and before the event `until`; narrowed by its policies, and redacted
-    if `redact` is given."""
+    """The events of one output from a cursor on, and before the event `until`. `key` is that of hashes."""
 
     def __init__(
-        self, config: RouteConfig, spool: Spool, position: int, redact: Redact | None = None, until: int = FOR_EVER
+        self, config: RouteConfig, spool: Spool, position: int, key: bytes | None = None, until: int = FOR_EVER
     ) -> None:
         self.position = position
         self._until = until
         self._config = config
         self._spool = spool
-        self._redact = redact
+        self._redactor = redactor(config.taken, key)
         self._most = config.batch_events
         self._enough = config.batch_bytes
-        self._digest = digest([config.policies])
+        self._digest = digest([Wanted(config.policies, config.taken)], key)
         self._pieces: deque[_Piece] = deque()
         self._waiting = 0
         self._size = 0
@@ -112,21 +109,21 @@ class Feed:
         whole = end - start == chunk.events
         lines = as_lines(chunk.lines if whole else chunk.lines[start - chunk.first : end - chunk.first])
         piece = _Piece(lines, range(start + 1, end + 1))
-        if self._redact or chunk.digest != self._digest:
-            piece = self._prepared(piece, chunk.digest != self._digest)
+        if chunk.digest != self._digest:
+            piece = self._prepared(piece)
         if piece.lines:
             self._pieces.append(piece)
             self._waiting += len(piece.lines)
             self._size += piece.lines.size
 
-    def _prepared(self, piece: _Piece, narrow: bool) -> _Piece:
-        """The piece narrowed, where that is needed, and redacted."""
+    def _prepared(self, piece: _Piece) -> _Piece:
+        """The piece narrowed and redacted."""
         lines, ends = list[bytes](), list[int]()
         for line, end in zip(piece.lines, piece.ends, strict=True):
             try:
-                found = narrow_line(line, self._config.policies) if narrow else line
+                found = narrow_line(line, self._config.policies, self._redactor)
                 if found is not None:
-                    lines.append(self._redact(found) if self._redact else found)
+                    lines.append(found)
                     ends.append(end)
             except Permanent as error:
                 self._spoilt.append((end, Spoilt(Dead(self._config.name, str(error), line, delivery_key(line)))))

@@ -1,8 +1,9 @@
-"""A request's body -> the events that at least one route wants, as lines to store.
+"""A request's body -> the events that at least one route wants, without secrets, as lines to store.
 
 An event is stored as the widest of its routes wants it, and each route narrows it again when it delivers: one row
-serves them all. `digest` names the policies that decided, so that a route whose own policies were the only ones may
-deliver the stored lines as they are.
+serves them all. So it is with secrets: what every one of these routes takes is gone before anything is stored, and each
+takes the rest when it delivers. `digest` names what decided, so that a route that was alone in that may deliver the
+stored lines as they are.
 
 What cannot be read becomes a dead letter, never an error: kube-apiserver would send it again and again. One odd event
 costs none of its neighbours: a body that the quick decoders refuse is read item by item (`core.eventlist`), which is
@@ -54,30 +55,44 @@ from auditpipeline.core.known import (
 )
 from auditpipeline.core.mend import mended
 from auditpipeline.core.policy import Decision, Level, Policy
+from auditpipeline.core.redaction.events import redacted, redacted_known
+from auditpipeline.core.redaction.model import DEFAULT, Redaction, common
+from auditpipeline.core.redaction.redactor import Redactor, edition
 from auditpipeline.dataplane.lines import Lines
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
 Policies = tuple[Policy, ...]
 
 
+class Wanted(NamedTuple):
+    """What one route wants: what passes all of its policies, without what its redaction takes."""
+
+    policies: Policies
+    redaction: Redaction = DEFAULT
+
+
 class Taken(NamedTuple):
     """What became of a body: lines to store, the number of events that no route wants, and what cannot be read; the
-    events that may be canaries, wanted or not; and how many events had bodies that their level does not have."""
+    events that may be canaries, wanted or not; how many events had bodies that their level does not have; and how many
+    secret values were taken from how many events."""
 
     lines: Lines
     filtered: int
     dead: list[Dead]
     canaries: list[Raw]
     excess: int = 0
+    redacted: int = 0
+    values: int = 0
 
 
 class _Fate(NamedTuple):
     """What becomes of events of one combination: the level that they were captured at, what is left of them (None:
-    nothing), and whether that is the whole event."""
+    nothing), whether that is the whole event, and what takes secrets from it (None: nobody does)."""
 
     captured: Level
     decision: Decision | None
     whole: bool
+    redactor: Redactor | None
 
 
 _MAX_FATES = 4096
@@ -92,6 +107,7 @@ class _Form(NamedTuple, Generic[E]):
     code: Callable[[E], int]
     excess: Callable[[E, Level], bool]
     cut: Callable[[E, Level, Decision], E]
+    redacted: Callable[[E, Kind, Redactor], tuple[E, int]]
     raw: Callable[[E], Raw]
     tidy: Callable[[E], msgspec.Raw | Raw] | None = None
 
@@ -101,9 +117,10 @@ _KNOWN = _Form[Known](
     code_of_known,
     has_excess_known,
     cut_known,
+    redacted_known,
     lambda event: without_envelope(decode_event(encode_plain(event))),
 )
-_PLAIN = _Form[Raw](facts_of, response_code, has_excess, cut, lambda event: event, with_envelope)
+_PLAIN = _Form[Raw](facts_of, response_code, has_excess, cut, redacted, lambda event: event, with_envelope)
 _ANY = _PLAIN._replace(tidy=lambda event: msgspec.Raw(encode_line(event)))
 
 
@@ -127,23 +144,31 @@ _FORM = b"lines with kind and apiVersion"
 anew when they are delivered."""
 
 
-def digest(policies: Iterable[Policies]) -> str:
-    """The name of a set of filters: the same policies always have the same name."""
-    encoded = sorted({msgspec.json.encode(filter_) for filter_ in policies})
-    return hashlib.sha256(b"\n".join([_FORM, *encoded])).hexdigest()[:16]
+def digest(routes: Iterable[Wanted], key: bytes | None = None) -> str:
+    """The name of a set of filters: the same routes always have the same name, with the same list of secrets and the
+    same key of hashes, if they have any."""
+    wanted = set(routes)
+    encoded = sorted({msgspec.json.encode(each) for each in wanted})
+    said = [_FORM, edition().encode(), *encoded]
+    if key and any(each.redaction.hashes for each in wanted):
+        said.append(hashlib.sha256(b"key of hashes:" + key).digest())
+    return hashlib.sha256(b"\n".join(said)).hexdigest()[:16]
 
 
 class Filter:
-    """What the routes of one configuration want together; each item of `routes` is the policies of one.
+    """What the routes of one configuration want together. `key` is that of hashes (None: what should be hashed is
+    masked).
 
     What becomes of an event depends on its level, stage and response code and on the rule that decides in each policy:
     for each such combination the answer is worked out once, by the interpreter, and then looked up.
     """
 
-    def __init__(self, routes: Iterable[Policies]) -> None:
+    def __init__(self, routes: Iterable[Wanted], key: bytes | None = None) -> None:
         self._routes = tuple(dict.fromkeys(routes))
-        self.digest = digest(self._routes)
-        policies = dict.fromkeys(policy for policies in self._routes for policy in policies)
+        self._key = key
+        self._redactors: dict[Redaction, Redactor | None] = {}
+        self.digest = digest(self._routes, key)
+        policies = dict.fromkeys(policy for route in self._routes for policy in route.policies)
         # Without routes there is one judge all the same, who wants nothing.
         compiled = [Compiled(policy) for policy in policies or (Policy(),)]
         self._judges = tuple((each.branches.get, each.branch) for each in compiled)
@@ -174,10 +199,10 @@ class Filter:
 
     def _take(self, events: Iterable[E], form: _Form[E]) -> Taken:
         """Every microsecond here is one of each event's five: what happens to all of them is written out."""
-        kept, filtered, canaries, excess = list[E | Raw | msgspec.Raw](), 0, list[Raw](), 0
+        kept, filtered, canaries, excess, lighter, values = list[E | Raw | msgspec.Raw](), 0, list[Raw](), 0, 0, 0
         refused = list[tuple[Any, Permanent]]()
         facts, tidy, find_fate, by_code = form.facts, form.tidy, self._fates.get, self._by_code
-        has_more = form.excess
+        has_more, redacted = form.excess, form.redacted
         (find, learn), *others = self._judges
         for event in events:
             try:
@@ -195,11 +220,16 @@ class Filter:
                 if more := has_more(event, fate.captured):
                     excess += 1
                 left = event if fate.whole and not more else form.cut(event, fate.captured, fate.decision)
+                if fate.redactor:
+                    left, taken = redacted(left, kind, fate.redactor)
+                    if taken:
+                        lighter, values = lighter + 1, values + taken
                 kept.append(tidy(left) if tidy else left)
             except Permanent as error:
                 refused.append((event, error))
         dead = _refused(refused) if refused else []
-        return Taken(Lines.joined(encode_lines(kept), len(kept)), filtered, dead, canaries, excess)
+        lines = Lines.joined(encode_lines(kept), len(kept))
+        return Taken(lines, filtered, dead, canaries, excess, lighter, values)
 
     def _others(self, kind: Kind, rest: Where) -> list[int | None]:
         """The rules that decide in the second policy and those after it."""
@@ -211,12 +241,20 @@ class Filter:
         captured = head(event)
         decision = self.decide(captured)
         whole = decision is not None and is_whole(captured.level, decision)
-        self._fates[combination] = _Fate(captured.level, decision, whole)
+        self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured))
         return self._fates[combination]
+
+    def _redactor(self, captured: Head) -> Redactor | None:
+        """What takes secrets from the event before it is stored."""
+        wanted = {route.redaction for route in self._routes if narrow(captured, route.policies)}
+        redaction = common(wanted or {DEFAULT})
+        if redaction not in self._redactors:
+            self._redactors[redaction] = redactor(redaction, self._key)
+        return self._redactors[redaction]
 
     def decide(self, captured: Head) -> Decision | None:
         """The widest of what the routes want of the event; None where no route wants it."""
-        wanted = [decision for policies in self._routes if (decision := narrow(captured, policies))]
+        wanted = [decision for route in self._routes if (decision := narrow(captured, route.policies))]
         if not wanted:
             return None
         widest = max(wanted, key=lambda decision: decision.level)
@@ -240,13 +278,13 @@ def merged(parts: Sequence[Taken]) -> Taken:
     """What became of all of them, of which there is at least one."""
     if len(parts) == 1:
         return parts[0]
-    lines, filtered, dead, canaries, excess = zip(*parts, strict=True)
+    lines, filtered, dead, canaries, *counts = zip(*parts, strict=True)
     return Taken(
         Lines.chained([each for each in lines if each]) if any(lines) else Lines.joined(b"", 0),
         sum(filtered),
         _few(list(chain.from_iterable(dead))),
         list(chain.from_iterable(canaries)),
-        sum(excess),
+        *map(sum, counts),
     )
 
 
@@ -283,16 +321,25 @@ def _is_utf8(body: bytes) -> bool:
         return False
 
 
-def narrow_line(line: bytes, policies: Policies) -> bytes | None:
-    """What a route with these policies gets of a stored line; None where nothing. Permanent where it cannot be read."""
+def redactor(redaction: Redaction, key: bytes | None = None) -> Redactor | None:
+    """What applies a redaction; None if there is nothing to apply."""
+    made = Redactor(redaction, key)
+    return None if made.idle else made
+
+
+def narrow_line(line: bytes, policies: Policies, redactor: Redactor | None) -> bytes | None:
+    """What a route with these policies gets of a stored line; None if nothing. Permanent if it cannot be read."""
     try:
-        return _narrowed(decode_event(line), policies)
+        return _narrowed(decode_event(line), policies, redactor)
     except Permanent:
         # The deeper the stack is here, the fewer levels can be decoded.
-        return _narrowed(mended(line), policies)
+        return _narrowed(mended(line), policies, redactor)
 
 
-def _narrowed(event: Raw, policies: Policies) -> bytes | None:
+def _narrowed(event: Raw, policies: Policies, redactor: Redactor | None) -> bytes | None:
     captured = head(event)
     decision = narrow(captured, policies)
-    return encode_line(cut(event, captured.level, decision)) if decision else None
+    if not decision:
+        return None
+    left = cut(event, captured.level, decision)
+    return encode_line(redactor.event(left, facts_of(left)[2])[0] if redactor else left)

@@ -67,6 +67,8 @@ class Intake:
         await self.spool.append(taken.lines, deciding.digest, taken.dead)
         self.metrics.filtered.inc(taken.filtered)
         self.metrics.excess.inc(taken.excess)
+        self.metrics.redacted.inc(taken.redacted)
+        self.metrics.redacted_values.inc(taken.values)
         self.canaries.note(found)
         self.taken += len(taken.lines) + taken.filtered + sum(letter.events for letter in taken.dead)
         self._tell(taken.dead)

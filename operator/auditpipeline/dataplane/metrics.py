@@ -47,6 +47,8 @@ class Metrics(Collector):
         self.bytes_received = self._counter("received_bytes", "Bytes of the bodies of audit requests, inflated", [])
         self.filtered = self._counter("events_filtered", "Events that no output wants", [])
         self.excess = self._counter("events_excess", "Events with bodies that their level does not have, and lost", [])
+        self.redacted = self._counter("events_redacted", "Events that lost secret values before they were stored", [])
+        self.redacted_values = self._counter("redacted_values", "Secret values that were taken from events", [])
         self._metrics: list[Metric] = []
         self.registry.register(self)
         ProcessCollector(registry=self.registry)

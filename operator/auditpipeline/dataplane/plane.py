@@ -17,7 +17,8 @@ from auditpipeline.dataplane import outputs
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.egress import Guard
-from auditpipeline.dataplane.filter import Filter
+from auditpipeline.dataplane.filter import Filter, Wanted
+from auditpipeline.dataplane.hash_key import read_key
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.leaving import Leaving
 from auditpipeline.dataplane.listener import Listener
@@ -49,7 +50,8 @@ class Plane:
     ) -> None:
         config = found.config
         self.config = config
-        self.config_error = found.error
+        self._key, said = read_key(config)
+        self.config_error = "; ".join(filter(None, (found.error, said)))
         self._waits_for = "its outputs are being started"
         self.reading: Supervised | None = None
         self._found = found
@@ -65,7 +67,7 @@ class Plane:
         self._epoch = secrets.token_hex(4)
         self._stopping = False
         self.sources: list[Callable[[], SourceReport]] = []
-        self.intake = Intake(spool, _filter(config), config.max_body, self._metrics, Seldom(log))
+        self.intake = Intake(spool, _filter(config, self._key), config.max_body, self._metrics, Seldom(log))
         self.intake.canaries.user = config.canary_user
         listen = config.listen
         token = Token(listen.audit_token_file) if listen.audit_token_file else None
@@ -134,24 +136,28 @@ class Plane:
         """
         new = found.config
         _check_same(self.config, new)
-        names, filter_ = [route.name for route in new.routes], _filter(new)
+        key, said = read_key(new)
+        names, filter_ = [route.name for route in new.routes], _filter(new, key)
         await self._spool.limit(new.spool)
         cursors = await self._use([*self._routes, *names, *self._unknown(found)])
         await self._leaving.stop(names, HURRY)
         self.intake.follow(filter_, new.max_body)
         self.intake.canaries.user = new.canary_user
         self._guard.follow(new.egress)
-        kept = {route.name for route in new.routes if self._runs(route)}
+        kept = {
+            route.name for route in new.routes if self._runs(route) and (key == self._key or not route.taken.hashes)
+        }
+        self._key = key
         ending = [name for name in self._routes if name not in kept]
         gone = [self._routes[name].config for name in ending if name not in names and new.plane == "gateway"]
         # Those that are new need not wait for what ends.
         self._start([route for route in new.routes if route.name not in self._routes], cursors)
         await self._end(ending, HURRY)
         await self._succeed(found, gone)
-        self.config_error = found.error
+        self.config_error = "; ".join(filter(None, (found.error, said)))
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
-        if found.error:
-            self._log.error("a part of the configuration is not the newest", error=found.error)
+        if self.config_error:
+            self._log.error("a part of the configuration is not in force", error=self.config_error)
 
     async def _succeed(self, found: Found, gone: list[RouteConfig]) -> None:
         """Starts what does not run yet. Cursors of outputs that are gone stay if there is no room to remove them."""
@@ -263,7 +269,7 @@ class Plane:
     def _start(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
         for config in routes:
             output = outputs.make(config.output, self._guard)
-            route = Route(config, self._spool, output, self._log, self._patience)
+            route = Route(config, self._spool, output, self._log, self._patience, self._key)
             self._routes[config.name] = route
             route.start(cursors[config.name])
 
@@ -272,7 +278,7 @@ class Plane:
         for config in routes:
             end = self._spool.end
             output = outputs.make(config.output, self._guard)
-            route = Route(config, self._spool, output, self._log, self._patience, until=end)
+            route = Route(config, self._spool, output, self._log, self._patience, self._key, until=end)
             route.start(cursors[config.name])
             self._leaving.add(route, end)
 
@@ -280,8 +286,9 @@ class Plane:
         await asyncio.gather(*(self._routes.pop(name).stop(grace) for name in names))
 
 
-def _filter(config: Config) -> Filter:
-    return Filter(() if config.suspended else (route.policies for route in config.routes))
+def _filter(config: Config, key: bytes | None) -> Filter:
+    routes = () if config.suspended else config.routes
+    return Filter((Wanted(route.policies, route.taken) for route in routes), key)
 
 
 def _check_same(old: Config, new: Config) -> None:

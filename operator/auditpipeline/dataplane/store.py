@@ -150,7 +150,7 @@ class Store:
         backpressure: Backpressure = "reject",
         max_age: float | None = None,
         isolate: bool = False,
-        dead_letters: DeadLetters = "whole",
+        dead_letters: DeadLetters = "digest",
     ) -> None:
         self.max_bytes = max_bytes
         self.backpressure: Backpressure = backpressure

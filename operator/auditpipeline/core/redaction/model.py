@@ -11,6 +11,8 @@ ANNOTATION = "auditpipeline.dev/redacted"
 """On an event that lost something: how many values, as a decimal number."""
 MASK, MASK_BASE64 = "REDACTED", "UkVEQUNURUQ="
 """What stands for a value; in the `data` of a Secret, where values are base64, the second one does."""
+HASH = "REDACTED-"
+"""What a hash begins with; 32 hexadecimal digits follow."""
 KEY_BYTES = 32
 """Random bytes that the key of hashes has at least."""
 MAX_RULES, MAX_PATHS, MAX_PATH = 64, 64, 256

@@ -1,0 +1,54 @@
+"""Redaction of events in the forms that a body is decoded to: one that surely holds no secret costs a few
+comparisons."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from auditpipeline.core.event import Kind, Raw
+from auditpipeline.core.known import Known
+from auditpipeline.core.redaction.redactor import NOTES, SAYS, Parts, Redactor
+from auditpipeline.core.redaction.url import SUSPECT
+
+_suspect, _says, _notes = SUSPECT.search, SAYS.search, NOTES.search
+
+
+def redacted(event: Raw, kind: Kind, redactor: Redactor) -> tuple[Raw, int]:
+    """The fields of an event without secrets, and how many values were taken."""
+    return redactor.event(event, kind)
+
+
+def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known, int]:
+    """Likewise of an event as kube-apiserver writes it; it is this event itself that is changed."""
+    request, response, status, notes = (
+        event.request_object,
+        event.response_object,
+        event.response_status,
+        event.annotations,
+    )
+    if (
+        request is UNSET
+        and response is UNSET
+        and not _suspect(event.request_uri)
+        and (status is UNSET or not _says(status))
+        and (notes is UNSET or not _notes(notes))
+    ):
+        return event, 0
+    taken = redactor.parts(kind, Parts(event.request_uri, *map(_given, (status, notes, request, response))))
+    if taken is None:
+        return event, 0
+    new, values = taken
+    if new.uri is not None:
+        event.request_uri = new.uri
+    event.response_status, event.annotations = _unset(new.status), _unset(new.annotations)
+    event.request_object, event.response_object = _unset(new.request), _unset(new.response)
+    return event, values
+
+
+def _given(value: msgspec.Raw | UnsetType) -> msgspec.Raw | None:
+    return None if value is UNSET else value
+
+
+def _unset(value: msgspec.Raw | None) -> msgspec.Raw | UnsetType:
+    return UNSET if value is None else value

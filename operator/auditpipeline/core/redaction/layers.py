@@ -1,0 +1,136 @@
+"""JSON one level at a time: what is not changed keeps its bytes, and nothing is built that nobody looks into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from auditpipeline.core.mend import UNPARSED
+from auditpipeline.core.redaction.model import MASK, MASK_BASE64
+from auditpipeline.core.redaction.taking import Taker
+
+Raw = msgspec.Raw
+Object = dict[str, Raw]
+_OBJECTS = msgspec.json.Decoder(Object)
+_ARRAYS = msgspec.json.Decoder(list[Raw])
+_TEXTS = msgspec.json.Decoder(str)
+_ANY = msgspec.json.Decoder()
+_DOCUMENTS = msgspec.json.Decoder(Raw)
+encode = msgspec.json.Encoder().encode
+UNREADABLE = (*UNPARSED, UnicodeEncodeError, OverflowError)
+"""What is raised if something is not JSON that can be looked into."""
+_MASK = Raw(encode(MASK))
+
+
+def first(value: Raw) -> str:
+    """The character that a value begins with: what kind of JSON it is."""
+    return chr(memoryview(value)[0])
+
+
+def size(value: Raw) -> int:
+    """Bytes of a value."""
+    return memoryview(value).nbytes
+
+
+def is_object(value: Raw) -> bool:
+    """Whether it is an object."""
+    return memoryview(value)[0] == 123
+
+
+def is_array(value: Raw) -> bool:
+    """Whether it is an array."""
+    return memoryview(value)[0] == 91
+
+
+def is_text(value: Raw) -> bool:
+    """Whether it is a string."""
+    return memoryview(value)[0] == 34
+
+
+fields = _OBJECTS.decode
+"""The members of an object; of two with one name the last one, as kube-apiserver reads it."""
+items = _ARRAYS.decode
+"""The elements of an array."""
+string = _TEXTS.decode
+"""The text of a string."""
+
+
+def document(text: str) -> Raw:
+    """The JSON in a text."""
+    return _DOCUMENTS.decode(text)
+
+
+def made(value: Any) -> Raw:
+    """A value as JSON."""
+    return Raw(encode(value))
+
+
+def rebuilt(value: Raw, parts: Object | list[Raw]) -> Raw:
+    """The value with these parts; itself if that is the same. What is said twice in an object goes here."""
+    new = encode(parts)
+    return value if new == memoryview(value) else Raw(new)
+
+
+def over_fields(value: Raw, taker: Taker, change: Callable[[str, Raw], Raw | None]) -> Raw:
+    """The object with each member changed, or left out if it becomes None; all of it masked if it may not be looked
+    into, or cannot be read."""
+    return _within(value, taker, lambda: rebuilt(value, _changed(fields(value), change)))
+
+
+def _changed(found: Object, change: Callable[[str, Raw], Raw | None]) -> Object:
+    return {key: new for key, each in found.items() if (new := change(key, each)) is not None}
+
+
+def over_items(value: Raw, taker: Taker, change: Callable[[Raw], Raw]) -> Raw:
+    """The array with each element changed; likewise."""
+    return _within(value, taker, lambda: rebuilt(value, [change(each) for each in items(value)]))
+
+
+def _within(value: Raw, taker: Taker, work: Callable[[], Raw]) -> Raw:
+    if not taker.enter(size(value)):
+        return masked_whole(taker)
+    try:
+        return work()
+    except UNREADABLE:
+        return masked_whole(taker)
+    finally:
+        taker.leave()
+
+
+def masked_whole(taker: Taker) -> Raw:
+    """What stands for a value that cannot be looked into."""
+    taker.values += 1
+    return _MASK
+
+
+def masked(value: Raw, taker: Taker, in_base64: bool = False) -> Raw:
+    """The value with each text and number in it taken; keys, types and shape stay."""
+    if not taker.enter(size(value)):
+        return masked_whole(taker)
+    try:
+        found = _ANY.decode(value)
+        new = made(_masked(found, taker, in_base64))
+    except UNREADABLE:
+        return masked_whole(taker)
+    finally:
+        taker.leave()
+    return value if bytes(new) == bytes(value) else new
+
+
+def _masked(value: Any, taker: Taker, in_base64: bool) -> Any:
+    match value:
+        case str():
+            if value in ("", MASK, MASK_BASE64):
+                return value
+            return taker.take_base64(value) if in_base64 else taker.take(value)
+        case bool() | None:
+            return value
+        case int() | float():
+            taker.values += value != 0
+            return 0
+        case dict():
+            return {key: _masked(each, taker, in_base64) for key, each in value.items()}
+        case _:
+            return [_masked(each, taker, in_base64) for each in value]

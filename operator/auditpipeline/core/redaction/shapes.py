@@ -1,0 +1,333 @@
+"""Shapes of JSON: what of a value is taken, and what of a value further in, to which a JSON pointer leads.
+
+    KEEP                        nothing                Env, Arguments   a container's, by name and by form
+    Mask                        all texts and numbers  Message          what a server says of a value
+    Fields(known, rest)         by key                 Nested           JSON in a text
+    Each(inner)                 of each element        Anywhere(keys)   by key, at any depth
+
+A shape never raises: what cannot be read, is too deep, or is nested too often goes whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from auditpipeline.core.redaction import messages
+from auditpipeline.core.redaction.layers import (
+    UNREADABLE,
+    Raw,
+    document,
+    fields,
+    is_array,
+    is_object,
+    is_text,
+    items,
+    made,
+    masked,
+    masked_whole,
+    over_fields,
+    over_items,
+    rebuilt,
+    string,
+)
+from auditpipeline.core.redaction.names import is_secret_name, stays
+from auditpipeline.core.redaction.taking import Taker
+from auditpipeline.core.redaction.text import arguments, text
+
+
+class Shape(Protocol):
+    """What is taken of a value. Immutable; its `repr` says all of it."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The value without what is taken; the same object if that is nothing."""
+
+    def member(self, key: str) -> Shape:
+        """The shape of what is at a key, or at an index, of a value of this shape."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Nothing is taken."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The same value."""
+        return value
+
+    def member(self, key: str) -> Shape:
+        """Nothing further in, either."""
+        return self
+
+
+KEEP = Keep()
+
+
+@dataclass(frozen=True)
+class Mask:
+    """All texts and numbers are taken; with `in_base64`, texts are base64."""
+
+    in_base64: bool = False
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The same shape without its values."""
+        return masked(value, taker, self.in_base64)
+
+    def member(self, key: str) -> Shape:
+        """The same further in."""
+        return self
+
+
+MASK = Mask()
+
+
+@dataclass(frozen=True)
+class Word:
+    """One of a few words, or one that consists of letters: an enumeration of Kubernetes. Anything else is taken."""
+
+    words: tuple[str, ...] = ()
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The word, or what stands for it."""
+        try:
+            said = string(value) if is_text(value) else ""
+        except UNREADABLE:
+            return masked_whole(taker)
+        return value if said in self.words else masked(value, taker)
+
+    def member(self, key: str) -> Shape:
+        """A word has nothing in it."""
+        return MASK
+
+
+@dataclass(frozen=True)
+class Fields:
+    """An object, by its keys; what has another key is of the shape `rest`. A list is looked through."""
+
+    known: Mapping[str, Shape]
+    rest: Shape = KEEP
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The object with each member changed by its own shape."""
+        if is_object(value):
+            return over_fields(value, taker, lambda key, each: self.member(key).apply(each, taker))
+        if is_array(value):
+            return over_items(value, taker, lambda each: self.apply(each, taker))
+        return self.rest.apply(value, taker)
+
+    def member(self, key: str) -> Shape:
+        """By the key; an index leads to an element of a list."""
+        return self.known.get(key, self.rest)
+
+
+@dataclass(frozen=True)
+class Each:
+    """A list whose elements are of one shape."""
+
+    inner: Shape
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The list with each element changed."""
+        if is_array(value):
+            return over_items(value, taker, lambda each: self.inner.apply(each, taker))
+        return self.inner.apply(value, taker)
+
+    def member(self, key: str) -> Shape:
+        """Whatever the index is."""
+        return self.inner
+
+
+@dataclass(frozen=True)
+class Nested:
+    """JSON in a text. A text that is not JSON goes whole."""
+
+    inner: Shape
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The text with what is in it changed."""
+        if not is_text(value) or not taker.unwrap():
+            return masked(value, taker)
+        try:
+            said = string(value)
+            found = document(said)
+            new = self.inner.apply(found, taker)
+            return value if new is found else made(bytes(new).decode())
+        except UNREADABLE:
+            return masked(value, taker)
+        finally:
+            taker.wrap()
+
+    def member(self, key: str) -> Shape:
+        """A text has nothing that a pointer leads to."""
+        return MASK
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a server says. It may repeat what it was sent; `thorough`: of what it was sent, everything is secret."""
+
+    thorough: bool = False
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The message without the values in it."""
+        if not is_text(value):
+            return masked(value, taker)
+        try:
+            said = string(value)
+            if not taker.look(len(said)):
+                return masked(value, taker)
+            new = messages.message(said, taker.take, self.thorough)
+        except UNREADABLE:
+            return masked_whole(taker)
+        return value if new == said else made(new)
+
+    def member(self, key: str) -> Shape:
+        """A text has nothing that a pointer leads to."""
+        return MASK
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: `{"name": ..., "value": ...}`. `valueFrom` only refers to something."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The variable, without its value if its name is that of a secret, or with what its text lets be seen."""
+        if not is_object(value):
+            return value
+        try:
+            found = fields(value)
+            name = string(found["name"]) if "name" in found else ""
+            if "value" in found:
+                found["value"] = valued(name, found["value"], taker)
+            return rebuilt(value, found)
+        except UNREADABLE:
+            return masked_whole(taker)
+
+    def member(self, key: str) -> Shape:
+        """Alone, a value has no name that would say what it is."""
+        return MASK if key == "value" else KEEP
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The environment of a container: a list of variables, or an object of them, as some custom resources have it."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """Each variable by its name."""
+        if is_array(value):
+            return over_items(value, taker, lambda each: VARIABLE.apply(each, taker))
+        if is_object(value):
+            return over_fields(value, taker, lambda name, each: self._named(name, each, taker))
+        return value
+
+    def _named(self, name: str, value: Raw, taker: Taker) -> Raw:
+        if not is_object(value):
+            return valued(name, value, taker)
+        return over_fields(value, taker, lambda key, each: valued(name, each, taker) if key == "value" else each)
+
+    def member(self, key: str) -> Shape:
+        """A variable of the list, or one that has its name as the key."""
+        return VARIABLE if key.isdigit() or key == "-" else MASK if is_secret_name(key) else KEEP
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command and its arguments: a list of texts, or one text."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The arguments without credentials."""
+        try:
+            if is_text(value):
+                return valued("", value, taker)
+            if not is_array(value):
+                return value
+            old = items(value)
+            said = [string(each) if is_text(each) else "" for each in old]
+            if not taker.look(sum(map(len, said))):
+                return masked(value, taker)
+            pairs = zip(old, said, arguments(said, taker.take), strict=True)
+            return rebuilt(value, [each if before == after else made(after) for each, before, after in pairs])
+        except UNREADABLE:
+            return masked_whole(taker)
+
+    def member(self, key: str) -> Shape:
+        """One argument, of which it is not known what stands before it."""
+        return ARGUMENT
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument alone. What is not an option may be the value of one."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The option without its value; anything else is taken."""
+        try:
+            said = string(value) if is_text(value) else ""
+            if not said.startswith("-") or not taker.look(len(said)):
+                return masked(value, taker)
+            new = arguments([said], taker.take)[0]
+            return value if new == said else made(new)
+        except UNREADABLE:
+            return masked_whole(taker)
+
+    def member(self, key: str) -> Shape:
+        """A text has nothing that a pointer leads to."""
+        return MASK
+
+
+VARIABLE, ARGUMENT = Variable(), Argument()
+
+
+@dataclass(frozen=True)
+class Again(Keep):
+    """Stands for JSON in a text that is of the shape in which this stands."""
+
+
+AGAIN = Again()
+
+
+def valued(name: str, value: Raw, taker: Taker) -> Raw:
+    """What is left of a value with that name; the same object if all of it."""
+    if not is_text(value):
+        return masked(value, taker) if is_secret_name(name) else value
+    said = string(value)
+    if is_secret_name(name):
+        return value if stays(name, said) else masked(value, taker)
+    if not taker.look(len(said)):
+        return masked(value, taker)
+    new = text(said, taker.take)
+    return value if new == said else made(new)
+
+
+_MARKS = re.compile(rb"\\u(?!003[cCeE]|0026|2028|2029)")
+"""A key may be spelt with escapes; those of kube-apiserver's own encoder are no part of one."""
+
+
+@dataclass(frozen=True)
+class Anywhere:
+    """Values by their keys, at any depth. A JSON pointer leads on until it meets one of the keys."""
+
+    keys: tuple[tuple[str, Shape], ...]
+    _known: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
+    _may: Callable[[Raw], object] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        words = b"|".join(re.escape(key.encode()) for key, _ in self.keys)
+        known = {key: Nested(self) if shape is AGAIN else shape for key, shape in self.keys}
+        object.__setattr__(self, "_known", known)
+        object.__setattr__(self, "_may", re.compile(_MARKS.pattern + rb'|"(?:' + words + rb')\\*"').search)
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The value with what has one of the keys changed."""
+        if not self._may(value):
+            return value
+        if is_object(value):
+            return over_fields(value, taker, lambda key, each: self.member(key).apply(each, taker))
+        if is_array(value):
+            return over_items(value, taker, lambda each: self.apply(each, taker))
+        return value
+
+    def member(self, key: str) -> Shape:
+        """The key's own shape, or the same further in."""
+        return self._known.get(key, self)
