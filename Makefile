@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-long test-upgrade test-native statuses lint unit cluster bench bench-control bench-policy bench-union lock manifests clean
+.PHONY: help demo test test-long test-upgrade test-native statuses lint unit cluster bench bench-control bench-policy bench-redaction bench-union lock manifests clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -63,6 +63,9 @@ bench-control: $(VENV)/installed ## apply-to-Ready, requests a reconcile, memory
 
 bench-policy: $(VENV)/installed ## decisions a second, and what an event costs, against a naive loop, json and kube-apiserver
 	$(BIN)/python -m tests.bench.policy $(BENCH_ARGS)
+
+bench-redaction: $(VENV)/installed ## what redaction costs an event, by kind of event
+	$(BIN)/python -m tests.bench.redaction $(BENCH_ARGS)
 
 bench-union: $(VENV)/installed ## what the union of many policies takes, as ratios to that of ten
 	$(BIN)/python -m tests.bench.union $(BENCH_ARGS)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from tests.bench.events import some
+from tests.bench.events import MIXES, some
 
 
 class Found(msgspec.Struct):
@@ -111,11 +111,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rate", type=float, default=0.0, help="bodies a second; 0: as many as are answered")
     parser.add_argument("--bodies", type=int, default=8)
+    parser.add_argument("--mix", default="plain", choices=MIXES)
     options = parser.parse_args()
     context = ssl.create_default_context(cafile=options.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(options.certificate, options.key)
-    driver = Driver(options.ports, context, some(options.bodies), options.connections)
+    driver = Driver(options.ports, context, some(options.bodies, mix=options.mix), options.connections)
     sys.stdout.buffer.write(msgspec.json.encode(driver.run(options.seconds, options.rate)))
 
 

@@ -1,4 +1,4 @@
-"""Request bodies of real-shaped events (`policy_rules.bodies`), and how to give each copy of one its own auditIDs."""
+"""Request bodies of real-shaped events (`policy_rules`), and how to give each copy of one its own auditIDs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import string
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from tests.bench.policy_rules import bodies
+from tests.bench.policy_rules import bodies, mixed_bodies
 
 _ID = re.compile(rb'"auditID":"[^"]*"')
 _STAGE = re.compile(rb'"stage":"([A-Za-z]+)"')
 
 
+MIXES = {"plain": bodies, "cluster": mixed_bodies}
+"""What the bodies of events are. `plain`: a Deployment without secrets in each, whatever the event is about; figures of
+before redaction are of this mix. `cluster`: the kinds of `tests.bench.kinds`, in their shares."""
+
+
 @cache
-def some(count: int = 8, at_once: int = 400, average: int = 3200) -> tuple[bytes, ...]:
-    """That many bodies, always the same ones: `at_once` events of `average` bytes, 70 % Metadata, 20 % Request, 10 %
-    RequestResponse."""
-    return tuple(bodies(count, at_once, average))
+def some(count: int = 8, at_once: int = 400, average: int = 3200, mix: str = "plain") -> tuple[bytes, ...]:
+    """That many bodies, always the same ones: `at_once` events of about `average` bytes, 70 % Metadata, 30 % with
+    bodies."""
+    return tuple(MIXES[mix](count, at_once, average))
 
 
 def incompressible(whole: Iterable[bytes], characters: int) -> tuple[bytes, ...]:

@@ -7,9 +7,11 @@
     2 workers        twice that, each with a spool and a file of its own; connections are shared out evenly, which is
                      the best that SO_REUSEPORT could make of them
 
-Loopback, TLS 1.3 with client certificates, bodies of 400 real-shaped events of 3.2 KB (70 % Metadata, 20 % Request,
-10 % RequestResponse). A server with one worker has one core, the driver has the other one; two workers have two cores,
-and share one of them with the driver.
+and, in a second table, what redaction costs (tests/bench/plane_redaction.py).
+
+Loopback, TLS 1.3 with client certificates, bodies of 400 real-shaped events of 3.2 KB, of which 30 % have bodies
+(tests/bench/events.py). A server with one worker has one core, the driver has the other one; two workers have two
+cores, and share one of them with the driver.
 
     saturated    each connection posts as soon as it was answered. CPU counts until everything is delivered
     half load    half as many events a second, at even distances; a wait counts from when the body was due
@@ -28,15 +30,16 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from auditpipeline.core.policy import Policy, Rule
+from tests.bench import plane_redaction
 from tests.bench.driver import Found
+from tests.bench.events import MIXES
+from tests.bench.plane_figures import Figures, Start, percentile
 from tests.bench.plane_servers import Server, compared, ours
 from tests.bench.plane_usage import cpu_seconds, pin, rss
 from tests.bench.policy_rules import POLICY
@@ -45,23 +48,6 @@ from tests.dataplane.setting import Setting
 EVENTS = 400
 FULL = Policy(tuple(msgspec.structs.replace(rule, level="RequestResponse", omit_stages=()) for rule in POLICY.rules))
 POLICIES = {"full": FULL, "real": POLICY, "one": Policy((Rule("RequestResponse"),))}
-Start = Callable[[Setting], AbstractAsyncContextManager[Server]]
-
-
-@dataclass
-class Figures:
-    """What was measured of one server: an item a round, or (`waits`) a body. Events a second; CPU seconds per million
-    events; bytes; seconds; `driver` is the share of its core that the driver used."""
-
-    acknowledged: list[float] = field(default_factory=list)
-    delivered: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    cpu_half: list[float] = field(default_factory=list)
-    memory: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-    waits_half: list[float] = field(default_factory=list)
-    refused: int = 0
-    driver: list[float] = field(default_factory=list)
 
 
 async def drive(setting: Setting, server: Server, options: argparse.Namespace, seconds: float, rate: float) -> Found:
@@ -78,6 +64,7 @@ async def drive(setting: Setting, server: Server, options: argparse.Namespace, s
     ]
     command += ["--certificate", tls.certificate, "--key", tls.key, "--connections", str(options.connections)]
     command += ["--seconds", str(seconds), "--rate", str(rate), "--bodies", str(options.bodies)]
+    command += ["--mix", options.mix]
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     pin(process.pid, {max(os.sched_getaffinity(0))})
     output, _ = await asyncio.wait_for(process.communicate(), seconds + 60)
@@ -142,10 +129,10 @@ def show(found: dict[str, Figures]) -> None:
         ("  times before", lambda f: f"{middle(f.cpu) / middle(before.cpu):.2f} x" if before else "-"),
         ("  over the floor", lambda f: f"{middle(f.cpu) - middle(floor.cpu):+.1f}"),
         ("  at half load", lambda f: f"{middle(f.cpu_half):.1f}"),
-        ("acknowledged, saturated: p50 ms", lambda f: _percentile(f.waits, 0.5)),
-        ("  p99 ms", lambda f: _percentile(f.waits, 0.99)),
-        ("acknowledged, half load: p50 ms", lambda f: _percentile(f.waits_half, 0.5)),
-        ("  p99 ms", lambda f: _percentile(f.waits_half, 0.99)),
+        ("acknowledged, saturated: p50 ms", lambda f: percentile(f.waits, 0.5)),
+        ("  p99 ms", lambda f: percentile(f.waits, 0.99)),
+        ("acknowledged, half load: p50 ms", lambda f: percentile(f.waits_half, 0.5)),
+        ("  p99 ms", lambda f: percentile(f.waits_half, 0.99)),
         ("RSS, peak, MB", lambda f: f"{max(f.memory) / 1e6:.0f}"),
         ("driver, saturated: % of its core", lambda f: f"{middle(f.driver):.0%}"),
         ("bodies refused", lambda f: str(f.refused)),
@@ -158,30 +145,31 @@ def show(found: dict[str, Figures]) -> None:
         ("events/s, times naive", ">= 7.5", f"{middle(ours_.acknowledged) / middle(naive.acknowledged):.1f}"),
         ("CPU s per million events", "<= 20", f"{middle(ours_.cpu):.1f}"),
         ("RSS, peak, MB", "< 100", f"{max(ours_.memory) / 1e6:.0f}"),
-        ("p99 at half load, ms", "< 15", _percentile(ours_.waits_half, 0.99)),
+        ("p99 at half load, ms", "< 15", percentile(ours_.waits_half, 0.99)),
     ]
     print(f"\n{'1 worker':34}{'aim':>12}{'measured':>12}")
     for name, aim, measured in aims:
         print(f"{name:34}{aim:>12}{measured:>12}")
 
 
-def _percentile(waits: list[float], share: float) -> str:
-    ordered = sorted(waits)
-    return f"{ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000:.1f}" if ordered else "-"
-
-
 async def bench(options: argparse.Namespace) -> None:
     """All rounds, then the table."""
-    starts = contenders(POLICIES[options.policy], options.before)
+    policy = POLICIES[options.policy]
+    starts, compare = contenders(policy, options.before), options.only != "redaction"
     if options.only:
-        kept = ("before", "naive", "floor", options.only)
+        kept = ("before", "naive", "floor", options.only) if compare else ()
         starts = {name: start for name, start in starts.items() if name in kept}
+    if options.only in (None, "redaction"):
+        starts |= plane_redaction.contenders(policy, {min(os.sched_getaffinity(0))})
     found = {name: Figures() for name in starts}
     for number in range(1, options.rounds + 1):
         for name, start in starts.items():
             print(f"round {number} of {options.rounds}: {name}", file=sys.stderr, flush=True)
             await measure(start, options, found[name])
-    show(found)
+    if compare:
+        show({name: found[name] for name in found if name in contenders(policy, options.before)})
+    if options.only in (None, "redaction"):
+        plane_redaction.show(found)
 
 
 def main() -> None:
@@ -199,7 +187,12 @@ def main() -> None:
         help="30 rules that record everything in full "
         "(default), 30 real rules that drop and cut, one rule that records everything",
     )
-    parser.add_argument("--only", metavar="NAME", help="of our own, only this one: `1 worker`")
+    parser.add_argument(
+        "--only", metavar="NAME", help="of our own, only this one: `1 worker`; `redaction`: only the second table"
+    )
+    parser.add_argument(
+        "--mix", choices=MIXES, default="cluster", help="what bodies hold: of before redaction, figures are of `plain`"
+    )
     parser.add_argument(
         "--before", type=Path, metavar="DIR", help="compare with the checkout in DIR, in the same rounds"
     )
@@ -211,7 +204,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(
         f"Python {platform.python_version()}, {len(cores)} cores, load {load:.1f} before the run, "
-        f"{options.rounds} x {options.seconds:g} s, {options.connections} connections, policy `{options.policy}`"
+        f"{options.rounds} x {options.seconds:g} s, {options.connections} connections, "
+        f"policy `{options.policy}`, mix `{options.mix}`"
     )
     if len(cores) < 2:
         sys.exit("bench: two cores are needed: one for the server, one for the driver")

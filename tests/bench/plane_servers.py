@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -53,13 +54,13 @@ async def compared(module: str, setting: Setting, policy: Policy, cores: set[int
 
 @asynccontextmanager
 async def ours(
-    workers: int, setting: Setting, policy: Policy, cores: set[int], checkout: Path | None = None
+    workers: int, setting: Setting, policy: Policy, cores: set[int], checkout: Path | None = None, **fields: Any
 ) -> AsyncIterator[Server]:
     """So many times `auditpipeline serve`, each with a spool and one file output of its own; of another checkout, if
-    one is given."""
+    one is given. `fields` are further ones of the route."""
     async with AsyncExitStack() as stack:
         settings = [setting, *(_beside(setting, number) for number in range(1, workers))]
-        found = [await stack.enter_async_context(_one(each, policy, cores, checkout)) for each in settings]
+        found = [await stack.enter_async_context(_one(each, policy, cores, checkout, fields)) for each in settings]
 
         async def arrived(events: int) -> None:
             while True:
@@ -76,8 +77,10 @@ async def ours(
 
 
 @asynccontextmanager
-async def _one(setting: Setting, policy: Policy, cores: set[int], checkout: Path | None) -> AsyncIterator[Process]:
-    route = setting.route(output=FileOutput(str(setting.file), max_bytes=_LARGE), policies=(policy,))
+async def _one(
+    setting: Setting, policy: Policy, cores: set[int], checkout: Path | None, fields: dict[str, Any]
+) -> AsyncIterator[Process]:
+    route = setting.route(output=FileOutput(str(setting.file), max_bytes=_LARGE), policies=(policy,), **fields)
     setting.write(setting.config(route, max_bytes=_LARGE))
     environment = {"PYTHONPATH": str(checkout / "operator")} if checkout else {}
     async with serving(setting, environment=environment) as process:

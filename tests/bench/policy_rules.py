@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from auditpipeline.core.policy import GroupResources, Policy, Rule
+from tests.bench.kinds import mixed
 
 BATCHES = Path(__file__).parents[1] / "data" / "batches"
 SYSTEM = "system:serviceaccount:kube-system:"
@@ -101,8 +102,24 @@ def bodies(count: int = 10, at_once: int = 400, average: int = 3200) -> Iterator
     finished = [event for event in events() if event["stage"] == "ResponseComplete"]
     for _ in range(count):
         items = [_sized(chance, chance.choice(finished), average) for _ in range(at_once)]
-        whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items}
-        yield json.dumps(whole, separators=(",", ":")).encode() + b"\n"
+        yield event_list(items)
+
+
+def mixed_bodies(count: int = 10, at_once: int = 400, average: int = 3200) -> Iterator[bytes]:
+    """The same with the kinds of `tests.bench.kinds`: 70 of 100 are real events without bodies, the others are of the
+    kinds that a cluster writes, in their shares, and as large as those are: `average` is not heeded."""
+    chance = random.Random(7)
+    finished = [event for event in events() if event["stage"] == "ResponseComplete"]
+    for _ in range(count):
+        yield event_list(
+            mixed(chance) if chance.random() >= 0.7 else _bare(chance.choice(finished)) for _ in range(at_once)
+        )
+
+
+def event_list(items: Iterable[object]) -> bytes:
+    """A body as kube-apiserver posts it."""
+    whole = {"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": list(items)}
+    return json.dumps(whole, separators=(",", ":")).encode() + b"\n"
 
 
 _BEHIND = ("requestReceivedTimestamp", "stageTimestamp", "annotations")
@@ -123,6 +140,12 @@ def _sized(chance: random.Random, event: dict[str, Any], average: int) -> dict[s
         sized |= {"level": "RequestResponse", "responseObject": _object(chance, target)}
     # As kube-apiserver writes it: the objects stand in the middle.
     return sized | {key: value for key, value in event.items() if key in _BEHIND}
+
+
+def _bare(event: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key not in ("requestObject", "responseObject")} | {
+        "level": "Metadata"
+    }
 
 
 def _object(chance: random.Random, size: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from msgspec import UNSET, UnsetType
 from auditpipeline.core.event import Kind, Raw
 from auditpipeline.core.known import Known
 from auditpipeline.core.redaction.redactor import NOTES, SAYS, Parts, Redactor
-from auditpipeline.core.redaction.url import SUSPECT
+from auditpipeline.core.redaction.url import CALM
 
-_suspect, _says, _notes = SUSPECT.search, SAYS.search, NOTES.search
+_is_calm, _says, _notes = CALM.fullmatch, SAYS.search, NOTES.search
 
 
 def redacted(event: Raw, kind: Kind, redactor: Redactor) -> tuple[Raw, int]:
@@ -21,21 +21,18 @@ def redacted(event: Raw, kind: Kind, redactor: Redactor) -> tuple[Raw, int]:
 
 def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known, int]:
     """Likewise of an event as kube-apiserver writes it; it is this event itself that is changed."""
-    request, response, status, notes = (
-        event.request_object,
-        event.response_object,
-        event.response_status,
-        event.annotations,
-    )
-    if (
-        request is UNSET
-        and response is UNSET
-        and not _suspect(event.request_uri)
-        and (status is UNSET or not _says(status))
-        and (notes is UNSET or not _notes(notes))
-    ):
-        return event, 0
-    taken = redactor.parts(kind, Parts(event.request_uri, *map(_given, (status, notes, request, response))))
+    if _is_calm(event.request_uri):
+        if not redactor.shapes(kind).any:
+            return event, 0
+        status, notes = event.response_status, event.annotations
+        if (
+            event.request_object is UNSET
+            and event.response_object is UNSET
+            and (status is UNSET or not _says(status))
+            and (notes is UNSET or not _notes(notes))
+        ):
+            return event, 0
+    taken = redactor.parts(kind, _parts(event))
     if taken is None:
         return event, 0
     new, values = taken
@@ -44,6 +41,11 @@ def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known,
     event.response_status, event.annotations = _unset(new.status), _unset(new.annotations)
     event.request_object, event.response_object = _unset(new.request), _unset(new.response)
     return event, values
+
+
+def _parts(event: Known) -> Parts:
+    found = (event.response_status, event.annotations, event.request_object, event.response_object)
+    return Parts(event.request_uri, *map(_given, found))
 
 
 def _given(value: msgspec.Raw | UnsetType) -> msgspec.Raw | None:

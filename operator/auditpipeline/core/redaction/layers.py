@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import msgspec
@@ -67,16 +68,27 @@ def made(value: Any) -> Raw:
     return Raw(encode(value))
 
 
-def rebuilt(value: Raw, parts: Object | list[Raw]) -> Raw:
-    """The value with these parts; itself if that is the same. What is said twice in an object goes here."""
-    new = encode(parts)
-    return value if new == memoryview(value) else Raw(new)
+def rebuilt(value: Raw, old: Object | list[Raw], new: Object | list[Raw], taker: Taker) -> Raw:
+    """The value with its parts changed; itself if they are the same. Of what somebody wrote by hand, a part that is
+    said twice goes."""
+    if not taker.by_hand and len(old) == len(new):
+        before = old.values() if isinstance(old, dict) else old
+        after = new.values() if isinstance(new, dict) else new
+        if all(map(is_, before, after)):
+            return value
+    found = encode(new)
+    return value if found == memoryview(value) else Raw(found)
 
 
 def over_fields(value: Raw, taker: Taker, change: Callable[[str, Raw], Raw | None]) -> Raw:
     """The object with each member changed, or left out if it becomes None; all of it masked if it may not be looked
     into, or cannot be read."""
-    return _within(value, taker, lambda: rebuilt(value, _changed(fields(value), change)))
+
+    def work() -> Raw:
+        old = fields(value)
+        return rebuilt(value, old, _changed(old, change), taker)
+
+    return _within(value, taker, work)
 
 
 def _changed(found: Object, change: Callable[[str, Raw], Raw | None]) -> Object:
@@ -85,7 +97,12 @@ def _changed(found: Object, change: Callable[[str, Raw], Raw | None]) -> Object:
 
 def over_items(value: Raw, taker: Taker, change: Callable[[Raw], Raw]) -> Raw:
     """The array with each element changed; likewise."""
-    return _within(value, taker, lambda: rebuilt(value, [change(each) for each in items(value)]))
+
+    def work() -> Raw:
+        old = items(value)
+        return rebuilt(value, old, [change(each) for each in old], taker)
+
+    return _within(value, taker, work)
 
 
 def _within(value: Raw, taker: Taker, work: Callable[[], Raw]) -> Raw:

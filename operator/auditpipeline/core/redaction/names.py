@@ -25,7 +25,7 @@ WORDS = (
 """What may stand anywhere in the name of a secret; one line a word."""
 ENDS = (
     "_KEY",
-    "_PASS",
+    "PASS",
     "_PWD",
     "_PW",
     "_PSWD",
@@ -33,10 +33,13 @@ ENDS = (
     "_PAT",
     "_JWT",
     "_AUTH_CONFIG",
+    "_SIGNATURE",
 )
 """What the name of a secret may end with; one line a word."""
-WHOLE = ("PASS", "PWD", "PW", "JWT", "KEY", "SIG", "SIGNATURE")
+WHOLE = ("PWD", "PW", "JWT", "KEY", "SIG", "SIGNATURE", "AUTH")
 """Names of options and of arguments of a URL that say no more than that. A variable PWD is a shell's own."""
+HEADERS = ("AUTHORIZATION", "PROXY_AUTHORIZATION", "COOKIE", "SET_COOKIE")
+"""Headers of HTTP, besides those whose names say it."""
 PATHS = ("_FILE", "_PATH", "_DIR", "_DIRECTORY", "KEYFILE")
 """Names that end so say where a secret is, if the value is a path. So do names that end with KEY, if it is that of a
 file with the extension of a key."""
@@ -45,7 +48,8 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _OTHER = re.compile(r"[^A-Z0-9]+")
 _PATH = re.compile(r"(?:/|\./|\.\./|~/|[A-Za-z]:[\\/])[^\s:@=]*")
 _KEY_FILE = re.compile(r"[\w./~\\:-]*[\\/][\w.-]+\.(?:key|pem|crt|der|json|jks|p12|pfx|pub|asc|gpg|ppk)")
-_REFERENCE = re.compile(r"\$(?:\(\w+\)|\{\w+\}|\w+)", re.ASCII)
+_REFERENCE = re.compile(r"\$\(\w+\)", re.ASCII)
+_SHELL = re.compile(r"\$(?:\(\w+\)|\{[A-Z_][A-Z0-9_]*\}|[A-Z_][A-Z0-9_]*)", re.ASCII)
 
 
 def is_secret_name(name: str) -> bool:
@@ -58,9 +62,15 @@ def is_secret_option(name: str) -> bool:
     return is_secret_name(name) or spelt(name) in WHOLE
 
 
-def stays(name: str, value: str) -> bool:
-    """Whether the value of a secret's name is none: empty, a reference to a variable, or the path of a file."""
-    if not value or _REFERENCE.fullmatch(value):
+def is_secret_header(name: str) -> bool:
+    """Likewise of a header of HTTP."""
+    return is_secret_option(name) or spelt(name) in HEADERS
+
+
+def stays(name: str, value: str, shell: bool = False) -> bool:
+    """Whether the value of a secret's name is none: empty, a reference to a variable, or the path of a file. In a
+    script for a shell, references are its own."""
+    if not value or (_SHELL if shell else _REFERENCE).fullmatch(value):
         return True
     if len(name) > LONGEST or len(value) > 4096:
         return False

@@ -49,16 +49,17 @@ class Body:
         if not is_object(value):
             return self.inner.apply(value, taker)
         try:
-            found = fields(value)
-            shape = at(self.inner, string(found["path"])) if "path" in found and is_text(found["path"]) else self.inner
-            for key, each in found.items():
-                if key == "value":
-                    found[key] = shape.apply(each, taker)
-                elif key not in _WORDS or not is_text(each):
-                    found[key] = masked(each, taker)
-            return rebuilt(value, found)
+            old = fields(value)
+            shape = at(self.inner, string(old["path"])) if "path" in old and is_text(old["path"]) else self.inner
+            new = {key: self._part(key, each, shape, taker) for key, each in old.items()}
+            return rebuilt(value, old, new, taker)
         except UNREADABLE:
             return masked_whole(taker)
+
+    def _part(self, key: str, value: Raw, shape: Shape, taker: Taker) -> Raw:
+        if key == "value":
+            return shape.apply(value, taker)
+        return value if key in _WORDS and is_text(value) else masked(value, taker)
 
 
 def at(shape: Shape, pointer: str) -> Shape:

@@ -132,7 +132,11 @@ PLACES: tuple[Place, ...] = (
     Key("environment", "env", Environment()),
     Key("arguments", "args", Arguments()),
     Key("commands", "command", Arguments()),
+    Key("headers", "httpHeaders", Environment(headers=True)),
     Key("applied objects", LAST_APPLIED, AGAIN, secrets=True),
+    Key("objects that kapp applied", "kapp.k14s.io/original", AGAIN, secrets=True),
+    Key("objects that Rancher applied", "objectset.rio.cattle.io/applied", MASK, secrets=True),
+    Key("objects that Banzai Cloud applied", "banzaicloud.com/last-applied", MASK, secrets=True),
     Key("tokens in annotations", "openshift.io/token-secret.value", MASK, secrets=True),
     Annotation("patches by webhooks", "patch.webhook.admission.k8s.io/", within="patch"),
     Annotation(
@@ -145,12 +149,45 @@ PLACES: tuple[Place, ...] = (
 )
 TEMPLATES = ("pods", "replicationcontrollers", "podtemplates")
 """Resources of the core group that may hold a Pod template, with all subresources."""
-TEMPLATE_GROUPS = ("apps", "batch", "extensions")
-"""Kubernetes' own groups whose objects may; so may all of the groups of others."""
+TEMPLATE_GROUPS = ("apps", "batch", "extensions", "settings.k8s.io")
+"""Kubernetes' own groups whose objects may."""
+OTHER_GROUPS = (
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "apiregistration.k8s.io",
+    "auditregistration.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "certificates.k8s.io",
+    "coordination.k8s.io",
+    "custom.metrics.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "external.metrics.k8s.io",
+    "flowcontrol.apiserver.k8s.io",
+    "gateway.networking.k8s.io",
+    "internal.apiserver.k8s.io",
+    "metrics.k8s.io",
+    "networking.k8s.io",
+    "node.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "resource.k8s.io",
+    "scheduling.k8s.io",
+    "snapshot.storage.k8s.io",
+    "storage.k8s.io",
+    "storagemigration.k8s.io",
+)
+"""Kubernetes' own groups whose objects do not. Objects of all other groups may, whatever they are called."""
 
 
 def may_hold_template(group: str, resource: str) -> bool:
-    """Whether objects of a resource may hold a Pod template. Custom resources may, whatever they are called."""
-    if not group:
-        return resource in TEMPLATES
-    return group in TEMPLATE_GROUPS or ("." in group and not group.endswith(".k8s.io"))
+    """Whether objects of a resource may hold a Pod template."""
+    return group not in OTHER_GROUPS if group else resource in TEMPLATES
+
+
+def is_own(group: str) -> bool:
+    """Whether a group is Kubernetes' own: its API server encodes what it has decoded, and nothing that it does not
+    know."""
+    return not group or group in TEMPLATE_GROUPS

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from operator import is_
 from typing import NamedTuple
 
 import msgspec
 
-from auditpipeline.core.event import Kind, Raw, decode_event, encode_line, facts_of
+from auditpipeline.core.event import Kind, Raw, decode_event, encode_line, encode_plain, facts_of
 from auditpipeline.core.redaction import names, places, rules, text, url
 from auditpipeline.core.redaction.layers import (
     UNREADABLE,
@@ -31,16 +32,16 @@ from auditpipeline.core.redaction.layers import (
 from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, Redaction
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
-from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested, Shape
+from auditpipeline.core.redaction.shapes import AGAIN, Anywhere, Fields, Nested, Shape
+from auditpipeline.core.redaction.sieve import Sieve
 from auditpipeline.core.redaction.taking import Taker
 
 _MOST = 4096
-_Resource = tuple[str, str, str]
-"""(group, resource, subresource)"""
 _STATUS = re.compile(rb'\s*\{\s*"kind"\s*:\s*"Status"')
 SAYS = re.compile(rb"message|details|\\")
+"""What a status has that may repeat a value."""
 NOTES = re.compile(rb"\.webhook\.admission|validation_failure|\\u")
-_NULL = b"null"
+"""What annotations have of which something may have to be taken."""
 
 
 class Parts(NamedTuple):
@@ -60,23 +61,33 @@ class Redacted(NamedTuple):
     values: int
 
 
-class _Shapes(NamedTuple):
+class Shapes(NamedTuple):
     """What is taken of objects of one resource: by the list (None: they hold no secret), and by each rule, with whether
-    it hashes."""
+    it hashes; whether there is `any` of these. All that a `thorough` one says is secret. Those that may hold a
+    `template` of kube-apiserver's own kinds can be looked at quickly."""
 
+    any: bool
     listed: Shape | None
-    thorough: bool
-    ruled: Sequence[tuple[Shape, bool]]
-
-    @property
-    def any(self) -> bool:
-        """Whether anything is."""
-        return self.listed is not None or bool(self.ruled)
+    ruled: Sequence[tuple[Shape, bool]] = ()
+    thorough: bool = False
+    template: bool = False
 
 
 def edition(listed: Sequence[Place] = PLACES) -> str:
     """The name of a list: another one takes something else."""
-    said = repr((listed, names.WORDS, names.ENDS, names.WHOLE, names.PATHS, text.TOOLS, places.TEMPLATES))
+    said = repr(
+        (
+            listed,
+            names.WORDS,
+            names.ENDS,
+            names.WHOLE,
+            names.PATHS,
+            names.HEADERS,
+            text.TOOLS,
+            places.TEMPLATES,
+            places.OTHER_GROUPS,
+        )
+    )
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -93,7 +104,8 @@ class Redactor:
         self._notes = [place for place in self._listed if isinstance(place, Annotation)]
         keys = tuple((place.key, place.shape) for place in self._listed if isinstance(place, Key))
         self._anywhere = Anywhere(keys) if keys else None
-        self._shapes: dict[_Resource, _Shapes] = {}
+        self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
+        self._shapes: dict[Kind, Shapes] = {}
 
     @property
     def idle(self) -> bool:
@@ -102,15 +114,15 @@ class Redactor:
 
     def line(self, line: bytes) -> Redacted:
         """An event as a line, without its line end, likewise out. Doing it twice changes nothing more. Permanent if
-        the line is not an event that can be read."""
+        the line is not an event that can be read. One that has to be mended is, even if nothing is taken."""
         event = decode_event(line)
         new, values = self.event(event, facts_of(event)[2])
-        return Redacted(encode_line(new), values) if new is not event else Redacted(line, 0)
+        return Redacted(line if new is event and _is_same(event, line) else encode_line(new), values)
 
     def event(self, event: Raw, kind: Kind) -> tuple[Raw, int]:
         """The fields of an event, with the number of values that were taken; the same dict if nothing changes."""
         parts = Parts(*(event.get(name) for name in FIELDS))
-        taken = self.parts(kind, parts) if may_hold(parts) else None
+        taken = self.parts(kind, parts)
         if taken is None:
             return event, 0
         new, values = taken
@@ -118,31 +130,30 @@ class Redactor:
 
     def parts(self, kind: Kind, parts: Parts) -> tuple[Parts, int] | None:
         """What is left of the parts, and the number of values that were taken; None if nothing changes."""
-        _, group, resource, subresource = kind
-        shapes = self._of(group, resource or "", subresource)
+        shapes = self.shapes(kind)
         taker = Taker(sum(size(each) for each in parts if each is not None), self.redaction.method, self._key)
-        new = Parts(
-            self._uri(parts.uri, taker),
-            self._status(parts.status, shapes, taker),
-            self._annotations(parts.annotations, shapes, taker),
-            self._body(parts.request, shapes, taker),
-            self._response(parts.response, shapes, taker),
-        )
-        if all(after is before for after, before in zip(new, parts, strict=True)):
+        uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
+        notes = self._annotations(parts.annotations, shapes, taker)
+        encoded = shapes.template and kind[0] in ("create", "update")
+        request = self._body(parts.request, shapes, taker, encoded)
+        response = self._response(parts.response, shapes, taker)
+        new = Parts(uri, status, notes, request, response)
+        if all(map(is_, new, parts)):
             return None
-        if not taker.values:
-            return new, 0
-        return new._replace(annotations=_counted(new.annotations, taker.values)), taker.values
+        if taker.values:
+            new = new._replace(annotations=_counted(notes, taker.values))
+        return new, taker.values
 
-    def _of(self, group: str, resource: str, subresource: str) -> _Shapes:
-        at = (group, resource, subresource)
-        if (found := self._shapes.get(at)) is None:
+    def shapes(self, kind: Kind) -> Shapes:
+        """What is taken of objects that a request is about."""
+        if (found := self._shapes.get(kind)) is None:
             if len(self._shapes) >= _MOST:
                 self._shapes.clear()
-            found = self._shapes[at] = self._made(group, resource, subresource)
+            _, group, resource, subresource = kind
+            found = self._shapes[kind] = self._made(group, resource or "", subresource)
         return found
 
-    def _made(self, group: str, resource: str, subresource: str) -> _Shapes:
+    def _made(self, group: str, resource: str, subresource: str) -> Shapes:
         ruled = [
             (Body(rules.shape_of(rule)), rule.action == "hash")
             for rule in self.redaction.rules
@@ -151,9 +162,18 @@ class Redactor:
         called = f"{resource}/{subresource}" if subresource else resource
         for place in self._listed:
             if isinstance(place, Objects) and called in place.resources:
-                return _Shapes(Body(self._whole(place.shape)), True, ruled)
-        template = self._anywhere if places.may_hold_template(group, resource) else None
-        return _Shapes(Body(template) if template else None, False, ruled)
+                return Shapes(True, Body(self._whole(place.shape)), ruled, thorough=True)
+        if self._anywhere and resource and places.may_hold_template(group, resource):
+            return Shapes(True, Body(self._anywhere), ruled, template=places.is_own(group))
+        return Shapes(bool(ruled), None, ruled)
+
+    def _made_sieve(self, anywhere: Anywhere) -> Sieve | None:
+        """The quick way; there is none if it would not take what the list says."""
+        if any(isinstance(place, Key) and place not in self._listed for place in PLACES):
+            return None
+        others = [key for key, shape in anywhere.keys if "/" in key and shape is not AGAIN]
+        applied = [key for key, shape in anywhere.keys if shape is AGAIN]
+        return Sieve(applied[0], anywhere.member(applied[0]).apply, [*applied[1:], *others])
 
     def _whole(self, shape: Shape) -> Shape:
         """The shape of Secrets, with what goes of their annotations."""
@@ -162,7 +182,7 @@ class Redactor:
         return Secret(tuple((each.key, each.shape) for each in self._listed if isinstance(each, Key) and each.secrets))
 
     def _uri(self, uri: msgspec.Raw | None, taker: Taker) -> msgspec.Raw | None:
-        if uri is None or "uri" not in self._parts or not url.SUSPECT.search(uri):
+        if uri is None or "uri" not in self._parts or url.CALM.fullmatch(uri):
             return uri
         try:
             said = string(uri)
@@ -171,25 +191,37 @@ class Redactor:
             return masked_whole(taker)
         return uri if new == said else made(new)
 
-    def _status(self, status: msgspec.Raw | None, shapes: _Shapes, taker: Taker) -> msgspec.Raw | None:
+    def _status(self, status: msgspec.Raw | None, shapes: Shapes, taker: Taker) -> msgspec.Raw | None:
         if status is None or "status" not in self._parts or not shapes.any or not SAYS.search(status):
             return status
         return _SAID[shapes.thorough].apply(status, taker) if is_object(status) else status
 
-    def _response(self, body: msgspec.Raw | None, shapes: _Shapes, taker: Taker) -> msgspec.Raw | None:
+    def _response(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker) -> msgspec.Raw | None:
         """A response may be a Status, which says something of the object."""
         if body is None or not shapes.any or not _STATUS.match(body):
-            return self._body(body, shapes, taker)
+            return self._body(body, shapes, taker, shapes.template)
         return _SAID[shapes.thorough].apply(body, taker) if "status" in self._parts else body
 
-    def _body(self, body: msgspec.Raw | None, shapes: _Shapes, taker: Taker) -> msgspec.Raw | None:
+    def _body(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
+        """What is left of a body; `encoded` if kube-apiserver made it from what it had decoded."""
         if body is None or not shapes.any:
             return body
+        taker.by_hand = not encoded
         if shapes.listed:
-            body = shapes.listed.apply(body, taker)
+            left = self._quickly(body, encoded, taker) if shapes.template else None
+            body = shapes.listed.apply(body, taker) if left is None else left
         for shape, hashes in shapes.ruled:
             body = self._by_rule(shape, hashes, body, taker)
         return body
+
+    def _quickly(self, body: msgspec.Raw, encoded: bool, taker: Taker) -> msgspec.Raw | None:
+        """What is left of an object of kube-apiserver's own kinds, or of a patch of one; None if the quick way does not
+        lead there."""
+        if self._sieve is None:
+            return None
+        if encoded:
+            return self._sieve.cut(body, taker)
+        return body if self._sieve.is_clean(body, taker) else None
 
     def _by_rule(self, shape: Shape, hashes: bool, body: msgspec.Raw, taker: Taker) -> msgspec.Raw:
         own = Taker(size(body), "hash" if hashes else "mask", self._key)
@@ -197,7 +229,7 @@ class Redactor:
         taker.values += own.values
         return new
 
-    def _annotations(self, notes: msgspec.Raw | None, shapes: _Shapes, taker: Taker) -> msgspec.Raw | None:
+    def _annotations(self, notes: msgspec.Raw | None, shapes: Shapes, taker: Taker) -> msgspec.Raw | None:
         if notes is None or not shapes.any or not NOTES.search(notes) or not is_object(notes):
             return notes
         try:
@@ -207,7 +239,7 @@ class Redactor:
         changed = {name: self._annotation(name, each, shapes, taker) for name, each in found.items()}
         return notes if all(changed[name] is each for name, each in found.items()) else made(changed)
 
-    def _annotation(self, name: str, value: msgspec.Raw, shapes: _Shapes, taker: Taker) -> msgspec.Raw:
+    def _annotation(self, name: str, value: msgspec.Raw, shapes: Shapes, taker: Taker) -> msgspec.Raw:
         for place in self._notes:
             if name.startswith(place.begins) and is_text(value):
                 if not place.within:
@@ -222,15 +254,12 @@ FIELDS = ("requestURI", "responseStatus", "annotations", "requestObject", "respo
 """The fields of an event that are its `Parts`, in their order."""
 
 
-def may_hold(parts: Parts) -> bool:
-    """Whether any of the parts may hold something, at the least cost."""
-    return (
-        parts.request is not None
-        or parts.response is not None
-        or (parts.uri is not None and url.SUSPECT.search(parts.uri) is not None)
-        or (parts.status is not None and SAYS.search(parts.status) is not None)
-        or (parts.annotations is not None and NOTES.search(parts.annotations) is not None)
-    )
+def _is_same(event: Raw, line: bytes) -> bool:
+    """Whether the fields are all that the line has: that it was not mended, and says nothing twice."""
+    try:
+        return encode_plain(event) in (line, msgspec.json.format(line, indent=-1))
+    except UNREADABLE:
+        return False
 
 
 def _counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:

@@ -11,7 +11,7 @@ A shape never raises: what cannot be read, is too deep, or is nested too often g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from auditpipeline.core.redaction.layers import (
     UNREADABLE,
     Raw,
     document,
+    encode,
     fields,
     is_array,
     is_object,
@@ -31,11 +32,12 @@ from auditpipeline.core.redaction.layers import (
     over_fields,
     over_items,
     rebuilt,
+    size,
     string,
 )
-from auditpipeline.core.redaction.names import is_secret_name, stays
+from auditpipeline.core.redaction.names import is_secret_header, is_secret_name
 from auditpipeline.core.redaction.taking import Taker
-from auditpipeline.core.redaction.text import arguments, text
+from auditpipeline.core.redaction.text import arguments, value_of
 
 
 class Shape(Protocol):
@@ -103,10 +105,15 @@ class Word:
 
 @dataclass(frozen=True)
 class Fields:
-    """An object, by its keys; what has another key is of the shape `rest`. A list is looked through."""
+    """An object, by its keys, in whatever case somebody wrote them; what has another key is of the shape `rest`. A
+    list is looked through."""
 
     known: Mapping[str, Shape]
     rest: Shape = KEEP
+    _folded: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_folded", {key.lower(): shape for key, shape in self.known.items()})
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The object with each member changed by its own shape."""
@@ -118,7 +125,7 @@ class Fields:
 
     def member(self, key: str) -> Shape:
         """By the key; an index leads to an element of a list."""
-        return self.known.get(key, self.rest)
+        return self.known.get(key) or self._folded.get(key.lower(), self.rest)
 
 
 @dataclass(frozen=True)
@@ -189,46 +196,54 @@ class Message:
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: `{"name": ..., "value": ...}`. `valueFrom` only refers to something."""
+    """One environment variable: `{"name": ..., "value": ...}`, or one `header`. `valueFrom` only refers to
+    something."""
+
+    header: bool = False
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The variable, without its value if its name is that of a secret, or with what its text lets be seen."""
         if not is_object(value):
             return value
         try:
-            found = fields(value)
-            name = string(found["name"]) if "name" in found else ""
-            if "value" in found:
-                found["value"] = valued(name, found["value"], taker)
-            return rebuilt(value, found)
+            old = fields(value)
+            name = next((string(old[key]) for key in old if key.lower() == "name"), "")
+            new = {
+                key: valued(name, each, taker, self.header) if key.lower() == "value" else each
+                for key, each in old.items()
+            }
+            return rebuilt(value, old, new, taker)
         except UNREADABLE:
             return masked_whole(taker)
 
     def member(self, key: str) -> Shape:
         """Alone, a value has no name that would say what it is."""
-        return MASK if key == "value" else KEEP
+        return MASK if key.lower() == "value" else KEEP
 
 
 @dataclass(frozen=True)
 class Environment:
-    """The environment of a container: a list of variables, or an object of them, as some custom resources have it."""
+    """The environment of a container: a list of variables, or an object of them, as some custom resources have it; or
+    `headers`, likewise."""
+
+    headers: bool = False
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """Each variable by its name."""
         if is_array(value):
-            return over_items(value, taker, lambda each: VARIABLE.apply(each, taker))
+            return over_items(value, taker, lambda each: Variable(self.headers).apply(each, taker))
         if is_object(value):
             return over_fields(value, taker, lambda name, each: self._named(name, each, taker))
         return value
 
     def _named(self, name: str, value: Raw, taker: Taker) -> Raw:
         if not is_object(value):
-            return valued(name, value, taker)
+            return valued(name, value, taker, self.headers)
         return over_fields(value, taker, lambda key, each: valued(name, each, taker) if key == "value" else each)
 
     def member(self, key: str) -> Shape:
         """A variable of the list, or one that has its name as the key."""
-        return VARIABLE if key.isdigit() or key == "-" else MASK if is_secret_name(key) else KEEP
+        return Variable(self.headers) if key.isdigit() or key == "-" else MASK if is_secret_name(key) else KEEP
 
 
 @dataclass(frozen=True)
@@ -247,7 +262,9 @@ class Arguments:
             if not taker.look(sum(map(len, said))):
                 return masked(value, taker)
             pairs = zip(old, said, arguments(said, taker.take), strict=True)
-            return rebuilt(value, [each if before == after else made(after) for each, before, after in pairs])
+            return rebuilt(
+                value, old, [each if before == after else made(after) for each, before, after in pairs], taker
+            )
         except UNREADABLE:
             return masked_whole(taker)
 
@@ -276,7 +293,7 @@ class Argument:
         return MASK
 
 
-VARIABLE, ARGUMENT = Variable(), Argument()
+ARGUMENT = Argument()
 
 
 @dataclass(frozen=True)
@@ -287,47 +304,82 @@ class Again(Keep):
 AGAIN = Again()
 
 
-def valued(name: str, value: Raw, taker: Taker) -> Raw:
+def valued(name: str, value: Raw, taker: Taker, header: bool = False) -> Raw:
     """What is left of a value with that name; the same object if all of it."""
     if not is_text(value):
-        return masked(value, taker) if is_secret_name(name) else value
+        secret = is_secret_header(name) if header else is_secret_name(name)
+        return masked(value, taker) if secret else value
     said = string(value)
-    if is_secret_name(name):
-        return value if stays(name, said) else masked(value, taker)
-    if not taker.look(len(said)):
-        return masked(value, taker)
-    new = text(said, taker.take)
+    new = value_of(name, said, taker, header)
     return value if new == said else made(new)
 
 
-_MARKS = re.compile(rb"\\u(?!003[cCeE]|0026|2028|2029)")
+_ESCAPE = re.compile(rb"\\\\u(?!003[ce]|0026|2028|2029)")
 """A key may be spelt with escapes; those of kube-apiserver's own encoder are no part of one."""
+_TINY = 8
 
 
 @dataclass(frozen=True)
 class Anywhere:
-    """Values by their keys, at any depth. A JSON pointer leads on until it meets one of the keys."""
+    """Values by their keys, at any depth, in whatever case. A JSON pointer leads on until it meets one of the keys."""
 
     keys: tuple[tuple[str, Shape], ...]
     _known: Mapping[str, Shape] = field(init=False, repr=False, compare=False)
-    _may: Callable[[Raw], object] = field(init=False, repr=False, compare=False)
+    _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        words = b"|".join(re.escape(key.encode()) for key, _ in self.keys)
-        known = {key: Nested(self) if shape is AGAIN else shape for key, shape in self.keys}
+        known = {key.lower(): Nested(self) if shape is AGAIN else shape for key, shape in self.keys}
         object.__setattr__(self, "_known", known)
-        object.__setattr__(self, "_may", re.compile(_MARKS.pattern + rb'|"(?:' + words + rb')\\*"').search)
+        object.__setattr__(self, "_needles", tuple(f'"{key}"'.encode() for key in known))
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The value with what has one of the keys changed."""
-        if not self._may(value):
-            return value
         if is_object(value):
-            return over_fields(value, taker, lambda key, each: self.member(key).apply(each, taker))
-        if is_array(value):
+            return self._object(value, taker) if self._may(value) else value
+        if is_array(value) and self._may(value):
             return over_items(value, taker, lambda each: self.apply(each, taker))
         return value
 
+    def _may(self, value: Raw) -> bool:
+        """Whether one of the keys may be in it."""
+        if size(value) < _TINY:
+            return False
+        data = bytes(value).lower()
+        if any(needle in data for needle in self._needles):
+            return True
+        return b"\\u" in data and _ESCAPE.search(data) is not None
+
+    def _object(self, value: Raw, taker: Taker) -> Raw:
+        """A program may stand in the command, and its options in the arguments beside it."""
+        line = self._command_line(value, taker)
+        return over_fields(
+            value, taker, lambda key, each: line[key] if key in line else self.member(key).apply(each, taker)
+        )
+
+    def _command_line(self, value: Raw, taker: Taker) -> dict[str, Raw]:
+        if not all(isinstance(self._known.get(key), Arguments) for key in _COMMAND_LINE):
+            return {}
+        try:
+            found = fields(value)
+            lists = [found[key] for key in _COMMAND_LINE if key in found and is_array(found[key])]
+            if len(lists) < len(_COMMAND_LINE):
+                return {}
+            command, rest = (items(each) for each in lists)
+        except UNREADABLE:
+            return {}
+        both = items(ARGUMENTS.apply(made([*command, *rest]), taker))
+        if len(both) != len(command) + len(rest):
+            return {}
+        halves = (both[: len(command)], both[len(command) :])
+        return {
+            key: Raw(encode(half)) if encode(half) != bytes(old) else old
+            for key, old, half in zip(_COMMAND_LINE, lists, halves, strict=True)
+        }
+
     def member(self, key: str) -> Shape:
         """The key's own shape, or the same further in."""
-        return self._known.get(key, self)
+        return self._known.get(key.lower(), self)
+
+
+_COMMAND_LINE = ("command", "args")
+ARGUMENTS = Arguments()

@@ -12,18 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from auditpipeline.core.redaction.names import is_secret_option, stays
+from auditpipeline.core.redaction.names import is_secret_header, is_secret_name, is_secret_option, stays
+from auditpipeline.core.redaction.taking import Taker
 
 Take = Callable[[str], str]
 LONGEST = 2**16
 """Characters of one text that is looked into: a longer one goes whole, if it may hold a credential."""
 _HINT = re.compile(
-    r"pass|pwd|pw\b|pswd|secret|token|key|cred|auth|bearer|jwt|sig|dsn|pat\b|connection|://|@|eyJ|-----BEGIN|gh[pousr]_"
-    r"|github_|glpat|xox|sk_live|hvs\.|mysql|mariadb|curl|redis|valkey|mongo|ldap|login|sqlcmd|smbclient",
-    re.IGNORECASE,
+    r"pass|pwd|pw\b|pswd|secret|token|key|cred|auth|bearer|jwt|sig|dsn|pat\b|connection|//|@|eyj|-----begin|gh[pousr]_"
+    r"|github_|glpat|xox|sk_live|hvs\.|mysql|mariadb|curl|redis|valkey|mongo|ldap|login|sqlcmd|smbclient|etcdctl"
 )
-_USER = re.compile(r"(?<=://)([^\s/@:\"'<>]*):([^\s/@\"'<>]+)(?=@)")
-_LONE_USER = re.compile(r"(?<=://)([^\s/@:\"'<>]{16,})(?=@)")
+"""What text in small letters has, if there may be a credential in it."""
+_USER = re.compile(r"(?<=//)([^\s/@:\"'<>]*):([^\s/@\"'<>]+)(?=@)")
+_LONE_USER = re.compile(r"(?<=//)([^\s/@:\"'<>]{16,})(?=@)")
 _DSN = re.compile(r"(?<![\w:])([\w.-]{1,64}):([^\s@:/\"']{1,256})(?=@(?:tcp|unix|udp)?\()")
 _HEADER = re.compile(
     r"(?i)(\b(?:proxy-)?authorization[\"']?\s{0,8}[:=]\s{0,8}[\"']?(?:(?:bearer|basic|token|digest|negotiate)\s{1,8})?)([^\s\"',;]+)"
@@ -40,7 +41,9 @@ _NAMED = re.compile(
 )
 _SPACED = re.compile(r"(?<!\S)(--?[A-Za-z][\w.-]*)(\s{1,8})(\"[^\"]*\"|'[^']*'|[^\s\"'-][^\s\"']*)")
 _COMMANDS = re.compile(r"[|;&\n()`]+")
-_WORD = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s\"']+")
+_WORD = re.compile(r"(?:[^\s\"']++|\"[^\"]*+\"|'[^']*+'|[\"'])++")
+_OPTION = re.compile(r"--[A-Za-z][\w.-]*+(?:=.*+)?|-[A-Za-z]", re.DOTALL)
+_SCRIPT = re.compile(r"-[a-z]{0,4}c")
 _QUOTES = "\"'"
 TOOLS = {
     "mysql": ("-p",),
@@ -53,7 +56,8 @@ TOOLS = {
     "ldap": ("-w",),
     "sqlcmd": ("-P",),
     "curl": ("-u", "-U", "--user", "--proxy-user"),
-    "smbclient": ("-U",),
+    "etcdctl": ("--user",),
+    "smbclient": ("-U", "--user"),
 }
 """Programs, by what their names begin with (`login` is a subcommand of several), and their options for credentials,
 whose value may be attached. Of a value with a user in it (`user:x`, `user%x`), what is behind the user goes."""
@@ -64,29 +68,38 @@ _PROGRAMS = tuple(TOOLS)
 _NAME = re.compile(r"-{0,2}[A-Za-z_][\w.-]*", re.ASCII)
 
 
-def text(value: str, take: Take) -> str:
-    """The text without the credentials in it."""
-    if not _HINT.search(value):
+def value_of(name: str, value: str, taker: Taker, header: bool = False) -> str:
+    """What is left of the value of a variable, or of a `header`, with that name."""
+    if is_secret_header(name) if header else is_secret_name(name):
+        return value if stays(name, value) else taker.take(value)
+    return text(value, taker.take, shell=" " in value) if taker.look(len(value)) else taker.take(value)
+
+
+def text(value: str, take: Take, shell: bool = True) -> str:
+    """The text without the credentials in it; a script for a `shell` may refer to variables."""
+    if not _HINT.search(value.lower()):
         return value
     if len(value) > LONGEST:
         return take(value)
-    return _by_tools(_by_names(_by_form(value, take), take), take)
+    return _by_tools(_by_names(_by_form(value, take, shell), take, shell), take, shell)
 
 
 def arguments(values: Sequence[str], take: Take) -> list[str]:
     """A command and its arguments without the credentials in them; as many as there were."""
-    found, tool, expected = list[str](), _Tool(), ""
+    found, tool, expected, before = list[str](), _Tool(), "", ""
     for value in values:
-        if expected and not (value.startswith("-") and len(value) > 1):
-            found.append(_by_option(expected, value, take))
+        if expected and not _OPTION.fullmatch(value):
+            found.append(_by_option(expected, value, take, shell=False))
             expected = ""
-            continue
-        expected = tool.expects(value)
-        attached = tool.attached(value)
-        if attached:
-            found.append(value[:attached] + _by_option(value[:attached], value[attached:], take))
         else:
-            found.append(_one(value, take))
+            expected, attached = tool.expects(value), tool.attached(value)
+            if attached:
+                found.append(value[:attached] + _by_option(value[:attached], value[attached:], take, shell=False))
+            elif _SCRIPT.fullmatch(before):
+                found.append(text(value, take))
+            else:
+                found.append(_one(value, take))
+        before = value
     return found
 
 
@@ -95,7 +108,7 @@ def _one(value: str, take: Take) -> str:
     name, equals, rest = value.partition("=")
     if equals and _NAME.fullmatch(name) and is_secret_option(name.lstrip("-")):
         return value if stays(name, rest) else f"{name}={_unquoted(rest, take)}"
-    return text(value, take)
+    return text(value, take, shell=" " in value)
 
 
 class _Tool:
@@ -111,42 +124,62 @@ class _Tool:
         for name in _PROGRAMS if program.startswith(_PROGRAMS) else ():
             if program.startswith(name):
                 self._options, self._alone = TOOLS[name], name in _ATTACHED_ALONE
-        if word in self._options and not self._alone:
+        if not word.startswith("-"):
+            return ""
+        if not self._alone and (option := self._bundled(word)):
+            return option
+        return word if _NAME.fullmatch(word) and is_secret_option(word.lstrip("-")) else ""
+
+    def _bundled(self, word: str) -> str:
+        """The option, which may be the last one of several letters: `-su`."""
+        if word in self._options:
             return word
-        return word if word.startswith("-") and _NAME.fullmatch(word) and is_secret_option(word.lstrip("-")) else ""
+        letters = word[1:]
+        short = f"-{letters[-1:]}"
+        return short if short in self._options and letters.isalpha() and len(letters) <= 6 else ""
 
     def attached(self, word: str) -> int:
         """Where a value begins that is attached to one of the tool's options; 0 if there is none."""
-        if word.startswith("--"):
-            return 0
-        return next((len(each) for each in self._options if word.startswith(each) and len(word) > len(each)), 0)
+        for option in self._options if word.startswith("-") else ():
+            long = option.startswith("--")
+            if word.startswith(f"{option}=" if long else option) and len(word) > len(option) + long:
+                if not long and (self._bundled(word) or word.startswith("--")):
+                    continue
+                return len(option) + long
+        return 0
 
 
-def _by_option(option: str, value: str, take: Take) -> str:
+def _by_option(option: str, value: str, take: Take, shell: bool) -> str:
     """The value of an option for credentials: of `user:x`, the user stays."""
-    if stays("", value):
+    if stays("", value, shell):
         return value
     user, separator, rest = value.partition("%" if option == "-U" and "%" in value else ":")
-    if option in _WITH_USER and separator and rest:
-        return f"{user}{separator}{take(rest)}"
+    if option.rstrip("=") in _WITH_USER and separator and rest:
+        return f"{user}{separator}{_unended(rest, take)}"
     return _unquoted(value, take)
 
 
-def _by_form(value: str, take: Take) -> str:
+def _unended(value: str, take: Take) -> str:
+    """What stands for a value behind which the quote ends that began before it."""
+    bare = value.rstrip(_QUOTES)
+    return (take(bare) if bare else "") + value[len(bare) :]
+
+
+def _by_form(value: str, take: Take, shell: bool) -> str:
     value = _PRIVATE.sub(lambda found: found[1] + (take(found[2]) if found[2] else ""), value)
-    value = _USER.sub(lambda found: f"{found[1]}:{_kept(found[2], take)}", value)
-    value = _LONE_USER.sub(lambda found: _kept(found[1], take), value)
-    value = _DSN.sub(lambda found: f"{found[1]}:{_kept(found[2], take)}", value)
-    value = _HEADER.sub(lambda found: found[1] + _kept(found[2], take), value)
-    value = _BEARER.sub(lambda found: found[1] + _kept(found[2], take), value)
+    value = _USER.sub(lambda found: f"{found[1]}:{_kept(found[2], take, shell)}", value)
+    value = _LONE_USER.sub(lambda found: _kept(found[1], take, shell), value)
+    value = _DSN.sub(lambda found: f"{found[1]}:{_kept(found[2], take, shell)}", value)
+    value = _HEADER.sub(lambda found: found[1] + _kept(found[2], take, shell), value)
+    value = _BEARER.sub(lambda found: found[1] + _kept(found[2], take, shell), value)
     return _FORM.sub(lambda found: take(found[0]), value)
 
 
-def _by_names(value: str, take: Take) -> str:
+def _by_names(value: str, take: Take, shell: bool) -> str:
     def named(found: re.Match[str]) -> str:
         name, between, content = found.groups()
         bare = content.strip("\\").strip(_QUOTES)
-        if not is_secret_option(name.lstrip("-")) or stays(name, bare):
+        if not is_secret_option(name.lstrip("-")) or stays(name, bare, shell):
             return found[0]
         return name + between + _unquoted(content, take)
 
@@ -154,40 +187,40 @@ def _by_names(value: str, take: Take) -> str:
     return _SPACED.sub(named, value)
 
 
-def _by_tools(value: str, take: Take) -> str:
+def _by_tools(value: str, take: Take, shell: bool) -> str:
     """The text with what the options of tools hold taken, command by command."""
-    taken = list(_secrets_of_tools(value, take))
+    taken = list(_secrets_of_tools(value, take, shell))
     for start, end, new in reversed(taken):
         value = value[:start] + new + value[end:]
     return value
 
 
-def _secrets_of_tools(value: str, take: Take) -> Iterator[tuple[int, int, str]]:
+def _secrets_of_tools(value: str, take: Take, shell: bool) -> Iterator[tuple[int, int, str]]:
     start = 0
     for end in [*(found.start() for found in _COMMANDS.finditer(value)), len(value)]:
         words = list(_WORD.finditer(value, start, end))
         if any(word[0].rpartition("/")[2].startswith(_PROGRAMS) for word in words):
             old = [word[0] for word in words]
-            for word, before, after in zip(words, old, _of_tool(old, take), strict=True):
+            for word, before, after in zip(words, old, _of_tool(old, take, shell), strict=True):
                 if before != after:
                     yield word.start(), word.end(), after
         start = end
 
 
-def _of_tool(words: list[str], take: Take) -> list[str]:
+def _of_tool(words: list[str], take: Take, shell: bool) -> list[str]:
     found, tool, expected = list[str](), _Tool(), ""
     for word in words:
-        if expected and not word.startswith("-"):
-            found.append(_by_option(expected, word, take))
+        if expected and not _OPTION.fullmatch(word):
+            found.append(_by_option(expected, word, take, shell))
             expected = ""
             continue
-        expected, attached = tool.expects(word), tool.attached(word)
-        found.append(word[:attached] + _by_option(word[:attached], word[attached:], take) if attached else word)
+        expected, at = tool.expects(word), tool.attached(word)
+        found.append(word[:at] + _by_option(word[:at], word[at:], take, shell) if at else word)
     return found
 
 
-def _kept(value: str, take: Take) -> str:
-    return value if stays("", value) else take(value)
+def _kept(value: str, take: Take, shell: bool) -> str:
+    return value if stays("", value, shell) else take(value)
 
 
 def _unquoted(value: str, take: Take) -> str:

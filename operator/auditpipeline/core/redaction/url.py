@@ -16,14 +16,21 @@ from auditpipeline.core.redaction.names import is_secret_option, stays
 from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, text
 
-SUSPECT = re.compile(rb"[?@]|%3[fF]|%40|eyJ|\\")
-"""What a URI has of which something may have to be taken, as it stands in an event."""
+CALM = re.compile(
+    rb'"[^"?@%;\\]*+(?<!//)(?:\?(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
+    rb"|force|gracePeriodSeconds|includeObject|limit|orphanDependents|pretty|propagationPolicy|resourceVersion"
+    rb"|resourceVersionMatch|sendInitialEvents|stderr|stdin|stdout|timeout|timeoutSeconds|tty|verbose|watch)"
+    rb'=[\w.,-]*+(?:&|\\u0026)?+)*+)?+"'
+)
+"""A URI, as it stands in an event, that surely holds no secret: most of them."""
+SELECTORS = ("labelSelector", "fieldSelector", "continue")
+"""Arguments that hold no secret, whatever is in them."""
 COMMANDS = ("command", "cmd", "arg", "args", "script")
 """Arguments that hold a command, or a part of one."""
 _QUERY = re.compile(r"\?|%3[fF]")
-_PARTS = re.compile(r"([&;])")
+_AND, _SEMICOLON = re.compile("(&)"), re.compile("(;)")
 _MOST = 10_000
-_FINE = "-._~!$'()*,;:@/?="
+_FINE = "-._~!$'()*,:@/"
 
 
 def uri(value: str, taker: Taker) -> str:
@@ -38,32 +45,43 @@ def uri(value: str, taker: Taker) -> str:
 
 def _path(path: str, taker: Taker) -> str:
     plain = unquote(path)
-    new = text(plain, taker.take)
+    new = text(plain, taker.take, shell=False)
     return path if new == plain else quote(new, safe=_FINE)
 
 
 def _query(query: str, taker: Taker) -> str:
-    parts = _PARTS.split(query)
+    parts = _AND.split(query)
     if len(parts) > _MOST:
         return taker.take(query)
     found = [part.partition("=") for part in parts]
     commands = [number for number, (name, equals, _) in enumerate(found) if equals and _plain(name) in COMMANDS]
     said = [_plain(found[number][2]) for number in commands]
     new = dict(zip(commands, zip(said, arguments(said, taker.take), strict=True), strict=True))
-    return "".join(_part(parts[number], found[number], new.get(number), taker) for number in range(len(parts)))
+    return "".join(
+        _command(part, *new[number]) if number in new else _arguments(part, taker) for number, part in enumerate(parts)
+    )
 
 
-def _part(whole: str, part: tuple[str, str, str], command: tuple[str, str] | None, taker: Taker) -> str:
-    name, equals, value = part
-    if not equals:
-        return whole
-    if command:
-        before, after = command
-        return whole if before == after else f"{name}={quote(after, safe=_FINE)}"
+def _command(part: str, before: str, after: str) -> str:
+    return part if before == after else f"{part.partition('=')[0]}={quote(after, safe=_FINE)}"
+
+
+def _arguments(part: str, taker: Taker) -> str:
+    """Up to Kubernetes 1.21, arguments may have `;` between them as well."""
+    if ";" not in part:
+        return _argument(part, taker)
+    parts = _SEMICOLON.split(part)
+    return taker.take(part) if len(parts) > _MOST else "".join(_argument(each, taker) for each in parts)
+
+
+def _argument(part: str, taker: Taker) -> str:
+    name, equals, value = part.partition("=")
     said, plain = _plain(name), _plain(value)
+    if not equals or said in SELECTORS:
+        return part
     secret = is_secret_option(said) and not stays(said, plain)
-    new = taker.take(plain) if secret else text(plain, taker.take)
-    return whole if new == plain else f"{name}={quote(new, safe=_FINE)}"
+    new = taker.take(plain) if secret else text(plain, taker.take, shell=False)
+    return part if new == plain else f"{name}={quote(new, safe=_FINE)}"
 
 
 def _plain(word: str) -> str:
