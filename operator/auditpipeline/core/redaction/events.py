@@ -25,13 +25,12 @@ def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known,
         if not redactor.shapes(kind).any:
             return event, 0
         status, notes = event.response_status, event.annotations
-        if (
-            event.request_object is UNSET
-            and event.response_object is UNSET
-            and (status is UNSET or not _says(status))
-            and (notes is UNSET or not _notes(notes))
-        ):
-            return event, 0
+        request, response = event.request_object, event.response_object
+        if (status is UNSET or not _says(status)) and (notes is UNSET or not _notes(notes)):
+            if request is UNSET and response is UNSET:
+                return event, 0
+            if redactor.are_clean(kind, None if request is UNSET else request, None if response is UNSET else response):
+                return event, 0
     taken = redactor.parts(kind, _parts(event))
     if taken is None:
         return event, 0

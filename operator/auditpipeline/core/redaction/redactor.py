@@ -32,8 +32,8 @@ from auditpipeline.core.redaction.layers import (
 from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, Redaction
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
-from auditpipeline.core.redaction.shapes import AGAIN, Anywhere, Fields, Nested, Shape
-from auditpipeline.core.redaction.sieve import Sieve
+from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested, Shape
+from auditpipeline.core.redaction.sieve import KEYS, Sieve
 from auditpipeline.core.redaction.taking import Taker
 
 _MOST = 4096
@@ -73,6 +73,10 @@ class Shapes(NamedTuple):
     template: bool = False
 
 
+ENCODED = ("create", "update")
+"""Verbs whose requests kube-apiserver has encoded itself; those of a patch are as they came."""
+
+
 def edition(listed: Sequence[Place] = PLACES) -> str:
     """The name of a list: another one takes something else."""
     said = repr(
@@ -105,6 +109,7 @@ class Redactor:
         keys = tuple((place.key, place.shape) for place in self._listed if isinstance(place, Key))
         self._anywhere = Anywhere(keys) if keys else None
         self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
+        self._spare = Taker(0, redaction.method, key)
         self._shapes: dict[Kind, Shapes] = {}
 
     @property
@@ -134,7 +139,7 @@ class Redactor:
         taker = Taker(sum(size(each) for each in parts if each is not None), self.redaction.method, self._key)
         uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
         notes = self._annotations(parts.annotations, shapes, taker)
-        encoded = shapes.template and kind[0] in ("create", "update")
+        encoded = shapes.template and kind[0] in ENCODED
         request = self._body(parts.request, shapes, taker, encoded)
         response = self._response(parts.response, shapes, taker)
         new = Parts(uri, status, notes, request, response)
@@ -143,6 +148,20 @@ class Redactor:
         if taker.values:
             new = new._replace(annotations=_counted(notes, taker.values))
         return new, taker.values
+
+    def are_clean(self, kind: Kind, request: msgspec.Raw | None, response: msgspec.Raw | None) -> bool:
+        """Whether a quick look at the bodies finds nothing that has to be taken: so it is with most."""
+        shapes = self.shapes(kind)
+        if self._sieve is None or not shapes.template or shapes.ruled:
+            return False
+        if request is not None and not self._is_clean(request, kind[0] in ENCODED):
+            return False
+        return response is None or self._is_clean(response, encoded=True)
+
+    def _is_clean(self, body: msgspec.Raw, encoded: bool) -> bool:
+        if self._sieve is None:
+            return False
+        return self._sieve.cut(body, self._spare) is body if encoded else self._sieve.is_clean(body, self._spare)
 
     def shapes(self, kind: Kind) -> Shapes:
         """What is taken of objects that a request is about."""
@@ -169,11 +188,10 @@ class Redactor:
 
     def _made_sieve(self, anywhere: Anywhere) -> Sieve | None:
         """The quick way; there is none if it would not take what the list says."""
-        if any(isinstance(place, Key) and place not in self._listed for place in PLACES):
+        shapes = {key.lower(): anywhere.member(key) for key, _ in anywhere.keys}
+        if not all(key in shapes for key in KEYS):
             return None
-        others = [key for key, shape in anywhere.keys if "/" in key and shape is not AGAIN]
-        applied = [key for key, shape in anywhere.keys if shape is AGAIN]
-        return Sieve(applied[0], anywhere.member(applied[0]).apply, [*applied[1:], *others])
+        return Sieve({key: shape for key, shape in shapes.items() if key in KEYS or "/" in key})
 
     def _whole(self, shape: Shape) -> Shape:
         """The shape of Secrets, with what goes of their annotations."""

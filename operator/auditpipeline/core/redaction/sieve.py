@@ -1,50 +1,45 @@
 """A quick way through objects that hold a Pod template: what has to be taken is found, and cut out of the bytes.
 
 Taking an object apart level by level costs many times as much. Kubernetes' own kinds have what counts at places that
-are known; only these are decoded. What was found harmless once (a variable, a command line) is remembered, since Pods
-of one template say the same again and again; so is what is left of an object as it was applied.
+are known; only the way to these is decoded. What was found harmless once (an environment, a command line, an object as
+it was applied) is remembered, since Pods of one template say the same again and again; so is what was left of others.
 
-    decoded      env: [{"name":"DB_PASSWORD","value":"x"}]          seen once
-    the bytes    ...{"name":"DB_PASSWORD","value":"x"}...           there once: cut
-    decoded      env: [{"name":"DB_PASSWORD","value":"REDACTED"}]   nothing is left to be taken
+    decoded     env    [{"name":"DB_PASSWORD","value":"x"}]            seen once
+    the bytes   ..."env":[{"name":"DB_PASSWORD","value":"x"}]...       there once: cut
+    decoded     env    [{"name":"DB_PASSWORD","value":"REDACTED"}]     nothing is left to be taken
 
-This is for what kube-apiserver has encoded itself: it knows no other places, and writes nothing in another way. If a
+This is for what kube-apiserver has encoded itself: it knows no other places, and writes no key in another way. If a
 count or the last look says otherwise, the object has to be taken apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from auditpipeline.core.redaction.layers import UNREADABLE, Raw, encode
+from auditpipeline.core.redaction.layers import UNREADABLE, Raw, encode, items
+from auditpipeline.core.redaction.shapes import Shape
 from auditpipeline.core.redaction.taking import Taker
-from auditpipeline.core.redaction.text import arguments, value_of
 
-_MOST, _LONGEST = 10_000, 512
-"""Variables and command lines that are remembered, and the characters that one of them has at most."""
-_MOST_OBJECTS, _LONGEST_OBJECT = 500, 16 * 2**10
-"""Likewise for objects as they were applied, in bytes."""
-_KEYS = (b'"env"', b'"args"', b'"command"', b'"httpheaders"')
-_HTML = re.compile(b"[<>&]")
-
-
-class _Pair(msgspec.Struct, frozen=True, gc=False):
-    name: str = ""
-    value: str = ""
+ENV, COMMAND, ARGS, HEADERS = "env", "command", "args", "httpheaders"
+KEYS = (ENV, COMMAND, ARGS, HEADERS)
+"""The keys of Pod templates that count, in small letters."""
+_NEEDLES = tuple(f'"{key}"'.encode() for key in KEYS)
+_MOST_BYTES, _LONGEST = 4 * 2**20, 16 * 2**10
+"""Bytes of what is remembered, and the bytes that one of it has at most."""
 
 
 class _Exec(msgspec.Struct, gc=False):
-    command: tuple[str, ...] | None = None
+    command: Raw | UnsetType = UNSET
 
 
 class _Get(msgspec.Struct, gc=False, rename="camel"):
-    http_headers: tuple[_Pair, ...] | None = None
+    http_headers: Raw | UnsetType = UNSET
 
 
 class _Action(msgspec.Struct, gc=False, rename="camel"):
@@ -58,9 +53,9 @@ class _Lifecycle(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Container(msgspec.Struct, gc=False, rename="camel"):
-    env: tuple[_Pair, ...] | None = None
-    command: tuple[str, ...] | None = None
-    args: tuple[str, ...] | None = None
+    env: Raw | UnsetType = UNSET
+    command: Raw | UnsetType = UNSET
+    args: Raw | UnsetType = UNSET
     liveness_probe: _Action | None = None
     readiness_probe: _Action | None = None
     startup_probe: _Action | None = None
@@ -80,7 +75,7 @@ class _Row(msgspec.Struct, gc=False):
 
 
 class _Metadata(msgspec.Struct, gc=False):
-    annotations: dict[str, msgspec.Raw] | None = None
+    annotations: dict[str, Raw] | None = None
 
 
 class _Object(msgspec.Struct, gc=False, rename="camel"):
@@ -94,8 +89,6 @@ class _Object(msgspec.Struct, gc=False, rename="camel"):
 
 
 _decode = msgspec.json.Decoder(_Object).decode
-T = TypeVar("T")
-Nested = Callable[[Raw, Taker], Raw]
 
 
 class _Cut(NamedTuple):
@@ -106,23 +99,24 @@ class _Cut(NamedTuple):
     times: int = 1
 
 
-class Sieve:
-    """Cuts values out of objects. Remembers what was harmless and what was left, and no value that has to be taken: of
-    that, a digest with a key that nobody else has.
+_Cuts = dict[bytes, _Cut]
 
-    `applied` is the annotation with an object as it was applied, of which `nested` takes what has to be taken;
-    `others` are annotations of objects that have to be taken apart.
+
+class Sieve:
+    """Cuts values out of objects. `shapes` are the shapes of what has one of the `KEYS`, and of annotations.
+
+    Remembers what was harmless and what was left, and no value that has to be taken: of that, a digest with a key that
+    nobody else has.
     """
 
-    def __init__(self, applied: str, nested: Nested, others: Collection[str] = ()) -> None:
-        self._applied = applied
-        self._nested = nested
-        self._annotations = frozenset({applied, *others})
-        self._pairs: set[_Pair] = set()
-        self._headers: set[_Pair] = set()
-        self._lines: set[tuple[str, ...]] = set()
-        self._objects: set[bytes] = set()
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._shapes = shapes
+        self._annotations = shapes.keys() - set(KEYS)
+        self._quoted = [f'"{key}"'.encode() for key in self._annotations]
+        self._harmless: dict[str, set[bytes]] = {key: set() for key in shapes}
+        self._lines: set[bytes] = set()
         self._left: dict[bytes, _Cut] = {}
+        self._room = _MOST_BYTES
         self._key = secrets.token_bytes(32)
 
     def cut(self, body: Raw, taker: Taker) -> Raw | None:
@@ -144,130 +138,114 @@ class Sieve:
         return new
 
     def is_clean(self, body: Raw, taker: Taker) -> bool:
-        """Whether nothing has to be taken of what somebody may have written by hand: a patch. Each of the keys that
-        count has to be where it is known."""
+        """Whether nothing has to be taken of what somebody may have written by hand, such as a patch. Each of the keys
+        that count has to be where it is known."""
         data = bytes(body).lower()
-        if b"\\u" in data or any(f'"{key}"'.encode() in data for key in self._annotations):
+        if b"\\u" in data or any(quoted in data for quoted in self._quoted):
             return False
+        seen = sum(map(data.count, _NEEDLES))
+        if not seen:
+            return True
         try:
-            found = list(_objects(_decode(body)))
+            found = sum(_keys(each) for inner in _objects(_decode(body)) for each in _containers(inner))
         except UNREADABLE:
             return False
-        seen = sum(map(_keys, (each for inner in found for each in _containers(inner))))
-        return sum(map(data.count, _KEYS)) == seen and self._cuts(body, taker) == {}
+        return found == seen and self._cuts(body, taker) == {}
 
-    def _cuts(self, body: Raw, taker: Taker) -> dict[bytes, _Cut] | None:
-        """What has to be cut; None if something stands at a place where nobody can tell."""
-        cuts: dict[bytes, _Cut] = {}
+    def _cuts(self, body: Raw, taker: Taker) -> _Cuts | None:
+        """What has to be cut; None if it cannot be decoded."""
+        cuts = _Cuts()
         try:
             for found in _objects(_decode(body)):
                 notes = found.metadata.annotations if found.metadata else None
-                if notes and not self._annotations.isdisjoint(notes) and not self._note(notes, cuts, taker):
-                    return None
+                if notes and not self._annotations.isdisjoint(notes):
+                    for key in self._annotations & notes.keys():
+                        self._part(key, notes[key], cuts, taker)
                 for each in _containers(found):
                     self._container(each, cuts, taker)
         except UNREADABLE:
             return None
         return cuts
 
-    def _note(self, notes: dict[str, Raw], cuts: dict[bytes, _Cut], taker: Taker) -> bool:
-        """Looks at an object as it was applied; False if there is another annotation to look at."""
-        if self._applied not in notes or not self._annotations.isdisjoint(notes.keys() - {self._applied}):
-            return False
-        text = bytes(notes[self._applied])
-        if text not in self._objects:
-            self._cut(text, self._objects, text, cuts, taker, lambda own: bytes(self._nested(Raw(text), own)))
-        return True
-
-    def _container(self, found: _Container, cuts: dict[bytes, _Cut], taker: Taker) -> None:
-        if found.env and not self._pairs.issuperset(found.env):
-            self._of_pairs(found.env, cuts, taker, header=False)
-        if found.command or found.args:
-            line = (found.command or ()) + (found.args or ())
-            if line not in self._lines:
-                self._of_line(line, len(found.command or ()), cuts, taker)
+    def _container(self, found: _Container, cuts: _Cuts, taker: Taker) -> None:
+        if found.env is not UNSET:
+            self._part(ENV, found.env, cuts, taker)
+        if found.args is UNSET:
+            if found.command is not UNSET:
+                self._part(COMMAND, found.command, cuts, taker)
+        elif found.command is UNSET:
+            self._part(ARGS, found.args, cuts, taker)
+        else:
+            self._line(found.command, found.args, cuts, taker)
         if found.liveness_probe or found.readiness_probe or found.startup_probe or found.lifecycle:
             for action in _actions(found):
-                self._action(action, cuts, taker)
+                if action.exec and action.exec.command is not UNSET:
+                    self._part(COMMAND, action.exec.command, cuts, taker)
+                if action.http_get and action.http_get.http_headers is not UNSET:
+                    self._part(HEADERS, action.http_get.http_headers, cuts, taker)
 
-    def _action(self, action: _Action, cuts: dict[bytes, _Cut], taker: Taker) -> None:
-        command = action.exec.command if action.exec else None
-        if command and command not in self._lines:
-            self._of_line(command, len(command), cuts, taker)
-        headers = action.http_get.http_headers if action.http_get else None
-        if headers and not self._headers.issuperset(headers):
-            self._of_pairs(headers, cuts, taker, header=True)
+    def _part(self, key: str, value: Raw, cuts: _Cuts, taker: Taker) -> None:
+        """Looks at what has one of the keys."""
+        old, harmless = bytes(value), self._harmless[key]
+        if old not in harmless:
+            shape = self._shapes[key]
+            cut = self._cut(old, taker, lambda own: bytes(shape.apply(value, own)))
+            if cut.new == old:
+                self._remember(harmless, old)
+            else:
+                _add(cuts, old, cut)
 
-    def _of_pairs(self, pairs: tuple[_Pair, ...], cuts: dict[bytes, _Cut], taker: Taker, header: bool) -> None:
-        known = self._headers if header else self._pairs
-        for pair in pairs:
-            if pair not in known:
-                old = _encoded({"name": pair.name, "value": pair.value})
-                self._cut(old, known, pair, cuts, taker, lambda own, pair=pair: _of_pair(pair, own, header))
-
-    def _of_line(self, line: tuple[str, ...], middle: int, cuts: dict[bytes, _Cut], taker: Taker) -> None:
-        """The command, which ends at the `middle`, and the arguments behind it."""
-        command, args = line[:middle], line[middle:]
-        if command and args:
-            new = arguments(line, taker.another(sum(map(len, line))).take)
-            known = new == list(line)
-            halves = (("command", command, new[:middle]), ("args", args, new[middle:]))
-            for key, old, half in halves:
-                if list(old) != half:
-                    values = sum(before != after for before, after in zip(old, half, strict=True))
-                    _add(cuts, _list(key, old), _Cut(_list(key, half), values))
-            if known:
-                self._remember(self._lines, line, sum(map(len, line)))
+    def _line(self, command: Raw, args: Raw, cuts: _Cuts, taker: Taker) -> None:
+        """Looks at a command and its arguments: the program stands in the one, its options in the other."""
+        halves = bytes(command), bytes(args)
+        whole = b"\n".join(halves)
+        if whole in self._lines:
             return
-        key = "command" if command else "args"
-        self._cut(_list(key, line), self._lines, line, cuts, taker, lambda own: _list(key, arguments(line, own.take)))
+        line, middle = [*items(command), *items(args)], len(items(command))
+        cut = self._cut(b"[" + b",".join(map(bytes, line)) + b"]", taker, lambda own: self._of_line(line, own))
+        new = items(cut.new)
+        if len(new) != len(line):
+            raise ValueError("a command line that cannot be looked into")
+        changed = False
+        for old, half, before in zip(halves, (new[:middle], new[middle:]), (line[:middle], line[middle:]), strict=True):
+            values = sum(bytes(one) != bytes(other) for one, other in zip(half, before, strict=True))
+            if values:
+                changed = True
+                _add(cuts, old, _Cut(encode(half), values))
+        if not changed:
+            self._remember(self._lines, whole)
 
-    def _cut(
-        self, old: bytes, known: set[T], each: T, cuts: dict[bytes, _Cut], taker: Taker, make: Callable[[Taker], bytes]
-    ) -> None:
-        """Notes what stands for `old`, as it was made before, or as `make` makes it; or that it is harmless."""
+    def _of_line(self, line: list[Raw], taker: Taker) -> bytes:
+        return bytes(self._shapes[ARGS].apply(Raw(encode(line)), taker))
+
+    def _cut(self, old: bytes, taker: Taker, make: Callable[[Taker], bytes]) -> _Cut:
+        """What stands for these bytes, as it was made before or as `make` makes it."""
         name = hashlib.blake2b(old, digest_size=16, key=self._key).digest()
-        cut = self._left.get(name)
-        if cut is None:
+        if (cut := self._left.get(name)) is None:
             own = taker.another(len(old))
             cut = _Cut(make(own), own.values)
-            if cut.new == old:
-                self._remember(known, each, len(old))
-                return
-            if len(old) <= _LONGEST_OBJECT:
-                if len(self._left) >= _MOST:
-                    self._left.clear()
+            if cut.new != old and len(cut.new) <= _LONGEST:
+                self._make_room(len(cut.new))
                 self._left[name] = cut
-        _add(cuts, old, cut)
+        return cut
 
-    def _remember(self, known: set[T], each: T, size: int) -> None:
-        objects = isinstance(each, bytes)
-        if size <= (_LONGEST_OBJECT if objects else _LONGEST):
-            if len(known) >= (_MOST_OBJECTS if objects else _MOST):
-                known.clear()
+    def _remember(self, known: set[bytes], each: bytes) -> None:
+        if len(each) <= _LONGEST:
+            self._make_room(len(each))
             known.add(each)
 
+    def _make_room(self, size: int) -> None:
+        self._room -= size + _LONGEST // 128
+        if self._room < 0:
+            for known in (self._lines, *self._harmless.values()):
+                known.clear()
+            self._left.clear()
+            self._room = _MOST_BYTES
 
-def _of_pair(pair: _Pair, taker: Taker, header: bool) -> bytes:
-    return _encoded({"name": pair.name, "value": value_of(pair.name, pair.value, taker, header)})
 
-
-def _add(cuts: dict[bytes, _Cut], old: bytes, cut: _Cut) -> None:
+def _add(cuts: _Cuts, old: bytes, cut: _Cut) -> None:
     before = cuts.get(old)
     cuts[old] = before._replace(times=before.times + 1) if before else cut
-
-
-def _list(key: str, values: Sequence[str]) -> bytes:
-    """A command line with its key, as kube-apiserver writes it."""
-    return b'"%b":%b' % (key.encode(), _encoded(values))
-
-
-def _encoded(value: object) -> bytes:
-    """JSON as Go writes it, which escapes what HTML would be made of."""
-    data = encode(value)
-    if not _HTML.search(data):
-        return data
-    return data.replace(b"<", rb"\u003c").replace(b">", rb"\u003e").replace(b"&", rb"\u0026")
 
 
 def _objects(found: _Object | None) -> Iterator[_Object]:
@@ -301,8 +279,8 @@ def _actions(found: _Container) -> Iterator[_Action]:
 
 def _keys(found: _Container) -> int:
     """How many of the keys that count are in a container."""
-    own = sum(each is not None for each in (found.env, found.command, found.args))
+    own = sum(each is not UNSET for each in (found.env, found.command, found.args))
     for action in _actions(found):
-        own += action.exec is not None and action.exec.command is not None
-        own += action.http_get is not None and action.http_get.http_headers is not None
+        own += action.exec is not None and action.exec.command is not UNSET
+        own += action.http_get is not None and action.http_get.http_headers is not UNSET
     return own
