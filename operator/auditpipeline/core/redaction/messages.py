@@ -30,6 +30,7 @@ _SAFE = re.compile(
     r'[\w.]+ "[^"]*" (?:already exists|not found)|[\w.]+ (?:"[^"]*" )?is forbidden: User "[^"]*" cannot [^:]*'
     r'|Operation cannot be fulfilled on [\w.]+ "[^"]*": the object has been modified; please apply your changes to the'
     r' latest version and try again|the server could not find the requested resource|[\w.]+ "[^"]*" deleted'
+    r"|Connection closed early"
     r'|(?:strict decoding error: )?(?:unknown|duplicate) field "[^"]*"'
 )
 """Whole messages of which every part is known."""

@@ -187,7 +187,7 @@ def may_hold_template(group: str, resource: str) -> bool:
     return group not in OTHER_GROUPS if group else resource in TEMPLATES
 
 
-def is_own(group: str) -> bool:
-    """Whether a group is Kubernetes' own: its API server encodes what it has decoded, and nothing that it does not
-    know."""
-    return not group or group in TEMPLATE_GROUPS
+def is_own(group: str, resource: str) -> bool:
+    """Whether kube-apiserver knows what is in an object: it encodes what it has decoded, and nothing else. What a
+    ControllerRevision holds is as its controller wrote it."""
+    return (not group or group in TEMPLATE_GROUPS) and resource != "controllerrevisions"

@@ -29,7 +29,7 @@ from auditpipeline.core.redaction.layers import (
     size,
     string,
 )
-from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, Redaction
+from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASH, MASK, Redaction
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
 from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested, Shape
@@ -55,7 +55,8 @@ class Parts(NamedTuple):
 
 
 class Redacted(NamedTuple):
-    """A line, and how many values were taken from it by this call (0: it is the same bytes)."""
+    """A line, and how many values were taken from it by this call. Without any, it is the same bytes, unless it had to
+    be mended, or somebody had written it by hand: then what is said twice may be gone, and blanks."""
 
     line: bytes
     values: int
@@ -73,25 +74,17 @@ class Shapes(NamedTuple):
     template: bool = False
 
 
+HASHED = re.compile(re.escape(HASH).encode() + b"[0-9a-f]{32}")
+_VERSION = 1
+"""Counts changes of what is taken that none of the lists shows."""
 ENCODED = ("create", "update")
 """Verbs whose requests kube-apiserver has encoded itself; those of a patch are as they came."""
 
 
 def edition(listed: Sequence[Place] = PLACES) -> str:
     """The name of a list: another one takes something else."""
-    said = repr(
-        (
-            listed,
-            names.WORDS,
-            names.ENDS,
-            names.WHOLE,
-            names.PATHS,
-            names.HEADERS,
-            text.TOOLS,
-            places.TEMPLATES,
-            places.OTHER_GROUPS,
-        )
-    )
+    lists = (places.TEMPLATES, places.TEMPLATE_GROUPS, places.OTHER_GROUPS, url.COMMANDS, url.SELECTORS, text.TOOLS)
+    said = repr((_VERSION, listed, names.WORDS, names.ENDS, names.WHOLE, names.PATHS, names.HEADERS, *lists))
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -109,6 +102,7 @@ class Redactor:
         keys = tuple((place.key, place.shape) for place in self._listed if isinstance(place, Key))
         self._anywhere = Anywhere(keys) if keys else None
         self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
+        self._masks = redaction.default and not redaction.hashes
         self._spare = Taker(0, redaction.method, key)
         self._shapes: dict[Kind, Shapes] = {}
 
@@ -137,13 +131,14 @@ class Redactor:
         """What is left of the parts, and the number of values that were taken; None if nothing changes."""
         shapes = self.shapes(kind)
         taker = Taker(sum(size(each) for each in parts if each is not None), self.redaction.method, self._key)
+        given, parts = parts, Parts(*map(_unhashed, parts)) if self._masks else parts
         uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
         notes = self._annotations(parts.annotations, shapes, taker)
         encoded = shapes.template and kind[0] in ENCODED
         request = self._body(parts.request, shapes, taker, encoded)
         response = self._response(parts.response, shapes, taker)
         new = Parts(uri, status, notes, request, response)
-        if all(map(is_, new, parts)):
+        if all(map(is_, new, given)):
             return None
         if taker.values:
             new = new._replace(annotations=_counted(notes, taker.values))
@@ -183,7 +178,7 @@ class Redactor:
             if isinstance(place, Objects) and called in place.resources:
                 return Shapes(True, Body(self._whole(place.shape)), ruled, thorough=True)
         if self._anywhere and resource and places.may_hold_template(group, resource):
-            return Shapes(True, Body(self._anywhere), ruled, template=places.is_own(group))
+            return Shapes(True, Body(self._anywhere), ruled, template=places.is_own(group, resource))
         return Shapes(bool(ruled), None, ruled)
 
     def _made_sieve(self, anywhere: Anywhere) -> Sieve | None:
@@ -278,6 +273,13 @@ def _is_same(event: Raw, line: bytes) -> bool:
         return encode_plain(event) in (line, msgspec.json.format(line, indent=-1))
     except UNREADABLE:
         return False
+
+
+def _unhashed(part: msgspec.Raw | None) -> msgspec.Raw | None:
+    """The part with masks for hashes, which another redaction made: in a text, not every one is found again."""
+    if part is None or not HASHED.search(part):
+        return part
+    return msgspec.Raw(HASHED.sub(MASK.encode(), bytes(part)))
 
 
 def _counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:

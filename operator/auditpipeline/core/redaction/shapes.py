@@ -37,7 +37,7 @@ from auditpipeline.core.redaction.layers import (
 )
 from auditpipeline.core.redaction.names import is_secret_header, is_secret_name
 from auditpipeline.core.redaction.taking import Taker
-from auditpipeline.core.redaction.text import arguments, value_of
+from auditpipeline.core.redaction.text import arguments, hinted, value_of
 
 
 class Shape(Protocol):
@@ -153,17 +153,19 @@ class Nested:
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The text with what is in it changed."""
+        by_hand = taker.by_hand
         if not is_text(value) or not taker.unwrap():
             return masked(value, taker)
         try:
             said = string(value)
-            found = document(said)
+            found, taker.by_hand = document(said), True
             new = self.inner.apply(found, taker)
             return value if new is found else made(bytes(new).decode())
         except UNREADABLE:
             return masked(value, taker)
         finally:
             taker.wrap()
+            taker.by_hand = by_hand
 
     def member(self, key: str) -> Shape:
         """A text has nothing that a pointer leads to."""
@@ -259,7 +261,7 @@ class Arguments:
                 return value
             old = items(value)
             said = [string(each) if is_text(each) else "" for each in old]
-            if not taker.look(sum(map(len, said))):
+            if not taker.look(sum(len(each) for each in said if hinted(each))):
                 return masked(value, taker)
             pairs = zip(old, said, arguments(said, taker.take), strict=True)
             return rebuilt(
@@ -314,7 +316,7 @@ def valued(name: str, value: Raw, taker: Taker, header: bool = False) -> Raw:
     return value if new == said else made(new)
 
 
-_ESCAPE = re.compile(rb"\\\\u(?!003[ce]|0026|2028|2029)")
+_ESCAPE = re.compile(rb"\\u(?!003[ce]|0026|2028|2029)")
 """A key may be spelt with escapes; those of kube-apiserver's own encoder are no part of one."""
 _TINY = 8
 

@@ -141,7 +141,7 @@ class Sieve:
         """Whether nothing has to be taken of what somebody may have written by hand, such as a patch. Each of the keys
         that count has to be where it is known."""
         data = bytes(body).lower()
-        if b"\\u" in data or any(quoted in data for quoted in self._quoted):
+        if data[:1] != b"{" or b"\\u" in data or any(quoted in data for quoted in self._quoted):
             return False
         seen = sum(map(data.count, _NEEDLES))
         if not seen:

@@ -18,7 +18,7 @@ from auditpipeline.core.redaction.model import HASH, MASK, MASK_BASE64, Method
 
 _HASHED = re.compile(re.escape(HASH) + "[0-9a-f]{32}")
 _DEEPEST, _NESTED = 64, 4
-_BYTES, _CHARACTERS = 2**25, 2**17
+_BYTES, _CHARACTERS = 2**25, 2**15
 
 
 class Taker:
@@ -31,12 +31,14 @@ class Taker:
         self.values = 0
         self.by_hand = True
         self._key = key if method == "hash" else None
-        self._bytes, self._characters = _BYTES + 2 * size, _CHARACTERS
+        self._bytes, self._characters = _BYTES + 2 * size, [_CHARACTERS + size // 16]
         self._levels = self._nested = 0
 
     def another(self, size: int) -> Taker:
-        """One that takes in the same way, and counts for itself."""
-        return Taker(size, "hash" if self._key else "mask", self._key)
+        """One that takes in the same way, and counts for itself; the two together look at no more text."""
+        other = Taker(size, "hash" if self._key else "mask", self._key)
+        other._characters = self._characters
+        return other
 
     def take(self, value: str) -> str:
         """What stands for a text."""
@@ -58,9 +60,9 @@ class Taker:
         return base64.b64encode(self._hash(inner).encode()).decode() if self._key else MASK_BASE64
 
     def look(self, characters: int) -> bool:
-        """Whether a text of so many may be looked into; if not, it goes whole."""
-        self._characters -= characters
-        return self._characters >= 0
+        """Whether a text of so many, which may hold a credential, may be looked into; if not, it goes whole."""
+        self._characters[0] -= characters
+        return self._characters[0] >= 0
 
     def enter(self, size: int) -> bool:
         """Whether one level more, of so many bytes, may be looked into: `leave` if so. If not, it goes whole."""

@@ -16,7 +16,7 @@ from auditpipeline.core.redaction.names import is_secret_header, is_secret_name,
 from auditpipeline.core.redaction.taking import Taker
 
 Take = Callable[[str], str]
-LONGEST = 2**16
+LONGEST = 2**15
 """Characters of one text that is looked into: a longer one goes whole, if it may hold a credential."""
 _HINT = re.compile(
     r"pass|pwd|pw\b|pswd|secret|token|key|cred|auth|bearer|jwt|sig|dsn|pat\b|connection|//|@|eyj|-----begin|gh[pousr]_"
@@ -72,20 +72,28 @@ def value_of(name: str, value: str, taker: Taker, header: bool = False) -> str:
     """What is left of the value of a variable, or of a `header`, with that name."""
     if is_secret_header(name) if header else is_secret_name(name):
         return value if stays(name, value) else taker.take(value)
+    if not hinted(value):
+        return value
     return text(value, taker.take, shell=" " in value) if taker.look(len(value)) else taker.take(value)
+
+
+def hinted(value: str) -> bool:
+    """Whether a text may hold a credential."""
+    return _HINT.search(value.lower()) is not None
 
 
 def text(value: str, take: Take, shell: bool = True) -> str:
     """The text without the credentials in it; a script for a `shell` may refer to variables."""
-    if not _HINT.search(value.lower()):
+    if not hinted(value):
         return value
     if len(value) > LONGEST:
         return take(value)
     return _by_tools(_by_names(_by_form(value, take, shell), take, shell), take, shell)
 
 
-def arguments(values: Sequence[str], take: Take) -> list[str]:
-    """A command and its arguments without the credentials in them; as many as there were."""
+def arguments(values: Sequence[str], take: Take, scripts: bool = False) -> list[str]:
+    """A command and its arguments without the credentials in them; as many as there were. With `scripts`, one with a
+    blank in it may be a whole command line."""
     found, tool, expected, before = list[str](), _Tool(), "", ""
     for value in values:
         if expected and not _OPTION.fullmatch(value):
@@ -95,7 +103,7 @@ def arguments(values: Sequence[str], take: Take) -> list[str]:
             expected, attached = tool.expects(value), tool.attached(value)
             if attached:
                 found.append(value[:attached] + _by_option(value[:attached], value[attached:], take, shell=False))
-            elif _SCRIPT.fullmatch(before):
+            elif _SCRIPT.fullmatch(before) or (scripts and " " in value and value[0] != "-"):
                 found.append(text(value, take))
             else:
                 found.append(_one(value, take))

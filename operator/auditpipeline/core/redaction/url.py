@@ -17,16 +17,18 @@ from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, text
 
 CALM = re.compile(
-    rb'"[^"?@%;\\]*+(?<!//)(?:\?(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
+    rb'"[^"?@%;\\]{0,120}+(?<!//)(?:\?(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
     rb"|force|gracePeriodSeconds|includeObject|limit|orphanDependents|pretty|propagationPolicy|resourceVersion"
     rb"|resourceVersionMatch|sendInitialEvents|stderr|stdin|stdout|timeout|timeoutSeconds|tty|verbose|watch)"
     rb'=[\w.,-]*+(?:&|\\u0026)?+)*+)?+"'
 )
-"""A URI, as it stands in an event, that surely holds no secret: most of them."""
+"""A URI, as it stands in an event, that surely holds no secret: most of them. A path with a token in it is longer."""
 SELECTORS = ("labelSelector", "fieldSelector", "continue")
 """Arguments that hold no secret, whatever is in them."""
 COMMANDS = ("command", "cmd", "arg", "args", "script")
 """Arguments that hold a command, or a part of one."""
+_PROXIED = re.compile(r"(/https?:[^/:@]*:)([^/@]+)(?=@)")
+"""User information where the API server has the scheme, the name and the port of what it is a proxy for."""
 _QUERY = re.compile(r"\?|%3[fF]")
 _AND, _SEMICOLON = re.compile("(&)"), re.compile("(;)")
 _MOST = 10_000
@@ -45,7 +47,7 @@ def uri(value: str, taker: Taker) -> str:
 
 def _path(path: str, taker: Taker) -> str:
     plain = unquote(path)
-    new = text(plain, taker.take, shell=False)
+    new = text(_PROXIED.sub(lambda found: f"{found[1]}{taker.take(found[2])}", plain), taker.take, shell=False)
     return path if new == plain else quote(new, safe=_FINE)
 
 
@@ -56,7 +58,7 @@ def _query(query: str, taker: Taker) -> str:
     found = [part.partition("=") for part in parts]
     commands = [number for number, (name, equals, _) in enumerate(found) if equals and _plain(name) in COMMANDS]
     said = [_plain(found[number][2]) for number in commands]
-    new = dict(zip(commands, zip(said, arguments(said, taker.take), strict=True), strict=True))
+    new = dict(zip(commands, zip(said, arguments(said, taker.take, scripts=True), strict=True), strict=True))
     return "".join(
         _command(part, *new[number]) if number in new else _arguments(part, taker) for number, part in enumerate(parts)
     )
