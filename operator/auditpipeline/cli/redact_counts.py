@@ -1,0 +1,114 @@
+"""What a pass of redaction over a log came to: counts, by resource and place, and the lines that nobody could read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from auditpipeline.core.redaction.diff import Change, changes
+from auditpipeline.core.redaction.rewrite import Applies, Rewriter, Taken, Unread
+
+_PLACES = 1000
+_MORE = ("", "(more places)")
+_LINES = 5
+_LONGEST = 500
+
+
+class _Reference(msgspec.Struct, rename="camel"):
+    resource: str = ""
+    subresource: str = ""
+    api_group: str = ""
+
+
+class Named(msgspec.Struct, rename="camel"):
+    """What an event is called by."""
+
+    audit_id: str = msgspec.field(default="", name="auditID")
+    stage: str = ""
+    verb: str = ""
+    request_uri: str = msgspec.field(default="", name="requestURI")
+    object_ref: _Reference | None = None
+
+    @property
+    def path(self) -> str:
+        """The path of the URI, without its arguments."""
+        return self.request_uri.partition("?")[0]
+
+    @property
+    def resource(self) -> str:
+        """As in `deployments.apps/scale`; empty if the request is not for a resource."""
+        if self.object_ref is None:
+            return ""
+        name, group, sub = self.object_ref.resource, self.object_ref.api_group, self.object_ref.subresource
+        return name + (f".{group}" if group else "") + (f"/{sub}" if sub else "")
+
+
+class Row(NamedTuple):
+    """A place, and how often something was taken there."""
+
+    resource: str
+    place: str
+    values: int
+    events: int
+
+
+_named = msgspec.json.Decoder(Named).decode
+
+
+def named(event: bytes) -> Named:
+    """What the event is called by; as far as it says so."""
+    try:
+        return _named(event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Named()
+
+
+class Counts:
+    """One pass over one log, which is rewritten by the way."""
+
+    def __init__(self, log: Path, redactor: Applies) -> None:
+        self.log = log
+        self.changed = self.values = self.unread = 0
+        self.first_unread = list[Unread]()
+        self._values, self._events = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+        self._rewriter = Rewriter(redactor, self._take, self._pass_over)
+
+    @property
+    def events(self) -> int:
+        """How many events were read."""
+        return self._rewriter.events
+
+    def rewritten(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """What becomes of the log."""
+        return self._rewriter.rewritten(blocks)
+
+    def rows(self) -> list[Row]:
+        """The places, those with the most values first."""
+        found = (Row(*key, values, self._events[key]) for key, values in self._values.items())
+        return sorted(found, key=lambda row: (-row.values, row))
+
+    def shown(self, event: Named, taken: Taken, found: list[Change]) -> None:
+        """Called for each event that loses something; `found` is all of it that can be told by its place."""
+
+    def _take(self, taken: Taken) -> None:
+        event = named(taken.after)
+        found = list(changes(taken.before, taken.after))
+        self.changed += 1
+        self.values += taken.values
+        places = Counter(self._key(event.resource, change.place) for change in found)
+        self._values.update(places)
+        self._events.update(places.keys())
+        self.shown(event, taken, found)
+
+    def _key(self, resource: str, place: str) -> tuple[str, str]:
+        key = (resource[:_LONGEST], place[:_LONGEST])
+        return key if key in self._values or len(self._values) < _PLACES else _MORE
+
+    def _pass_over(self, unread: Unread) -> None:
+        self.unread += 1
+        if len(self.first_unread) < _LINES:
+            self.first_unread.append(unread)
