@@ -146,7 +146,7 @@ def test_standard_input_and_several_files(
     """Each has its counts; one that is not there costs the others nothing."""
 
     def stdin(data: bytes) -> None:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))  # type: ignore[type-var]
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
 
     stdin(log(secret(1)))
     code, out, err = call(capsys, "-", path, path.with_name("none"), "--summary")
