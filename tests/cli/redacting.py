@@ -11,15 +11,12 @@ from typing import Any
 
 from auditpipeline.cli import main as command_line
 from auditpipeline.cli import redact, redact_inplace
-from auditpipeline.core.redaction.redactor import Redactor
-from tests.cli import fake_redactor
 
 CALLS = ("open", "write", "fsync", "fchmod", "utime", "link", "rename", "unlink", "close", "fstat", "stat", "ftruncate")
 
 
 def main() -> None:
     """Runs the command with the arguments, or `kill_everywhere`."""
-    Redactor.line = fake_redactor.line  # type: ignore[method-assign,assignment]
     if sys.argv[1] == "--kill-everywhere":
         print(kill_everywhere(Path(sys.argv[2])))
     else:

@@ -17,15 +17,8 @@ import zstandard
 
 from auditpipeline.cli import main as command_line
 from auditpipeline.core.redaction.redactor import Redactor
-from tests.cli import fake_redactor
 from tests.cli.planted import LAST, WORD, event, is_clean, line, log, secret, token
 from tests.cli.running import pipeline
-
-
-@pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the engine is there."""
-    monkeypatch.setattr(Redactor, "line", fake_redactor.line)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ import zstandard
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.redaction.redactor import Redacted, Redactor
 from auditpipeline.dataplane.outputs.file import File
-from tests.cli import fake_redactor
 from tests.cli.planted import event, is_clean, log, secret, token
 from tests.cli.test_redact import call
 from tests.reliability.namespace import small_disk
@@ -34,12 +33,6 @@ FORMS: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]] = {
     "xz": (lzma.compress, lzma.decompress),
     "zstd": (zstandard.compress, lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data)),
 }
-
-
-@pytest.fixture(autouse=True)
-def fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the engine is there."""
-    monkeypatch.setattr(Redactor, "line", fake_redactor.line)
 
 
 @pytest.fixture
@@ -155,13 +148,14 @@ class Meanwhile:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
         self._do = do
         self._seen = 0
+        self._line = Redactor().line
         monkeypatch.setattr(Redactor, "line", self)
 
     def __call__(self, line: bytes) -> Redacted:
         self._seen += 1
         if self._seen == 3:  # the first pass ends with the second event, which loses something
             self._do()
-        return fake_redactor.line(None, line)
+        return self._line(line)
 
 
 class Writer:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import decode_event
 from auditpipeline.core.redaction import rewrite
-from auditpipeline.core.redaction.redactor import Redacted
+from auditpipeline.core.redaction.redactor import Redacted, Redactor
 from auditpipeline.core.redaction.rewrite import Rewriter, Taken, Unread
 from tests.cli.planted import WORD, event, is_clean, line, log, secret, token
 
@@ -226,6 +226,20 @@ def test_a_log_without_a_secret_stays_byte_for_byte(parts: list[bytes], step: in
     found = Found(data, step)
     assert found.data == data
     assert found.taken == []
+
+
+def test_a_body_that_no_parser_takes_is_removed() -> None:
+    """By an annotation of the event; nobody can say what is in it."""
+    deep = line(event(1, requestObject=1)).replace(
+        b'"requestObject":1', b'"requestObject":' + b"[" * 5000 + b"]" * 5000
+    )
+    taken = list[Taken]()
+    data = b"".join(Rewriter(Redactor(), taken.append, print).rewritten([deep + b"\n", log(event(2))]))
+    assert [json.loads(each).get("annotations") for each in data.splitlines()] == [
+        {"auditpipeline.dev/truncated": "requestObject"},
+        None,
+    ]
+    assert [(each.line, each.values) for each in taken] == [(1, 1)]
 
 
 def test_a_redactor_that_cannot_read_an_event_leaves_it() -> None:

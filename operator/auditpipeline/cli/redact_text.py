@@ -16,7 +16,7 @@ import click
 from auditpipeline.cli.policy_io import shown as name_of
 from auditpipeline.cli.policy_io import table
 from auditpipeline.cli.redact_counts import Counts, Named
-from auditpipeline.core.redaction.diff import GONE, Change, Part, is_stand_in, parts
+from auditpipeline.core.redaction.diff import GONE, Change, Gone, Part, is_stand_in, parts
 from auditpipeline.core.redaction.rewrite import Taken
 
 _MANY = 100
@@ -86,10 +86,12 @@ class Text:
             yield self._text(part.before, of), self._text(part.after)
 
     def _told(self, value: Any) -> str:
-        if value is GONE:
-            return "(nothing)"
+        if isinstance(value, Gone):
+            return f"({value.value})"
         if isinstance(value, str):
             return self._text(value)
+        if value == 0 and not isinstance(value, bool):
+            return "0"
         return _short(value) if self._values else f"******** ({_kind(value)})"
 
     def _text(self, value: str, of: str = "") -> str:
@@ -140,7 +142,7 @@ class Json:
                 {"characters": len(was), "becomes": self._known(now)} for was, now in parts(before, after)
             ]
         if self._values:
-            fields |= {"before": None if before is GONE else before, "after": None if after is GONE else after}
+            fields |= {"before": _plain(before), "after": _plain(after)}
         return fields
 
     def _known(self, text: str) -> str | None:
@@ -201,7 +203,11 @@ def _kind(value: Any) -> str:
         case list():
             return f"a list of {_count(len(value), 'item')}"
         case _:
-            return "null" if value is None else "nothing"
+            return value.value if isinstance(value, Gone) else "null"
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, Gone) else value
 
 
 def _short(value: Any) -> str:

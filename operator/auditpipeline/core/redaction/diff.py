@@ -11,6 +11,7 @@ Nothing here knows what a secret is. A comparison has no recursion, and takes ti
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,14 +24,17 @@ from auditpipeline.core import split
 from auditpipeline.core.event import Raw, decode_event
 from auditpipeline.core.mend import ANNOTATION as TRUNCATED
 from auditpipeline.core.mend import BODIES, UNPARSED
-from auditpipeline.core.redaction.model import ANNOTATION, MASK, MASK_BASE64
+from auditpipeline.core.redaction.model import ANNOTATION, HASH, MASK, MASK_BASE64
 
 _ENVELOPE = frozenset({"kind", "apiVersion", "metadata", "timestamp"})
 """What a line has around an event: `event.with_envelope` sets it, whatever redaction does."""
 _OURS = frozenset({ANNOTATION, TRUNCATED})
 _PLAIN = re.compile(r"[\w$/-]+", re.ASCII)
 _NUMBERED = re.compile(r"^(patch|mutation)\.webhook\.admission\.k8s\.io/round_\d+_index_\d+$")
-_STAND_IN = re.compile("|".join(map(re.escape, (MASK, MASK_BASE64))))
+_STAND_IN = re.compile(
+    rf"{HASH}[0-9a-f]{{32}}|{base64.b64encode(HASH.encode()).decode()}[A-Za-z0-9+/]{{43}}=|{MASK}|{MASK_BASE64}"
+)
+"""Masks and hashes (`taking`), as they are and in base64."""
 _MAPS = frozenset({"data", "stringData", "binaryData"})
 _JSON = ("{", "[")
 
@@ -38,10 +42,12 @@ _JSON = ("{", "[")
 class Gone(Enum):
     """What stands for a value that is not there."""
 
-    GONE = "gone"
+    GONE = "nothing"
+    UNREADABLE = "a body that cannot be read"
 
 
 GONE: Final = Gone.GONE
+UNREADABLE: Final = Gone.UNREADABLE
 
 
 class _Step(NamedTuple):
@@ -72,8 +78,10 @@ class Part(NamedTuple):
 def changes(before: bytes, after: bytes) -> Iterator[Change]:
     """What differs between an event and what redaction made of it. Permanent if one of the two is not an event."""
     old, new = decode_event(before), decode_event(after)
-    for name in _lost(before, old, new):
-        yield _change(_Step(None, name), "(a body that cannot be read)", GONE)
+    for name in lost(before, new):
+        if name in old:
+            continue
+        yield _change(_Step(None, name), GONE, GONE)
     for name, value in old.items():
         if name in _ENVELOPE or bytes(value) == bytes(new.get(name, b"")):
             continue
@@ -115,10 +123,10 @@ def _end(text: str, at: int, literal: str, last: bool) -> int:
     return text.find(literal, at) if literal else len(text)
 
 
-def _lost(data: bytes, old: Raw, new: Raw) -> list[str]:
-    """Bodies that are in neither, since they could not be read, and are in the data."""
-    gone = [name for name in BODIES if name not in old and name not in new]
-    if not gone:
+def lost(data: bytes, event: Raw) -> list[str]:
+    """The bodies that are in the data, and not in what became of it."""
+    gone = [name for name in BODIES if name not in event]
+    if not any(name.encode() in data for name in gone):
         return []
     text = split.outline(data)
     keys = {data[member.key.start : member.key.end] for member in split.members(text, split.first(text))}

@@ -21,10 +21,11 @@ import msgspec
 
 from auditpipeline.core import split
 from auditpipeline.core.errors import Permanent
-from auditpipeline.core.event import ENVELOPE, Raw, as_item, decode_event
+from auditpipeline.core.event import ENVELOPE, Raw, as_item, decode_event, encode_line
 from auditpipeline.core.framing import foreign_object, foreign_text, frame_of, reframed
 from auditpipeline.core.intact import BLANK, SMALLEST, is_joined, spans
 from auditpipeline.core.mend import UNPARSED
+from auditpipeline.core.redaction.diff import lost
 from auditpipeline.core.redaction.redactor import Redacted
 from auditpipeline.core.split import Part
 
@@ -170,10 +171,13 @@ class Rewriter:
         return self._event(data, number)
 
     def _event(self, data: bytes, number: int) -> bytes:
+        """What becomes of an event. It loses bodies that no parser takes: nobody can say what they hold."""
         after, values = self._redactor.line(data)
         self.events += 1
         if after == data:
-            return data
+            if not (gone := lost(data, event := decode_event(data))):
+                return data
+            after, values = encode_line(event), len(gone)
         self._taken(Taken(number, data, after, values))
         return after
 
