@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from auditpipeline.core.event import decode_event, encode_line
 from auditpipeline.core.redaction.diff import GONE, Change, Part, changes, parts
 from tests.cli.planted import LAST, event, line, secret
 
@@ -91,6 +93,14 @@ def test_deep_and_wide_events_are_compared() -> None:
     assert change.path.count(".a") == 400
     many = {str(number): "x" for number in range(10_000)}
     assert len(paths(event(1, requestObject=many), event(1, requestObject=dict.fromkeys(many, MASK)))) == 10_000
+
+
+@pytest.mark.parametrize("odd", [rb"\ud800", b"\xff\xfe", rb"\\\ud83d"])
+def test_an_odd_body_is_compared_as_it_is_mended(odd: bytes) -> None:
+    """Bytes that are not UTF-8, and lone surrogates."""
+    before = line(event(1, requestObject={"a": "x", "data": {"k": "v"}})).replace(b'"x"', b'"' + odd + b'"')
+    after = encode_line({**decode_event(before), "requestObject": msgspec.Raw(b'{"a":"x","data":{"k":"REDACTED"}}')})
+    assert "requestObject.data.k" in [change.path for change in changes(before, after)]
 
 
 def test_what_comes_to_the_same_is_no_change() -> None:

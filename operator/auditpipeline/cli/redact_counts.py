@@ -110,5 +110,6 @@ class Counts:
 
     def _pass_over(self, unread: Unread) -> None:
         self.unread += 1
-        if len(self.first_unread) < _LINES:
+        again = bool(self.first_unread) and self.first_unread[-1].line == unread.line
+        if len(self.first_unread) < _LINES and not again:
             self.first_unread.append(unread)

@@ -21,9 +21,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from auditpipeline.core import split
+from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import Raw, decode_event
 from auditpipeline.core.mend import ANNOTATION as TRUNCATED
-from auditpipeline.core.mend import BODIES, UNPARSED
+from auditpipeline.core.mend import BODIES, UNPARSED, mended
 from auditpipeline.core.redaction.model import ANNOTATION, HASH, MASK, MASK_BASE64
 
 _ENVELOPE = frozenset({"kind", "apiVersion", "metadata", "timestamp"})
@@ -36,6 +37,7 @@ _STAND_IN = re.compile(
 )
 """Masks and hashes (`taking`), as they are and in base64."""
 _MAPS = frozenset({"data", "stringData", "binaryData"})
+_EMPTY = msgspec.Raw(b"{}")
 _JSON = ("{", "[")
 
 
@@ -89,7 +91,7 @@ def changes(before: bytes, after: bytes) -> Iterator[Change]:
         if name not in new and name != "annotations":
             yield _change(step, _decoded(value), GONE)
         else:
-            yield from _within(step, _decoded(value), _decoded(new.get(name, b"{}")))
+            yield from _within(step, _decoded(value), _decoded(new.get(name, _EMPTY)))
 
 
 def parts(before: str, after: str) -> list[Part]:
@@ -133,11 +135,16 @@ def lost(data: bytes, event: Raw) -> list[str]:
     return [name for name in gone if name.encode() in keys]
 
 
-def _decoded(value: bytes) -> Any:
+def _decoded(value: msgspec.Raw) -> Any:
+    """The value; mended, if only that makes it one."""
     try:
         return msgspec.json.decode(value)
     except UNPARSED:
-        return value.decode(errors="replace")
+        pass
+    try:
+        return msgspec.json.decode(mended(b'{"_":' + bytes(value) + b"}")["_"])
+    except (Permanent, *UNPARSED):
+        return UNREADABLE
 
 
 def _within(step: _Step, before: Any, after: Any) -> Iterator[Change]:
