@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import io
 import json
 import lzma
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ import zstandard
 from auditpipeline.cli import main as command_line
 from auditpipeline.core.redaction.redactor import Redactor
 from tests.cli.planted import LAST, WORD, event, is_clean, line, log, secret, token
-from tests.cli.running import pipeline
+from tests.cli.running import COMMAND, pipeline
 
 
 @pytest.fixture
@@ -191,6 +195,50 @@ def test_a_pipeline_says_what_is_taken(
     ((redaction, given),) = seen
     assert (redaction.default, redaction.rules[0].action, redaction.rules[0].paths) == (False, "hash", ("data.*",))
     assert given == bytes(range(32))
+
+
+def test_hashes_are_known_and_shown(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They tell equal values, and not which."""
+    key = path.with_name("key")
+    key.write_bytes(bytes(range(32)))
+    path.write_bytes(log(secret(2), token(2)))
+    code, out, _ = call(capsys, path, "--pipeline", write(path, {"method": "hash"}), "--key", key)
+    shown = re.findall(r'\+   "(.*)"', out)
+    assert code == 0
+    assert len(shown) == 3
+    assert re.fullmatch("REDACTED-[0-9a-f]{32}", shown[0])
+    assert shown[0] == shown[2] == base64.b64decode(shown[1]).decode()
+    assert is_clean(out.encode())
+
+
+def test_a_redaction_that_takes_nothing_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else the counts would look like those of a clean log."""
+    code, out, err = call(capsys, path, "--pipeline", write(path, {"default": False}))
+    assert (code, "0 values taken" in out, "takes nothing" in err) == (0, True, True)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(path: Path) -> None:
+    """As `| head`."""
+    path.write_bytes(log(*map(secret, range(2000))))
+    command = [*COMMAND, "redact", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline().startswith(b"@@")
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+@pytest.mark.parametrize("name", ["a b.log", os.fsdecode(b"\xff\x1b.log")])
+def test_names_of_files_are_printed_whatever_they_are(
+    path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Without a traceback, and without moving a cursor."""
+    other = path.rename(path.with_name(name))
+    code, out, _ = call(capsys, other)
+    assert (code, "\x1b" in out) == (0, False)
+    assert json.loads(call(capsys, other, "--output", "json")[1])["files"][0]["file"] == str(other)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from auditpipeline.core.yamlfile import Document, documents
 from auditpipeline.dataplane.sources.packed import MAGIC, Unpacked, packing
 
 _BLOCK = 2**20
+_NOBODY_READS = 128 + 13
+"""The exit code of a process that ends by SIGPIPE."""
 _MOST_KEY = 2**16
 _NEEDS_KEY = (
     "the pipeline's redaction makes hashes, which need the cluster's key: write `key` of the Secret "
@@ -85,8 +88,14 @@ def redact(
         raise click.UsageError("--in-place needs files: standard input cannot be replaced")
     redaction = DEFAULT if pipeline is None else _redaction(pipeline)
     redactor = Redactor(redaction, _key(key, redaction))
+    if redactor.idle:
+        _complain(f"{pipeline}: its redaction takes nothing: spec.redaction.default is false, and there are no rules")
     printer = (Json if output == "json" else Text)(values=show_values, events=not (summary or in_place))
-    return _each(files, redactor, printer, _cleaned if in_place else _looked_at)
+    try:
+        return _each(files, redactor, printer, _cleaned if in_place else _looked_at)
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NOBODY_READS
 
 
 def _each(
@@ -100,11 +109,14 @@ def _each(
     for path in files:
         try:
             treat(path, redactor, printer, logs)
+        except BrokenPipeError:
+            raise
         except AuditPipelineError as error:
             failed = _complain(str(error))
         except OSError as error:
             failed = _complain(f"{name_of(path)}: {error.strerror or error}")
     printer.end(logs)
+    sys.stdout.flush()
     for log in logs:
         for line in told_unread(log.counts):
             _complain(line)

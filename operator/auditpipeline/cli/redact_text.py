@@ -57,7 +57,7 @@ class Text:
         facts = ", ".join(
             _safe(word) for word in (request, event.stage, event.audit_id and f"auditID {event.audit_id}")
         )
-        click.secho(f"@@ {log}:{taken.line}: {facts.strip(', ')} @@", fg="cyan")
+        click.secho(f"@@ {_safe(log)}:{taken.line}: {facts.strip(', ')} @@", fg="cyan")
         for change in found[:_MANY]:
             click.echo(f"  {_safe(change.path)}")
             for old, new in self._lines(change):
@@ -151,7 +151,7 @@ class Json:
 
 def _summary(log: Log) -> Iterator[str]:
     counts = log.counts
-    name = name_of(counts.log)
+    name = _safe(name_of(counts.log))
     told = f"{_count(counts.events, 'event')} read, {counts.changed:,} changed, {_count(counts.values, 'value')} taken"
     yield f"{name}: {told}{log.outcome and f'; {log.outcome}'}"
     if rows := counts.rows():
