@@ -13,7 +13,7 @@ Memory is bounded by the longest line (`MOST`): what is longer passes through in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple, Protocol
 
@@ -32,6 +32,8 @@ from auditpipeline.core.split import Part
 MOST = 64 * 2**20
 """Bytes of a line, of the lines of a runtime that make one, and of a body over several lines."""
 _LIST = b'"EventList"'
+_BRACE = 1024
+"""Bytes of a line that holds a brace alone."""
 _ZEROS = re.compile(rb"\0+")
 _TOO_LONG = f"a line of more than {MOST // 2**20} MiB"
 _REASONS = {
@@ -86,12 +88,16 @@ class Rewriter:
 
     def rewritten(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """What becomes of a log that is read in these blocks, in parts."""
-        pieces = _pieces(blocks)
-        first = next(pieces, None)
-        if first and first.data.strip() == b"{":
-            pieces = yield from self._document(first, pieces)
-        elif first:
-            pieces = chain((first,), pieces)
+        source = iter(blocks)
+        begun = _gathered(source, lambda text: b"\n" in text or len(text) > _BRACE)
+        if begun.partition(b"\n")[0].strip() == b"{":
+            begun += _gathered(source, lambda text: len(begun) + len(text) > MOST)
+            if len(begun) <= MOST and (new := self._document(begun)):
+                yield new
+                return
+        yield from self._lines(_pieces(chain((begun,), source)))
+
+    def _lines(self, pieces: Iterator[_Piece]) -> Iterator[bytes]:
         for piece in pieces:
             if piece.read:
                 yield from self._frames.add(piece.data, piece.number)
@@ -102,21 +108,13 @@ class Rewriter:
             yield piece.data
         yield from self._frames.rest()
 
-    def _document(self, first: _Piece, pieces: Iterator[_Piece]) -> Generator[bytes, None, Iterator[_Piece]]:
-        """Yields one body over several lines; returns the pieces that are to be read as lines, if it is none."""
-        held, size = [first], len(first.data)
-        for piece in pieces:
-            held.append(piece)
-            size += len(piece.data)
-            if size > MOST:
-                return chain(held, pieces)
-        whole = b"".join(piece.data for piece in held)
+    def _document(self, whole: bytes) -> bytes:
+        """What becomes of one body over several lines; empty if it is none."""
         try:
             compact = msgspec.json.format(whole, indent=-1)
         except UNPARSED:
-            return iter(held)
-        yield self._exported(whole) or self._body_of(whole, compact)
-        return iter(())
+            return b""
+        return self._exported(whole) or self._body_of(whole, compact)
 
     def _body_of(self, whole: bytes, compact: bytes) -> bytes:
         items = _items(whole)
@@ -301,6 +299,16 @@ class _Frames:
             return
         for place, line in zip(places, reframed(lines, new), strict=True):
             self._held[place] = line + (b"\n" if self._held[place].endswith(b"\n") else b"")
+
+
+def _gathered(blocks: Iterator[bytes], enough: Callable[[bytearray], bool]) -> bytes:
+    """The next blocks, until it is enough, or the end."""
+    found = bytearray()
+    for block in blocks:
+        found += block
+        if enough(found):
+            break
+    return bytes(found)
 
 
 def _pieces(blocks: Iterable[bytes]) -> Iterator[_Piece]:
