@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from auditpipeline.core.event import decode_event, encode_line
-from auditpipeline.core.redaction.diff import GONE, Change, Part, changes, parts
+from auditpipeline.core.redaction.diff import GONE, UNREADABLE, Change, Part, changes, parts
 from tests.cli.planted import LAST, event, line, secret
 
 MASK, MASK64 = "REDACTED", "UkVEQUNURUQ="
@@ -80,7 +80,7 @@ def test_a_body_that_is_removed_is_told() -> None:
     assert paths(event(1, requestObject={"a": 1}), event(1)) == ["requestObject"]
     deep = line(event(1, requestObject=1)).replace(b'"requestObject":1', b'"requestObject":' + b"[" * 900 + b"]" * 900)
     (change,) = changes(deep, line(event(1)))
-    assert (change.path, change.after) == ("requestObject", GONE)
+    assert (change.path, change.before, change.after) == ("requestObject", UNREADABLE, GONE)
 
 
 def test_deep_and_wide_events_are_compared() -> None:

@@ -15,7 +15,8 @@ from auditpipeline.core.event import decode_event
 from auditpipeline.core.redaction import rewrite
 from auditpipeline.core.redaction.redactor import Redacted, Redactor
 from auditpipeline.core.redaction.rewrite import Rewriter, Taken, Unread
-from tests.cli.planted import WORD, event, is_clean, line, log, secret, token
+from tests.cli.planted import LAST, WORD, event, is_clean, line, log, secret, token
+from tests.cli.running import EVENTS
 
 RUNTIME = b"2026-03-03T14:28:05.286Z stdout "
 
@@ -226,6 +227,28 @@ def test_a_log_without_a_secret_stays_byte_for_byte(parts: list[bytes], step: in
     found = Found(data, step)
     assert found.data == data
     assert found.taken == []
+
+
+def test_spaces_and_escapes_are_no_secret() -> None:
+    """An event that was written by another program stays as it is, if nothing is taken from it."""
+    said: dict[str, Any] = {"containers": [{"args": ["-v"], "env": [{"name": "A", "value": "1"}], "\u00fc": 1.50}]}
+    said |= {"metadata": {"annotations": {LAST: json.dumps(said)}}}
+    data = json.dumps(event(1, requestObject=said, responseStatus={"message": "ok"})).encode()
+    assert Redactor().line(data) != (data, 0)
+    taken = list[Taken]()
+    assert b"".join(Rewriter(Redactor(), taken.append, print).rewritten([data])) == data
+    assert taken == []
+    twice = data.replace(b'"args"', b'"args": ["--password=x"], "args"')
+    assert b"--password" not in b"".join(Rewriter(Redactor(), taken.append, print).rewritten([twice]))
+    assert len(taken) == 1
+
+
+def test_a_real_log_without_secrets_stays_byte_for_byte() -> None:
+    """Of a real kube-apiserver, written again with spaces and escapes."""
+    data = EVENTS.read_bytes()
+    taken, unread = list[Taken](), list[Unread]()
+    assert b"".join(Rewriter(Redactor(), taken.append, unread.append).rewritten([data])) == data
+    assert (taken, unread) == ([], [])
 
 
 def test_a_body_that_no_parser_takes_is_removed() -> None:

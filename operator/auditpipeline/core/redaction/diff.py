@@ -83,7 +83,7 @@ def changes(before: bytes, after: bytes) -> Iterator[Change]:
     for name in lost(before, new):
         if name in old:
             continue
-        yield _change(_Step(None, name), GONE, GONE)
+        yield _change(_Step(None, name), UNREADABLE, GONE)
     for name, value in old.items():
         if name in _ENVELOPE or bytes(value) == bytes(new.get(name, b"")):
             continue

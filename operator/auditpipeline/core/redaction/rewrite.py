@@ -27,6 +27,7 @@ from auditpipeline.core.intact import BLANK, SMALLEST, is_joined, spans
 from auditpipeline.core.mend import UNPARSED
 from auditpipeline.core.redaction.diff import lost
 from auditpipeline.core.redaction.redactor import Redacted
+from auditpipeline.core.redaction.same import says_the_same
 from auditpipeline.core.split import Part
 
 MOST = 64 * 2**20
@@ -172,7 +173,7 @@ class Rewriter:
         """What becomes of an event. It loses bodies that no parser takes: nobody can say what they hold."""
         after, values = self._redactor.line(data)
         self.events += 1
-        if after == data:
+        if after == data or (not values and says_the_same(data, after)):
             if not (gone := lost(data, event := decode_event(data))):
                 return data
             after, values = encode_line(event), len(gone)
