@@ -74,6 +74,21 @@ def test_values_are_shown_if_somebody_asks_for_them(path: Path, capsys: pytest.C
     assert "\x1b" not in out
 
 
+@pytest.mark.parametrize("levels", [100, 500, 900, 960, 985, 1500, 10_000])
+@pytest.mark.parametrize("more", [[], ["--show-values"], ["--show-values", "--output", "json"]])
+def test_an_event_of_many_levels_is_shown(
+    path: Path, capsys: pytest.CaptureFixture[str], levels: int, more: list[str]
+) -> None:
+    """Whatever the stack is when it is printed."""
+    body = b'{"data":{"a":' + b'{"a":' * levels + b'"x"' + b"}" * levels + b"}}"
+    path.write_bytes(line(secret(1) | {"requestObject": 0}).replace(b'"requestObject":0', b'"requestObject":' + body))
+    code, out, err = call(capsys, path, *more)
+    assert (code, err) == (0, "")
+    assert "requestObject" in out
+    if "json" in more:
+        assert json.loads(out)["files"][0]["values"] == 1
+
+
 def test_nothing_of_an_event_moves_the_cursor_of_a_terminal(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Users choose keys and names."""
     odd = secret(1) | {"auditID": "\x1b]0;x\x07\u202e", "requestURI": "/\x1b[2J" + "x" * 10_000}

@@ -23,6 +23,7 @@ _MANY = 100
 """Values of an event that are printed one by one."""
 _ROWS = 50
 _LONGEST = 300
+_VALUES = ("before", "after")
 
 
 class Log(NamedTuple):
@@ -122,7 +123,7 @@ class Json:
                 "values": taken.values,
                 "changes": [self._fields(change) for change in found],
             }
-            sys.stdout.write(f"{self._before}\n    {json.dumps(fields)}")
+            sys.stdout.write(f"{self._before}\n    {_dumped(fields)}")
             self._before = ","
 
     def end(self, logs: list[Log]) -> None:
@@ -206,12 +207,24 @@ def _kind(value: Any) -> str:
             return value.value if isinstance(value, Gone) else "null"
 
 
+def _dumped(fields: dict[str, Any]) -> str:
+    """The fields as JSON; without values that are too deep for that."""
+    try:
+        return json.dumps(fields)
+    except RecursionError:
+        flat = [{key: each for key, each in change.items() if key not in _VALUES} for change in fields["changes"]]
+        return json.dumps({**fields, "changes": flat})
+
+
 def _plain(value: Any) -> Any:
     return None if isinstance(value, Gone) else value
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return f"({_kind(value)}, too deep to be printed)"
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)"
 
 
