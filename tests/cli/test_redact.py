@@ -10,8 +10,12 @@ import json
 import lzma
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +302,46 @@ def test_a_key_that_is_too_short_is_refused(path: Path, capsys: pytest.CaptureFi
     assert code == 2
     assert "32" in err
     assert "sesame" not in err
+
+
+def archived(data: bytes) -> bytes:
+    """A tar archive."""
+    found = io.BytesIO()
+    with tarfile.open(fileobj=found, mode="w") as archive:
+        member = tarfile.TarInfo("audit.log")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    return found.getvalue()
+
+
+def spooled(data: bytes) -> bytes:
+    """A database with the lines in it, as a spool has them."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE rows (lines BLOB)")
+        database.execute("INSERT INTO rows VALUES (?)", (data,))
+        database.commit()
+        return database.serialize()
+
+
+@pytest.mark.parametrize("more", [[], ["--in-place"]])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (archived, "unpack it first"),
+        (lambda data: gzip.compress(archived(data)), "unpack it first"),
+        (spooled, "auditpipeline spool"),
+        (lambda data: b"PAR1\x15\x04" + data, "binary data"),
+    ],
+)
+def test_what_would_break_if_a_line_changed_is_refused(
+    path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[bytes], bytes], message: str, more: list[str]
+) -> None:
+    """Archives and databases hold events, too, and know how long they are."""
+    data = make(path.read_bytes())
+    path.write_bytes(data)
+    code, _, err = call(capsys, path, *more)
+    assert (code, err.count("\n"), message in err) == (2, 1, True)
+    assert path.read_bytes() == data
 
 
 def test_what_cannot_be_a_log_is_one_line(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from auditpipeline.cli.policy_io import shown as name_of
+from auditpipeline.core.errors import Invalid
 from auditpipeline.core.redaction.diff import Change, changes
 from auditpipeline.core.redaction.rewrite import Applies, Rewriter, Taken, Unread
 
@@ -56,6 +59,19 @@ class Row(NamedTuple):
     events: int
 
 
+_BINARY = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+_HEAD = 1024
+
+
+def _not_a_log(head: bytes) -> str:
+    """What begins like this, if it is surely not a log; empty otherwise. Zeros may be a hole."""
+    if head.startswith(b"SQLite format 3\0"):
+        return "it is a spool or another database (see `auditpipeline spool`)"
+    if head[257:262] == b"ustar":
+        return "it is a tar archive: unpack it first"
+    return "it begins with binary data" if _BINARY.search(head[:_HEAD]) else ""
+
+
 _named = msgspec.json.Decoder(Named).decode
 
 
@@ -83,8 +99,15 @@ class Counts:
         return self._rewriter.events
 
     def rewritten(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """What becomes of the log."""
-        return self._rewriter.rewritten(blocks)
+        """What becomes of the log; Invalid if it is none: to change a line in an archive or a database breaks it."""
+        return self._rewriter.rewritten(self._checked(iter(blocks)))
+
+    def _checked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        first = next(blocks, b"")
+        if kind := _not_a_log(first):
+            raise Invalid(name_of(self.log), f"{kind}, and not a log")
+        yield first
+        yield from blocks
 
     def rows(self) -> list[Row]:
         """The places, those with the most values first."""

@@ -199,6 +199,7 @@ class _Log:
         with io.FileIO(number, closefd=False) as raw:
             content = Unpacked(raw, self._kind)
             while data := content.at(offset, _BLOCK):
+                self._check()  # whoever opens the file meanwhile must not wait for long
                 digest.update(data)
                 offset += len(data)
         if content.fault or digest.digest() != wanted:

@@ -173,6 +173,7 @@ def _file(log: Log) -> dict[str, Any]:
         "changed": counts.changed,
         "values": counts.values,
         "unread": counts.unread,
+        "firstUnread": [each._asdict() for each in counts.first_unread],
         "places": [row._asdict() for row in counts.rows()],
     }
 
