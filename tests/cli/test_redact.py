@@ -175,8 +175,8 @@ def test_standard_input_and_several_files(
     assert (code, "zcat FILE" in err) == (2, True)
 
 
-def test_lines_that_are_not_events_are_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With exit code 1: nobody knows what is in them."""
+def test_lines_that_are_not_events_are_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With exit code 1: they may hold secrets."""
     path.write_bytes(log(event(1)) + b"password\n" * 7)
     code, out, err = call(capsys, path)
     assert code == 1
@@ -230,7 +230,7 @@ def test_hashes_are_known_and_shown(path: Path, capsys: pytest.CaptureFixture[st
     assert is_clean(out.encode())
 
 
-def test_a_redaction_that_takes_nothing_is_told(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_redaction_that_takes_nothing_is_reported(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Else the counts would look like those of a clean log."""
     code, out, err = call(capsys, path, "--pipeline", write(path, {"default": False}))
     assert (code, "0 values taken" in out, "takes nothing" in err) == (0, True, True)

@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
 
+from auditpipeline.cli import redact_inplace
 from auditpipeline.core.config import FileOutput
 from auditpipeline.core.redaction.redactor import Redacted, Redactor
 from auditpipeline.dataplane.outputs.file import File
@@ -60,6 +62,7 @@ def test_a_log_is_replaced_by_one_of_its_form(path: Path, capsys: pytest.Capture
     pack, unpack = FORMS[form]
     path.write_bytes(pack(OLD))
     path.chmod(0o640)
+    os.setxattr(path, "user.note", b"kept")
     os.utime(path, (1_600_000_000, 1_600_000_001))
     if os.geteuid() == 0:
         os.chown(path, 12, 34)
@@ -73,6 +76,7 @@ def test_a_log_is_replaced_by_one_of_its_form(path: Path, capsys: pytest.Capture
     assert data.splitlines()[::2] == OLD.splitlines()[::2]
     for field in ("st_mode", "st_uid", "st_gid", "st_mtime_ns", "st_nlink"):
         assert getattr(after, field) == getattr(before, field)
+    assert os.getxattr(path, "user.note") == b"kept"
     assert alone(path)
     assert clean(path, capsys)[1] == f"{path}: 5 events read, 0 changed, 0 values taken; not touched\n"
     assert path.stat().st_ino == after.st_ino
@@ -242,7 +246,7 @@ def test_a_file_that_is_replaced_meanwhile_stays(
 def test_a_writer_that_comes_at_the_last_moment_loses_nothing(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, call_: str
 ) -> None:
-    """Who opens the old file just before or just behind the renaming waits, and finds it in its place."""
+    """A program that opens the old file just before or after the renaming waits, and the file gets its name back."""
     real = getattr(os, call_)
     writer = Writer()
 
@@ -286,6 +290,15 @@ def test_a_damaged_file_stays(path: Path, capsys: pytest.CaptureFixture[str], fo
     """What can be read of it would be all that is left."""
     path.write_bytes(FORMS[form][0](OLD)[:-6])
     refused(path, capsys, "unpack what can be read")
+
+
+def test_a_copy_that_cannot_be_unpacked_takes_no_place(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fault of memory: the old file is worth more."""
+    path.write_bytes(gzip.compress(OLD))
+    monkeypatch.setattr(redact_inplace, "packer", lambda raw, *_: nullcontext(raw))
+    refused(path, capsys, "cannot be unpacked again")
 
 
 def test_one_file_that_is_refused_costs_the_others_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""What was taken from an event is told by its path."""
+"""Each value that was taken from an event has a path."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_arguments_of_a_url_are_named() -> None:
         ({"rows": [{"object": {"data": {"k": "x"}}}]}, {"rows": [{"object": {"data": {"k": MASK}}}]}, None, False),
     ],
 )
-def test_whatever_redaction_does_is_told(before: Any, after: Any, path: str | None, gone: bool) -> None:
+def test_whatever_redaction_does_is_found(before: Any, after: Any, path: str | None, gone: bool) -> None:
     """Removed keys, other types, lists."""
     (change,) = compared(event(1, requestObject=before), event(1, requestObject=after))
     assert change.path == (path or "requestObject.rows[0].object.data.k")
     assert (change.after is GONE) == gone
 
 
-def test_a_body_that_is_removed_is_told() -> None:
+def test_a_body_that_is_removed_is_found() -> None:
     """Also one that no parser takes."""
     assert paths(event(1, requestObject={"a": 1}), event(1)) == ["requestObject"]
     deep = line(event(1, requestObject=1)).replace(

@@ -100,7 +100,7 @@ def test_lines_of_a_runtime_keep_their_headers(frame: Any) -> None:
         assert [each.line for each in found.unread] == [2, 6]
 
 
-def test_a_line_of_a_runtime_without_its_end_stays_and_is_told() -> None:
+def test_a_line_of_a_runtime_without_its_end_stays_and_is_reported() -> None:
     """As where the file was cut: half of an event cannot be redacted."""
     data = log(event(1)) + b"".join(cri(line(secret(2)), 100, 350).splitlines(keepends=True)[:-1])
     found = Found(data)
@@ -176,7 +176,7 @@ def test_intact_events_in_a_torn_line_lose_their_secrets(before: bytes, behind: 
         (RUNTIME.replace(b"stdout", b"stderr") + b"F " + line(secret(1)), "own log"),
     ],
 )
-def test_what_is_not_an_event_stays_and_is_told(text: bytes, reason: str) -> None:
+def test_what_is_not_an_event_stays_and_is_reported(text: bytes, reason: str) -> None:
     """With its line."""
     data = log(event(1)) + text + b"\n" + log(event(3))
     found = Found(data)
@@ -188,7 +188,7 @@ def test_what_is_not_an_event_stays_and_is_told(text: bytes, reason: str) -> Non
 
 
 def test_a_line_that_is_too_long_passes_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told once; the lines around it are read. A hole before a line counts nothing."""
+    """It is reported once; the lines around it are read. A hole before a line is not reported."""
     monkeypatch.setattr(rewrite, "MOST", 5000)
     data = log(secret(1)) + b"\0" * 100_000 + log(secret(2)) + b"x" * 100_000 + b"\n" + log(secret(4))
     found = Found(data, 1000)
@@ -252,7 +252,7 @@ def test_a_real_log_without_secrets_stays_byte_for_byte() -> None:
 
 
 def test_a_body_that_no_parser_takes_is_removed() -> None:
-    """By an annotation of the event; nobody can say what is in it."""
+    """An annotation of the event says so."""
     deep = line(event(1, requestObject=1)).replace(
         b'"requestObject":1', b'"requestObject":' + b"[" * 5000 + b"]" * 5000
     )
@@ -266,7 +266,7 @@ def test_a_body_that_no_parser_takes_is_removed() -> None:
 
 
 def test_a_redactor_that_cannot_read_an_event_leaves_it() -> None:
-    """What it says is told."""
+    """Its reason is reported."""
 
     class Refusing:
         def line(self, _: bytes) -> Redacted:

@@ -17,7 +17,7 @@ from auditpipeline.cli.policy_io import FILE, STDIN
 from auditpipeline.cli.policy_io import shown as name_of
 from auditpipeline.cli.redact_counts import Counts, Named
 from auditpipeline.cli.redact_inplace import clean
-from auditpipeline.cli.redact_text import Json, Log, Printer, Text, told_unread
+from auditpipeline.cli.redact_text import Json, Log, Printer, Text, unread_lines
 from auditpipeline.core.errors import AuditPipelineError, Invalid
 from auditpipeline.core.redaction.diff import Change
 from auditpipeline.core.redaction.model import DEFAULT, KEY_BYTES, Redaction
@@ -118,7 +118,7 @@ def _each(
     printer.end(logs)
     sys.stdout.flush()
     for log in logs:
-        for line in told_unread(log.counts):
+        for line in unread_lines(log.counts):
             _complain(line)
     return 2 if failed else 1 if any(log.counts.unread for log in logs) else 0
 

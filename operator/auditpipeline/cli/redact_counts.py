@@ -1,4 +1,4 @@
-"""What a pass of redaction over a log came to: counts, by resource and place, and the lines that nobody could read."""
+"""The result of one pass over a log: counts by resource and place, and the lines that could not be read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Counts:
         return self._rewriter.events
 
     def rewritten(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """What becomes of the log; Invalid if it is none: to change a line in an archive or a database breaks it."""
+        """The log without its secrets; Invalid if it is an archive or a database, which a changed line would break."""
         return self._rewriter.rewritten(self._checked(iter(blocks)))
 
     def _checked(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -115,7 +115,7 @@ class Counts:
         return sorted(found, key=lambda row: (-row.values, row))
 
     def shown(self, event: Named, taken: Taken, found: list[Change]) -> None:
-        """Called for each event that loses something; `found` is all of it that can be told by its place."""
+        """Called for each event that loses something; `found` is what it loses, by path."""
 
     def _take(self, taken: Taken) -> None:
         event = named(taken.after)

@@ -1,13 +1,13 @@
 """An old log, replaced by one without its secrets: at any moment, also after a crash, the old or the new one is whole.
 
     claim FILE -> copy to .FILE.*.redacting -> fsync -> link FILE to .FILE.*.replaced -> rename -> fsync of the folder
-               -> has nobody written to the old one? -> remove .FILE.*.replaced
+               -> check that the old one has no writer -> remove .FILE.*.replaced
 
-1. Nobody writes meanwhile. A read lease (fcntl(2)) is refused by the kernel if somebody has the file open for writing,
-   in whatever container, and whoever opens it later waits until the lease has gone, which is seen before the renaming
-   and behind it: then the old file gets its name back. Outputs of ours ask for a lock as well (`claim`).
+1. No program writes meanwhile. The kernel refuses a read lease (fcntl(2)) while a program, in whatever container, has the
+   file open for writing. A program that opens it later waits until the lease has gone, which is checked before the
+   renaming and after it: then the old file gets its name back. Outputs of ours ask for a lock as well (`claim`).
 2. A file without anything to take is only read.
-3. What a crash leaves has nobody's lock, and the next run removes it.
+3. Files that a crash leaves are not locked, and the next run removes them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def clean(path: Path, begin: Callable[[], Pass]) -> bool:
 
 
 class _Log:
-    """A file that is there, is a log of its own, and is written by nobody."""
+    """A regular file with one name that no program has open for writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -90,7 +90,7 @@ class _Log:
         os.close(self._folder)
 
     def blocks(self) -> Iterator[bytes]:
-        """What is in the file, unpacked, in blocks; Invalid if it is damaged or changes."""
+        """The content of the file, unpacked, in blocks; Invalid if it is damaged or changes."""
         with io.FileIO(self._number, closefd=False) as raw:
             content = Unpacked(raw, self._kind) if self._kind else None
             offset = 0
@@ -109,7 +109,7 @@ class _Log:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         number = os.open(partial, flags, 0o600, dir_fd=self._folder)
         try:
-            with suppress(OSError):  # where there are no locks, nobody removes what a crash left
+            with suppress(OSError):  # without locks, no run removes what a crash left
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write(number, found)
             self._make_alike(number)
@@ -199,7 +199,7 @@ class _Log:
         with io.FileIO(number, closefd=False) as raw:
             content = Unpacked(raw, self._kind)
             while data := content.at(offset, _BLOCK):
-                self._check()  # whoever opens the file meanwhile must not wait for long
+                self._check()  # a program that opens the file meanwhile must not wait for long
                 digest.update(data)
                 offset += len(data)
         if content.fault or digest.digest() != wanted:
@@ -225,7 +225,7 @@ class _Log:
         os.utime(number, ns=(theirs.st_atime_ns, theirs.st_mtime_ns))
 
     def _exchange(self, partial: str, replaced: str) -> None:
-        """Renames the copy; the old file keeps another name until it is sure that nobody has opened it meanwhile."""
+        """Renames the copy; the old file keeps another name until no program can have opened it meanwhile."""
         self._check()
         here = {"src_dir_fd": self._folder, "dst_dir_fd": self._folder}
         os.link(self._name, replaced, follow_symlinks=False, **here)
@@ -247,7 +247,7 @@ class _Log:
         os.fsync(self._folder)
 
     def _remove_left(self) -> None:
-        """Removes what a run left that was killed: files of such names that nobody has locked."""
+        """Removes what a killed run left: files with such names that are not locked."""
         pattern = re.compile(rf"\.{re.escape(self._name)}\.[0-9a-f]{{8}}\.(redacting|replaced)")
         for name in filter(pattern.fullmatch, os.listdir(self._folder)):  # noqa: PTH208
             with suppress(OSError):

@@ -1,7 +1,7 @@
 """What redaction takes, for people and for programs: events as a diff, and counts.
 
 A value that is taken is not printed: a terminal, its scrollback and the log of a pipeline are no places for secrets.
-What is printed of an event (names, keys) was chosen by users, so control characters are escaped.
+Users choose the names and keys that are printed, so control characters are escaped.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class Json:
 def _summary(log: Log) -> Iterator[str]:
     counts = log.counts
     name = _safe(name_of(counts.log))
-    told = f"{_count(counts.events, 'event')} read, {counts.changed:,} changed, {_count(counts.values, 'value')} taken"
-    yield f"{name}: {told}{log.outcome and f'; {log.outcome}'}"
+    found = f"{_count(counts.events, 'event')} read, {counts.changed:,} changed, {_count(counts.values, 'value')} taken"
+    yield f"{name}: {found}{log.outcome and f'; {log.outcome}'}"
     if rows := counts.rows():
         cells = [(_safe(row.resource) or "-", _safe(row.place), f"{row.values:,}", f"{row.events:,}") for row in rows]
         yield ""
@@ -178,8 +178,8 @@ def _file(log: Log) -> dict[str, Any]:
     }
 
 
-def told_unread(counts: Counts) -> Iterator[str]:
-    """What nobody looked at, for standard error."""
+def unread_lines(counts: Counts) -> Iterator[str]:
+    """The lines that could not be read, for standard error."""
     name = name_of(counts.log)
     for each in counts.first_unread:
         yield f"{name}:{each.line}: {_safe(each.reason)}"

@@ -95,7 +95,7 @@ def changes(before: bytes, after: bytes) -> Iterator[Change]:
 
 
 def parts(before: str, after: str) -> list[Part]:
-    """The parts of a text that were taken, if what stands in for them can be told; else the whole text as one."""
+    """The parts of a text that were taken; the whole text as one part if they cannot be found."""
     kept = _STAND_IN.split(after)
     put = _STAND_IN.findall(after)
     if not put or kept == ["", ""] or not before.startswith(kept[0]):
@@ -188,7 +188,7 @@ class _Query(NamedTuple):
 
 
 def _opened(step: _Step, old: str, new: str) -> tuple[Any, Any]:
-    """What is in two texts: JSON, or the arguments of a URL; the texts themselves if it is neither."""
+    """The content of two texts: JSON, or the arguments of a URL; the texts themselves if they hold neither."""
     if step.above is None and step.key == "requestURI" and "?" in old:
         url, other = _url(old), _url(new)
         return (url, other) if len(url.arguments) == len(other.arguments) else (old, new)

@@ -5,7 +5,7 @@
     lines of a container runtime           the pieces are joined; their headers stay
     torn line with intact events in it     these are replaced, in their places
     one body over several lines            likewise, and so is an export of CloudWatch Logs
-    anything else                          stays, and is reported: nobody looked for secrets in it
+    anything else                          stays, and is reported: it may hold secrets
 
 Memory is bounded by the longest line (`MOST`): what is longer passes through in parts, and is reported.
 """
@@ -88,7 +88,7 @@ class Rewriter:
         self.events = 0
 
     def rewritten(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
-        """What becomes of a log that is read in these blocks, in parts."""
+        """The log that is read in these blocks without its secrets, in parts."""
         source = iter(blocks)
         begun = _gathered(source, lambda text: b"\n" in text or len(text) > _BRACE)
         if begun.partition(b"\n")[0].strip() == b"{":
@@ -110,7 +110,7 @@ class Rewriter:
         yield from self._frames.rest()
 
     def _document(self, whole: bytes) -> bytes:
-        """What becomes of one body over several lines; empty if it is none."""
+        """One body over several lines without its secrets; empty if it is not one."""
         try:
             compact = msgspec.json.format(whole, indent=-1)
         except UNPARSED:
@@ -139,7 +139,7 @@ class Rewriter:
         return msgspec.json.format(msgspec.json.encode({**export, "events": events}), indent=2) + b"\n"
 
     def _text(self, text: bytes, ended: bool, stderr: bool, number: int) -> bytes:
-        """What becomes of a line, as kube-apiserver wrote it, without its line feed."""
+        """A line, as kube-apiserver wrote it and without its line feed, without its secrets."""
         data = text.strip(BLANK)
         kind = "component" if stderr else foreign_text(data)
         if not data or kind:
@@ -153,7 +153,7 @@ class Rewriter:
         return text if new is data else text.replace(data, new, 1)
 
     def _object(self, data: bytes, number: int) -> bytes:
-        """What becomes of an Event or an EventList; Permanent if it is neither."""
+        """An Event or an EventList without its secrets; Permanent if it is neither."""
         if is_joined(data):
             raise Permanent("the line is torn")
         try:
@@ -170,7 +170,7 @@ class Rewriter:
         return self._event(data, number)
 
     def _event(self, data: bytes, number: int) -> bytes:
-        """What becomes of an event. It loses bodies that no parser takes: nobody can say what they hold."""
+        """An event without its secrets, and without bodies that no parser takes: they may hold some."""
         after, values = self._redactor.line(data)
         self.events += 1
         if after == data or (not values and says_the_same(data, after)):
@@ -181,7 +181,7 @@ class Rewriter:
         return after
 
     def _torn(self, text: bytes, ended: bool, number: int, reason: str) -> bytes:
-        """What becomes of a line that is not one event: intact events in it lose what they have to."""
+        """A line that is not one event, without the secrets of intact events in it."""
         if len(text) < SMALLEST:
             self._unread(Unread(number, reason))
             return text
@@ -199,7 +199,7 @@ class Rewriter:
         return b"".join([*found, text[at:]])
 
     def _list(self, data: bytes, items: Part, number: int) -> bytes:
-        """What becomes of an EventList; `items` is where its items are."""
+        """An EventList without the secrets of its events; `items` is where its items are."""
         found, at = list[bytes](), 0
         for part in split.elements(split.outline(data), items.start):
             item = data[part.start : part.end]
@@ -213,7 +213,7 @@ class Rewriter:
         return b"".join([*found, data[at:]])
 
     def _or_unread(self, data: bytes, number: int) -> bytes:
-        """What becomes of one event among others."""
+        """One event among others without its secrets; as it is if it cannot be read."""
         try:
             flat = _flat(data)
             new = self._event(flat, number)
@@ -278,7 +278,7 @@ class _Frames:
         return [] if self._open else self._released()
 
     def rest(self) -> list[bytes]:
-        """What is held; what was not joined to its end stays as it is."""
+        """The lines that are held; those that were not joined to their end stay as they are."""
         for stream in self._open:
             self._unread(Unread(self._numbers[stream], "a line of a container runtime without its end"))
         self._open.clear()
