@@ -3,9 +3,9 @@
     claim FILE -> copy to .FILE.*.redacting -> fsync -> link FILE to .FILE.*.replaced -> rename -> fsync of the folder
                -> check that the old one has no writer -> remove .FILE.*.replaced
 
-1. No program writes meanwhile. The kernel refuses a read lease (fcntl(2)) while a program, in whatever container, has the
-   file open for writing. A program that opens it later waits until the lease has gone, which is checked before the
-   renaming and after it: then the old file gets its name back. Outputs of ours ask for a lock as well (`claim`).
+1. No program writes meanwhile. The kernel refuses a read lease (fcntl(2)) while a program has the file open to write,
+   in any container. A program that opens it later waits until the lease has gone, which is checked before and after
+   the renaming: then the old file gets its name back. Outputs of ours ask for a lock as well (`claim`).
 2. A file without anything to take is only read.
 3. Files that a crash leaves are not locked, and the next run removes them.
 """
