@@ -23,6 +23,7 @@ _MODULES = {
     "operator": "operator",
     "policy": "policy",
     "preflight": "preflight",
+    "redact": "redact",
     "replay": "replay",
     "run": "run",
     "serve": "serve",

@@ -12,7 +12,7 @@ writes audit events to standard output only: what is on standard error may repea
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -41,7 +41,7 @@ class Text(NamedTuple):
     stderr: bool = False
 
 
-class _Frame(NamedTuple):
+class Frame(NamedTuple):
     """One line of a runtime."""
 
     stream: str
@@ -68,7 +68,7 @@ class Joiner:
     def add(self, line: bytes, ended: bool = True) -> Iterator[Text]:
         """The lines that are complete with this one, which comes without its line feed. A line that becomes too long
         comes in parts that have not ended."""
-        frame = _frame(line)
+        frame = frame_of(line)
         if frame is None:
             yield Text(line, ended)
             return
@@ -88,6 +88,36 @@ class Joiner:
         self._open.clear()
 
 
+def reframed(lines: Sequence[bytes], text: bytes) -> list[bytes]:
+    """The lines of a runtime that hold the pieces of one line, with the pieces of another one: each keeps its header
+    and its length, as far as the text goes, and the last one takes the rest."""
+    found, rest = list[bytes](), text
+    for number, line in enumerate(lines, 1):
+        blank = line[: len(line) - len(line.lstrip(BLANK))] if line.startswith((b"\0", b"\r")) else b""
+        framed = line[len(blank) :].rstrip(BLANK) if blank else line
+        put = _as_docker if framed.startswith(_DOCKER) else _as_cri
+        framed_anew, rest = put(framed, rest, number == len(lines))
+        found.append(blank + framed_anew)
+    return found
+
+
+def _as_cri(line: bytes, text: bytes, last: bool) -> tuple[bytes, bytes]:
+    match = _CRI.match(line)
+    start = match.end() if match else 0
+    most = len(text) if last else len(line) - start
+    return line[:start] + text[:most], text[most:]
+
+
+def _as_docker(line: bytes, text: bytes, last: bool) -> tuple[bytes, bytes]:
+    """Cuts between characters, since what docker writes is text."""
+    record = msgspec.json.decode(line, type=Raw)
+    log = msgspec.json.decode(record["log"], type=str)
+    whole = text.decode()
+    most = len(whole) if last else len(log)
+    piece = whole[:most] + ("\n" if log.endswith("\n") else "")
+    return msgspec.json.encode({**record, "log": piece}), whole[most:].encode()
+
+
 def settled(data: bytes) -> int:
     """Up to where lines can be taken: behind the last line feed at which no line of a runtime is open; 0 if there is
     none. Lines of standard error hold no event, and nothing waits for their end."""
@@ -98,7 +128,7 @@ def settled(data: bytes) -> int:
     waiting = False
     while at < end:
         behind = data.index(b"\n", at) + 1
-        if (frame := _frame(data[at : behind - 1])) and frame.stream != "stderr":
+        if (frame := frame_of(data[at : behind - 1])) and frame.stream != "stderr":
             waiting = frame.partial
         found, at = found if waiting else behind, behind
     return found
@@ -127,13 +157,13 @@ def _is_framed(line: bytes) -> bool:
     return not line.startswith(_PLAIN) and bool(line.startswith(_DOCKER) or _CRI.match(line))
 
 
-def _frame(line: bytes) -> _Frame | None:
+def frame_of(line: bytes) -> Frame | None:
     """The line, if a runtime wrote it."""
     if line.startswith(_PLAIN):
         return None
     line = line.strip(BLANK) if line.startswith((b"\0", b"\r")) else line
     if found := _CRI.match(line):
-        return _Frame(found[1].decode(), line[found.end() :], found[2] == b"P")
+        return Frame(found[1].decode(), line[found.end() :], found[2] == b"P")
     if not line.startswith(_DOCKER):
         return None
     try:
@@ -142,4 +172,4 @@ def _frame(line: bytes) -> _Frame | None:
         return None
     stream = "stderr" if record.stream == "stderr" else "stdout"
     whole = record.log.endswith("\n")
-    return _Frame(stream, record.log.rstrip("\n").encode() if whole else record.log.encode(), not whole)
+    return Frame(stream, record.log.rstrip("\n").encode() if whole else record.log.encode(), not whole)

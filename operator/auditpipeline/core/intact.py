@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -46,6 +47,14 @@ _SEGMENTS = 1000
 _RESTS = 16
 
 
+class Span(NamedTuple):
+    """A text in a line, from `start` up to `end`, and whether it is an intact event."""
+
+    start: int
+    end: int
+    intact: bool
+
+
 class Found(NamedTuple):
     """Events as they stand in the line, in their order, and the torn texts between them."""
 
@@ -62,13 +71,31 @@ def find(line: bytes, ended: bool = True) -> Found:
     if len(line) < SMALLEST:
         return Found([], [line] if line.strip(BLANK) else [])
     events, rests = list[bytes](), list[bytes]()
-    segments = _ZEROS.split(line, _SEGMENTS)
-    for number, segment in enumerate(segments):
-        last = number == len(segments) - 1
-        for text, intact in _parted(segment.strip(BLANK), number == 0, last, ended and last):
-            if text:
-                (events if intact else rests).append(text)
+    for span in spans(line, ended):
+        (events if span.intact else rests).append(line[span.start : span.end])
     return Found(events, rests if len(rests) <= _RESTS else [line])
+
+
+def spans(line: bytes, ended: bool = True) -> Iterator[Span]:
+    """Where the texts of `find` stand in the line, in order. None is empty; blanks and zeros are between them."""
+    segments = list(_segments(line))
+    for number, (start, end) in enumerate(segments):
+        last = number == len(segments) - 1
+        segment = line[start:end]
+        text = segment.strip(BLANK)
+        at = start + len(segment) - len(segment.lstrip(BLANK))
+        for part in _parted(text, number == 0, last, ended and last):
+            if part.start < part.end:
+                yield Span(at + part.start, at + part.end, part.intact)
+
+
+def _segments(line: bytes) -> Iterator[tuple[int, int]]:
+    """What stands between zeros."""
+    at = 0
+    for found in islice(_ZEROS.finditer(line), _SEGMENTS):
+        yield at, found.start()
+        at = found.end()
+    yield at, len(line)
 
 
 def decode_strictly(line: bytes) -> Raw:
@@ -84,19 +111,20 @@ def is_joined(line: bytes) -> bool:
     return b"\0" in line or (line.find(_START, 1) > 0 and _BEGINS.search(line, 1) is not None)
 
 
-def _parted(text: bytes, first: bool, last: bool, ended: bool) -> Iterator[tuple[bytes, bool]]:
-    """The text of a segment in parts, each with whether it is an intact event (rules 1 to 4)."""
+def _parted(text: bytes, first: bool, last: bool, ended: bool) -> Iterator[Span]:
+    """The parts of the text of a segment (rules 1 to 4)."""
     begins = [0, *(found.start() for found in _BEGINS.finditer(text) if found.start())]
     for start, end in zip(begins, [*begins[1:], len(text)], strict=True):
         part = text[start:end].rstrip(BLANK)
+        behind = start + len(part)
         between_zeros = start == 0 and end == len(text) and not first and not last
         if _is_intact(part) and not between_zeros:
-            yield part, True
+            yield Span(start, behind, intact=True)
         elif ended and end == len(text) and (at := _follows(part)):
-            yield part[:at], False
-            yield part[at:], True
+            yield Span(start, start + at, intact=False)
+            yield Span(start + at, behind, intact=True)
         else:
-            yield part, False
+            yield Span(start, behind, intact=False)
 
 
 def _is_intact(text: bytes) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import gzip
+import lzma
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,7 +68,8 @@ def discard(partial: Path) -> None:
 
 def _copied(plain: BinaryIO, number: int, form: str, stopped: Callable[[], bool]) -> bool:
     """Whether all of it was written; False where it was stopped."""
-    with open(number, "wb", closefd=False) as raw, _packer(raw, form, plain) as packed:
+    mtime = os.fstat(plain.fileno()).st_mtime
+    with open(number, "wb", closefd=False) as raw, packer(raw, form, mtime) as packed:
         while step := plain.read(_STEP):
             if stopped():
                 return False
@@ -75,10 +77,12 @@ def _copied(plain: BinaryIO, number: int, form: str, stopped: Callable[[], bool]
     return True
 
 
-def _packer(raw: BinaryIO, form: str, plain: BinaryIO) -> IO[bytes]:
+def packer(raw: BinaryIO, form: str, mtime: float) -> IO[bytes]:
+    """What packs into `raw`, which stays open (`gzip`, `xz` or `zstd`); gzip's header has the time `mtime`."""
     if form == "gzip":
-        mtime = os.fstat(plain.fileno()).st_mtime
         return cast("IO[bytes]", gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime))
+    if form == "xz":
+        return cast("IO[bytes]", lzma.LZMAFile(raw, "wb"))
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=True)
     return cast("IO[bytes]", compressor.stream_writer(raw, closefd=False))
 

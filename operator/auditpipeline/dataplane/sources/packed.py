@@ -30,13 +30,15 @@ _WINDOW = 2**25
 _CHUNK = 2**16
 _STEP = 2**20
 _ZSTD_CHUNK = 512
-_MAGIC = {
+_MAGICS = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x50\x2a\x4d\x18": "zstd",
     b"BZh": "bzip2",
 }
+MAGIC = tuple(_MAGICS)
+"""What packed files begin with."""
 
 
 class _Decoder(Protocol):
@@ -49,7 +51,7 @@ class _Decoder(Protocol):
 def packing(raw: io.FileIO) -> str:
     """How the file is packed; empty if it is not. OSError if it cannot be read."""
     head = os.pread(raw.fileno(), 6, 0)
-    return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+    return next((name for magic, name in _MAGICS.items() if head.startswith(magic)), "")
 
 
 class Unpacked:
