@@ -82,6 +82,14 @@ def in_white_space(mint: Mint) -> Event:
     }
 
 
+def body_twice(mint: Mint) -> Event:
+    """A body that comes twice: which one counts, its reader decides."""
+    bodies = [spelt(either(mint)), b"{}"]
+    mint.chance.shuffle(bodies)
+    fields = event(mint, "patch", SECRETS)
+    return fields | {"requestObject": b',"requestObject":'.join(bodies)}
+
+
 KINDS: dict[str, Callable[[Mint], Event]] = {
     "odd: beside a secret": beside,
     "odd: within a secret": within,
@@ -89,5 +97,6 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "odd: not JSON": not_json,
     "odd: the order of fields": shuffled,
     "odd: the names of fields": named_oddly,
+    "odd: a body that comes twice": body_twice,
     "odd: white space": in_white_space,
 }

@@ -36,6 +36,8 @@ WORKLOADS = (
     Workload(Resource("controllerrevisions", "ControllerRevision", "apps"), ("data", *TEMPLATE)),
     Workload(Resource("rollouts", "Rollout", "argoproj.io", "v1alpha1"), TEMPLATE),
     Workload(Resource("services", "Service", "serving.knative.dev"), TEMPLATE),
+    Workload(Resource("revisions", "Revision", "serving.knative.dev"), ("spec",)),
+    Workload(Resource("deploymentconfigs", "DeploymentConfig", "apps.openshift.io"), TEMPLATE),
 )
 PODS = WORKLOADS[0].resource
 NAMES = {
@@ -228,6 +230,29 @@ def probed(mint: Mint) -> Event:
     )
 
 
+def ephemeral(mint: Mint) -> Event:
+    """What `kubectl debug` adds: as a patch of a Pod, and in the kind that 1.16 to 1.21 have for it."""
+    of = PODS._replace(subresource="ephemeralcontainers")
+    debug = container(mint, env=environment(mint), command=["sh", "-c", f"PGPASSWORD={mint.word()} psql"])
+    if mint.often():
+        return event(mint, "patch", of, {"spec": {"ephemeralContainers": [debug]}})
+    former = of._replace(kind="EphemeralContainers")
+    return event(mint, "update", former, named(former, {"ephemeralContainers": [debug]}))
+
+
+def alone(mint: Mint) -> Event:
+    """Objects of others that hold containers by other names: one by itself, and steps."""
+    workflow = Resource("workflows", "Workflow", "argoproj.io", "v1alpha1")
+    task = Resource("tasks", "Task", "tekton.dev")
+    of, spec = mint.one_of(
+        lambda: (workflow, {"templates": [{"name": "a", "container": container(mint)}]}),
+        lambda: (workflow, {"templates": [{"name": "a", "script": container(mint) | {"source": "exit"}}]}),
+        lambda: (task, {"steps": [container(mint)], "sidecars": [container(mint)]}),
+    )
+    made = named(of, {"spec": spec})
+    return event(mint, mint.pick("create", "update"), of, made, made)
+
+
 def url_in_variable(mint: Mint) -> Event:
     """A variable whose name says nothing, and whose value is a URL with a password."""
     url = (
@@ -253,4 +278,6 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "env: keys that come twice": twice,
     "env: a URL with a password": url_in_variable,
     "probes and hooks": probed,
+    "pods/ephemeralcontainers": ephemeral,
+    "containers by other names": alone,
 }
