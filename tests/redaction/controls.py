@@ -70,7 +70,8 @@ EVENTS: dict[str, Callable[[Mint], Event]] = {
     ),
     "a conflict": lambda mint: _refused(
         mint,
-        'Operation cannot be fulfilled on secrets "db": the object has been modified',
+        'Operation cannot be fulfilled on secrets "db": the object has been modified; '
+        "please apply your changes to the latest version and try again",
         409,
     ),
     "an exec": lambda mint: event(
@@ -83,7 +84,7 @@ EVENTS: dict[str, Callable[[Mint], Event]] = {
         uri="/api/v1/secrets?limit=500&continue=eyJ2IjoibWV0YS5rOHMuaW8&labelSelector=token%3Dx&fieldSelector=type%3Dpassword",
     ),
     "a path": lambda mint: event(
-        mint, "get", EXEC, uri="/api/v1/namespaces/team/secrets/token?resourceVersion=0&tokenizer=a"
+        mint, "get", EXEC, uri="/api/v1/namespaces/team/secrets/token?resourceVersion=0&keyspace=a"
     ),
     **{
         f"{workload.resource.kind} of {workload.resource.group}": functools.partial(_made, index=index)

@@ -24,9 +24,9 @@ def beside(mint: Mint) -> Event:
     """An odd value beside a secret."""
     made = either(mint) if mint.often() else whole(mint, WORKLOADS[0])
     of = SECRETS if made["kind"] == "Secret" else WORKLOADS[0].resource
-    pairs = [*made.items(), ("odd", Spelt(mint.pick(*ODD)))]
-    mint.chance.shuffle(pairs)
-    return event(mint, "patch", of, Pairs(pairs))
+    metadata = [*made["metadata"].items(), ("odd", Spelt(mint.pick(*ODD)))]
+    mint.chance.shuffle(metadata)
+    return event(mint, "patch", of, made | {"metadata": Pairs(metadata)})
 
 
 def within(mint: Mint) -> Event:
@@ -84,8 +84,7 @@ def in_white_space(mint: Mint) -> Event:
 
 def body_twice(mint: Mint) -> Event:
     """A body that comes twice: which one counts, its reader decides."""
-    bodies = [spelt(either(mint)), b"{}"]
-    mint.chance.shuffle(bodies)
+    bodies = [spelt(either(mint)), spelt(either(mint))]
     fields = event(mint, "patch", SECRETS)
     return fields | {"requestObject": b',"requestObject":'.join(bodies)}
 

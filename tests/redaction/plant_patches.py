@@ -56,10 +56,9 @@ def split(mint: Mint) -> list[Any]:
 
 
 def ambiguous(mint: Mint) -> list[Any]:
-    """An operation whose keys come twice: which ones count, its reader decides."""
+    """Operations whose keys come twice: the last one counts, and a line must not hold the others either."""
     return [
         Pairs([("op", "add"), ("path", "/metadata/labels/x"), ("path", "/data/x"), ("value", encoded(mint.text()))]),
-        Pairs([("op", "add"), ("path", "/data/x"), ("path", "/metadata/labels/x"), ("value", encoded(mint.text()))]),
         Pairs([("op", "add"), ("path", "/data/x"), ("value", encoded(mint.text())), ("value", "")]),
         Pairs([("op", "add"), ("value", mint.text()), ("value", ""), ("path", "/stringData/x")]),
     ]
@@ -91,7 +90,7 @@ def strategic(mint: Mint) -> dict[str, Any]:
         lambda: {"data": {"$patch": "replace", **data(mint)}},
         lambda: {"$patch": "replace", **secret(mint)},
         lambda: {"$retainKeys": ["stringData"], "stringData": strings(mint)},
-        lambda: {"$setElementOrder/data": ["x"], "data": data(mint)},
+        lambda: {"metadata": {"$setElementOrder/finalizers": ["example.com/x"]}, "data": data(mint)},
         lambda: {"metadata": {"$patch": "merge", "annotations": {LAST_APPLIED: repeated(mint)}}, "data": data(mint)},
         lambda: {"$deleteFromPrimitiveList/data": [encoded(mint.text())], "data": None},
     )

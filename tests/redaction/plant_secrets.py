@@ -77,7 +77,7 @@ def unusual(mint: Mint) -> Any:
         mint.number,
         lambda: [mint.text(), {"a": mint.number()}],
         lambda: {"a": mint.number(), "b": [mint.text(), [mint.word()]], "c": {"d": {"e": mint.text()}}, "f": None},
-        lambda: {"a": {"apiVersion": "v1", "kind": "ConfigMap", "data": {"b": mint.text()}}},
+        lambda: {"a": {"data": {"b": mint.text()}, "stringData": [mint.text()]}},
     )
 
 

@@ -203,7 +203,7 @@ async def test_no_secret_is_anywhere_and_every_event_is_there(tmp_path: Path) ->
     async with running(tmp_path, server) as system:
         await system.sends(events)
         ledger = await system.searched(tmp_path)
-        print(len(ledger.leaks), ledger.places, ledger.size)
+        assert ledger.leaks == {}
         kept = {"gateway": inspect.summary(system.front.spool), "receiver": inspect.summary(system.back.spool)}
     expected = {_AUDIT_ID.findall(each.item)[0].decode() for each in events}
     for name in (*FILES, "stdout"):
