@@ -55,6 +55,8 @@ class Mint:
             f"{mark}\n{mark}\t{mark}\n",
             f"{mark}/+={mark}",
             f"{mark} {mark}",
+            f"${mark}",
+            f"-{mark}",
             f"{mark}\u00e9\u2603\U0001f512\u2028{mark}",
             f"{mark}{{}}[],:{mark}",
             f"{mark}\\u003c{mark}",

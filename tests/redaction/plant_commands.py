@@ -19,6 +19,7 @@ FLAGS = (
     "api-key",
     "secret",
     "bootstrap_token",
+    "requirepass",
     "Password",
 )
 
@@ -59,6 +60,13 @@ COMMANDS: dict[str, Callable[[Mint], list[str]]] = {
     "sh: -p of mysql": lambda mint: _shell(
         mint, f"{mint.keep('mysql -u root')} -p{mint.word()}; PGPASSWORD={mint.word()} psql"
     ),
+    "sh: -p of mysql and a quoted value": lambda mint: _shell(
+        mint, f"{mint.keep('mysql -uroot')} -p{_quoted(mint)} app"
+    ),
+    "sh: bundled -u of curl": lambda mint: _shell(
+        mint, f"curl {mint.pick('-su', '-sSku')} admin:{mint.word()} http://x"
+    ),
+    "--user=": lambda mint: ["etcdctl", f"{mint.keep('--user=root')}:{mint.word()}", "get", "a"],
     "-p of mysql": lambda mint: [
         mint.pick("mysql", "mysqldump", "/usr/bin/mysqladmin"),
         "-u",

@@ -43,6 +43,7 @@ def _undecoded(kind: str, body: str, mark: str) -> str:
 
 def of_secret(mint: Mint) -> dict[str, Callable[[], tuple[str, str, int]]]:
     """What may be said of a Secret: a field, a message about it, the code."""
+    quote = mint.pick("`", "'")
     known = 'Secret "db" is invalid: data[password]: Invalid value: '
 
     def undecoded() -> tuple[str, str, int]:
@@ -69,6 +70,12 @@ def of_secret(mint: Mint) -> dict[str, Callable[[], tuple[str, str, int]]]:
         "a body of a decoder": undecoded,
         "a value of another type": untyped,
         "a denial": lambda: ("", f"{DENIED}the password {quoted(mint.text())} is too weak", 403),
+        "a cause of a denial": lambda: ("data", f"{DENIED} is invalid: x: the password {mint.word()} is too weak", 403),
+        "a value in other quotes": lambda: (
+            "data",
+            f"cannot unmarshal !!str {quote}{mint.word()}{quote} into int",
+            400,
+        ),
         "a denial in base64": lambda: ("", f"{DENIED}data.password={encoded(mint.text())}", 400),
     }
 
@@ -92,8 +99,12 @@ def of_pod(mint: Mint) -> dict[str, Callable[[], tuple[str, str, int]]]:
         )
 
     def differing() -> tuple[str, str, int]:
-        lines = [f'- \t\t\tEnv: []core.EnvVar{{{{Name: "{name()}", Value: {quoted(mint.text())}}}}},']
-        lines += [f'+ \t\t\tEnv: []core.EnvVar{{{{Name: "{name()}", Value: {quoted(mint.text())}}}}},']
+        lines = mint.one_of(
+            lambda: [f'- \t\tEnv: []core.EnvVar{{{{Name: "{name()}", Value: {quoted(mint.text())}}}}},'],
+            lambda: [f'  \t\t\t\tName: "{name()}",', f"- \t\t\t\tValue: {quoted(mint.text())},"],
+            lambda: [f'   "name": "{name()}",', f'-  "value": {quoted(mint.text())}'],
+            lambda: [f'+ \t\tArgs: []string{{"--password", {quoted(mint.text())}}},'],
+        )
         said = "pod updates may not change fields other than `spec.containers[*].image`\n  core.PodSpec{\n"
         return "spec", f'Pod "db" is invalid: spec: Forbidden: {said}' + "\n".join(lines) + "\n  }\n", 422
 
@@ -137,12 +148,21 @@ def said(mint: Mint, of: Resource, name: str) -> Event:
     return event(mint, mint.pick("create", "update", "patch"), of, None, response, status=status, level=level)
 
 
+def refused(mint: Mint) -> Event:
+    """What a ValidatingAdmissionPolicy that only audits notes (pkg/admission/plugin/policy/validating/dispatcher.go)."""
+    failed = {"message": f"the password {quoted(mint.text())} is too weak", "policy": "strength", "binding": "all"}
+    noted = [{**failed, "expressionIndex": 0, "validationActions": ["Audit"]}]
+    annotations = {"validation.policy.admission.k8s.io/validation_failure": text(noted)}
+    return event(mint, "create", SECRETS, annotations=annotations)
+
+
 def of_some(mint: Mint, name: str) -> Event:
     """The same of an object that makes Pods."""
     return said(mint, mint.pick(PODS, *(workload.resource for workload in WORKLOADS)), name)
 
 
 KINDS: dict[str, Callable[[Mint], Event]] = {
+    "message of a Secret: a refusal by a policy": refused,
     **{f"message of a Secret: {name}": partial(said, of=SECRETS, name=name) for name in of_secret(Mint(0))},
     **{f"message of a Pod: {name}": partial(of_some, name=name) for name in of_pod(Mint(0))},
 }

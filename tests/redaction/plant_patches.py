@@ -87,7 +87,7 @@ def merge(mint: Mint) -> dict[str, Any]:
 def strategic(mint: Mint) -> dict[str, Any]:
     """A strategic merge patch, with its directives."""
     return mint.one_of(
-        lambda: {"data": {"$patch": "replace", **data(mint)}},
+        lambda: {"data": data(mint) | {"gone": None}},
         lambda: {"$patch": "replace", **secret(mint)},
         lambda: {"$retainKeys": ["stringData"], "stringData": strings(mint)},
         lambda: {"metadata": {"$setElementOrder/finalizers": ["example.com/x"]}, "data": data(mint)},

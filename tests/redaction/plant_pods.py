@@ -37,6 +37,7 @@ WORKLOADS = (
     Workload(Resource("rollouts", "Rollout", "argoproj.io", "v1alpha1"), TEMPLATE),
     Workload(Resource("services", "Service", "serving.knative.dev"), TEMPLATE),
     Workload(Resource("revisions", "Revision", "serving.knative.dev"), ("spec",)),
+    Workload(Resource("sparkapplications", "SparkApplication", "sparkoperator.k8s.io", "v1beta2"), ("spec", "driver")),
     Workload(Resource("deploymentconfigs", "DeploymentConfig", "apps.openshift.io"), TEMPLATE),
 )
 PODS = WORKLOADS[0].resource

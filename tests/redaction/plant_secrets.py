@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tests.redaction.events import SECRETS, Event, applied, event, listed, named, partial, table
+from tests.redaction.events import LAST_APPLIED, SECRETS, Event, applied, event, listed, named, partial, table
 from tests.redaction.marks import Mint, encoded
-from tests.redaction.spelling import Pairs
+from tests.redaction.spelling import Pairs, text
 
 KEYS = ("password", "tls.key", ".dockerconfigjson", "ca.crt", "username", "config.yaml", "a/b~c", "é", "token-secret")
 
@@ -58,6 +58,12 @@ def row(mint: Mint) -> dict[str, Any]:
     return whole if mint.often() else partial(whole)
 
 
+def token_in_annotation(mint: Mint) -> Event:
+    """OpenShift keeps the token of a registry's Secret beside it."""
+    made = named(SECRETS, {}, annotations={"openshift.io/token-secret.value": mint.jwt()})
+    return event(mint, mint.pick("update", "get"), SECRETS, None, made)
+
+
 def bootstrap(mint: Mint) -> Event:
     """A bootstrap token, as kubeadm makes it."""
     made = {
@@ -91,7 +97,15 @@ def odd_data(mint: Mint) -> Event:
 def other_case(mint: Mint) -> Event:
     """Before 1.8, and in fields that are unknown, the case of a key is whatever its author chose."""
     field = mint.pick("Data", "DATA", "dAtA", "stringdata", "StringData", "STRINGDATA")
+    if mint.often(0.3):
+        annotations = {LAST_APPLIED: text(either(mint))}
+        return event(mint, "patch", SECRETS, {mint.pick("metadata", "Metadata"): {"Annotations": annotations}})
     return event(mint, "create", SECRETS, named(SECRETS, {field: strings(mint)}))
+
+
+def applied_by_others(mint: Mint) -> Event:
+    """What kapp notes of what it applied."""
+    return event(mint, "update", SECRETS, named(SECRETS, {}, annotations={"kapp.k14s.io/original": text(either(mint))}))
 
 
 def twice(mint: Mint) -> Event:
@@ -135,7 +149,9 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
         },
     ),
     "Secret: a bootstrap token": bootstrap,
+    "Secret: a token in an annotation": token_in_annotation,
     "Secret: values of unusual types": odd_data,
     "Secret: fields in another case": other_case,
     "Secret: fields that come twice": twice,
+    "Secret: applied by others": applied_by_others,
 }

@@ -13,7 +13,17 @@ from tests.redaction.plant_commands import COMMANDS
 EXEC = Resource("pods", "PodExecOptions", subresource="exec")
 PROXY = Resource("nodes", "NodeProxyOptions", subresource="proxy")
 AT = "/api/v1/namespaces/team/pods/db"
-QUERIES = ("token", "access_token", "password", "id_token", "client_secret", "api_key", "Token", "PASSWORD")
+QUERIES = (
+    "token",
+    "access_token",
+    "password",
+    "id_token",
+    "client_secret",
+    "api_key",
+    "X-Amz-Signature",
+    "Token",
+    "PASSWORD",
+)
 
 
 def _percent(mint: Mint, value: str) -> str:
@@ -45,6 +55,12 @@ def query(mint: Mint) -> Event:
     return event(mint, "get", PROXY, uri=uri, level=_level(mint))
 
 
+def unescaped(mint: Mint) -> Event:
+    """A script whose separators are not escaped: a reader of queries may split it there."""
+    uri = f"{AT}/exec?command=sh&command=-c&command=cd+/;PGPASSWORD%3D{mint.word()}+psql&tty=true"
+    return event(mint, "create", EXEC, uri=uri, level=_level(mint))
+
+
 def user_information(mint: Mint) -> Event:
     """A URL with a password, as a part of a path, in a query, or the whole."""
     at = f"//app:{mint.word()}@db.example.com/x"
@@ -66,4 +82,5 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "URI: an argument of the query": query,
     "URI: user information": user_information,
     "URI: kubelet's run": run,
+    "URI: a script that is not escaped": unescaped,
 }
