@@ -149,7 +149,7 @@ def said(mint: Mint, of: Resource, name: str) -> Event:
 
 
 def refused(mint: Mint) -> Event:
-    """What a ValidatingAdmissionPolicy that only audits notes (pkg/admission/plugin/policy/validating/dispatcher.go)."""
+    """What a ValidatingAdmissionPolicy that only audits notes (pkg/admission/plugin/policy)."""
     failed = {"message": f"the password {quoted(mint.text())} is too weak", "policy": "strength", "binding": "all"}
     noted = [{**failed, "expressionIndex": 0, "validationActions": ["Audit"]}]
     annotations = {"validation.policy.admission.k8s.io/validation_failure": text(noted)}

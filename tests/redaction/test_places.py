@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from auditpipeline.core.redaction.places import PLACES, Place
 
 from auditpipeline.core.event import decode_event, encode_line
 from auditpipeline.core.redaction import names, places, redactor, text, url
 from auditpipeline.core.redaction.model import DEFAULT
+from auditpipeline.core.redaction.places import PLACES, Place
 from auditpipeline.core.redaction.redactor import Redactor
 from tests.redaction.events import Event, Resource, event, item
 from tests.redaction.marks import Mint, marks_in

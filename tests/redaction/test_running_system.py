@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from auditpipeline.core.config import Config, FileOutput, HttpOutput, Route, Spool, StdoutOutput
 from auditpipeline.core.destination import FileCompression
+from auditpipeline.core.redaction.model import HASH, KEY_BYTES, Redaction
 from auditpipeline.dataplane import inspect
 from tests.dataplane.process import Process, serving
 from tests.dataplane.setting import EVERYTHING, Destination, Setting, until
@@ -58,8 +60,9 @@ def unreadable(events: list[Planted]) -> Iterator[bytes]:
 
 @dataclass
 class Ledger:
-    """Where secrets were found, how many places were looked at, and how many bytes."""
+    """Where which of the `planted` secrets were found; how many places were looked at, and how many bytes."""
 
+    planted: frozenset[int]
     leaks: dict[str, set[int]] = field(default_factory=dict)
     places: int = 0
     size: int = 0
@@ -67,7 +70,7 @@ class Ledger:
     def look(self, name: str, data: bytes) -> None:
         """Looks for secrets of any spelling."""
         self.places, self.size = self.places + 1, self.size + len(data)
-        if found := marks_in(data):
+        if found := marks_in(data) & self.planted:
             self.leaks[name] = found
 
 
@@ -89,12 +92,13 @@ def gateway(setting: Setting, receiver: Setting, port: int) -> Config:
         client_tls=receiver.client_tls,
     )
     routes = (Route("pipeline", (EVERYTHING,), output), Route("dead", (EVERYTHING,), HttpOutput(NOWHERE, "event-list")))
-    spool = Spool(str(setting.spool), 2**28, isolate=True, dead_letters="digest")
+    spool = Spool(str(setting.spool), 2**28, isolate=True)
     return msgspec.structs.replace(setting.config(*routes), plane="gateway", spool=spool)
 
 
 def pipeline(setting: Setting, url: str) -> Config:
-    """A receiver with an output of every kind: files that rotate and are packed, a server, a pipe, and a dead one."""
+    """A receiver with an output of every kind: files that rotate and are packed, a server, a pipe, one that gets
+    hashes instead of masks, and a dead one."""
     files = {
         name: FileOutput(str(setting.folder / name / "events.jsonl"), 2**20, 1000, compression=name) for name in FILES
     }
@@ -103,15 +107,18 @@ def pipeline(setting: Setting, url: str) -> Config:
         Route("http", (EVERYTHING,), HttpOutput(url, compression="gzip")),
         Route("pipe", (EVERYTHING,), StdoutOutput()),
     ]
+    hashed = FileOutput(str(setting.folder / "hashed" / "events.jsonl"), 2**20, 1000)
+    routes += [Route("hashed", (EVERYTHING,), hashed, redaction=Redaction(method="hash"))]
     routes += [Route("dead", (EVERYTHING,), HttpOutput(NOWHERE))]
-    return msgspec.structs.replace(
-        setting.config(*routes), spool=Spool(str(setting.spool), 2**28, dead_letters="digest")
-    )
+    key = setting.folder / "key"
+    key.write_bytes(os.urandom(KEY_BYTES))
+    spool = Spool(str(setting.spool), 2**28)
+    return msgspec.structs.replace(setting.config(*routes), spool=spool, redaction_key_file=str(key))
 
 
 async def picky(events: list[dict[str, object]]) -> web.Response | None:
     """A server that refuses some events for ever: they become dead letters of its output."""
-    refused = any(str(each["auditID"]).endswith("0") for each in events)
+    refused = any(str(each["auditID"]).endswith("00") for each in events)
     return web.Response(status=400, text="refused") if refused else None
 
 
@@ -173,9 +180,9 @@ class System:
         await delivered(self.gate, self.front)
         await delivered(self.receiver, self.back)
 
-    async def searched(self, folder: Path) -> Ledger:
+    async def searched(self, folder: Path, planted_: frozenset[int]) -> Ledger:
         """Looks everywhere, while both run."""
-        ledger = Ledger()
+        ledger = Ledger(planted_)
         for name, process, setting in (("gateway", self.gate, self.front), ("receiver", self.receiver, self.back)):
             for path in ("/status", "/metrics"):
                 ledger.look(f"{path} of the {name}", await process.ops(setting, path))
@@ -211,11 +218,14 @@ async def test_no_secret_is_anywhere_and_every_event_is_there(tmp_path: Path) ->
     server.answer = picky
     async with running(tmp_path, server) as system:
         await system.sends(events)
-        ledger = await system.searched(tmp_path)
+        ledger = await system.searched(tmp_path, frozenset[int]().union(*(each.secrets for each in events)))
         assert by_kind(ledger, events) == {}
         kept = {"gateway": inspect.summary(system.front.spool), "receiver": inspect.summary(system.back.spool)}
     expected = {_AUDIT_ID.findall(each.item)[0].decode() for each in events}
-    for name in (*FILES, "stdout"):
+    masked, hashed = (lines_of(tmp_path / "receiver" / name) for name in ("none", "hashed"))
+    assert HASH.encode() in hashed
+    assert HASH.encode() not in masked
+    for name in (*FILES, "stdout", "hashed"):
         assert expected <= ids(lines_of(tmp_path / "receiver" / name)), name
     assert len(list((tmp_path / "receiver" / "zstd").iterdir())) > 3
     assert all(spool.events >= len(events) for spool in kept.values())
