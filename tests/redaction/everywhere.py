@@ -9,7 +9,6 @@ from pathlib import Path
 import zstandard
 
 from auditpipeline.dataplane import inspect
-from auditpipeline.dataplane.frames import inflated
 from auditpipeline.dataplane.inspect import Chosen
 
 GZIP, ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
@@ -66,19 +65,10 @@ def spools(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def tables(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every value of every table in each spool, inflated where it is a frame: what the product may have forgotten."""
+    """All text in every table of each spool: names, reasons, keys, and what the product has no reader for."""
     for path in sorted(folder.rglob("*.sqlite")):
         with inspect.looking(path) as connection:
             names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             for name in names:
                 for row in connection.execute(f'SELECT * FROM "{name}"'):  # noqa: S608
-                    yield f"{name} of {path}", b" ".join(map(_text, row))
-
-
-def _text(value: object) -> bytes:
-    if isinstance(value, bytes):
-        try:
-            return value + b" " + inflated(value)
-        except zstandard.ZstdError:
-            return value
-    return str(value).encode(errors="replace")
+                    yield f"{name} of {path}", repr([each for each in row if isinstance(each, str)]).encode()

@@ -186,7 +186,7 @@ class System:
         for name, process, setting in (("gateway", self.gate, self.front), ("receiver", self.receiver, self.back)):
             for path in ("/status", "/metrics"):
                 ledger.look(f"{path} of the {name}", await process.ops(setting, path))
-        for search in (everywhere.files, everywhere.spools, everywhere.tables):
+        for search in (everywhere.files, everywhere.spools, everywhere.tables):  # the same bytes, in three readings
             for name, data in search(folder):
                 ledger.look(name, data)
         for number, (request, body) in enumerate(zip(self.server.requests, self.server.bodies, strict=True)):
