@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tests.redaction.events import LAST_APPLIED, Event, Resource, applied, event, listed, named, table
 from tests.redaction.marks import Mint
 from tests.redaction.plant_patches import APPLIED_POINTER, by_webhook, operation
-from tests.redaction.spelling import Pairs, text
+from tests.redaction.spelling import STYLES, Pairs, Spelt, spelt, text
 
 Object = dict[str, Any]
 
@@ -240,6 +240,26 @@ def ephemeral(mint: Mint) -> Event:
     return event(mint, "update", former, named(former, {"ephemeralContainers": [debug]}))
 
 
+def revised(mint: Mint) -> Event:
+    """ControllerRevisions of others: their data is what a client sent, in whatever place and spelling."""
+    of = Resource("controllerrevisions", "ControllerRevision", "apps")
+    spec = mint.pick("leaderWorkerTemplate", "template", "virtualMachineSpec")
+    made = named(
+        of, {"data": Spelt(spelt({"spec": {spec: {"workerTemplate": {"spec": pod_spec(mint)}}}}, mint.pick(*STYLES)))}
+    )
+    verb = mint.pick("create", "update", "get", "list")
+    asked = verb in ("create", "update")
+    answer = listed(of, [made]) if verb == "list" else made
+    return event(mint, verb, of, made if asked else None, None if asked else answer)
+
+
+def applied_twice(mint: Mint) -> Event:
+    """What was applied, in whose text a key comes twice: the last one is harmless."""
+    spec = Pairs([("containers", [container(mint)]), ("containers", [{"name": "app", "env": []}])])
+    annotations = {LAST_APPLIED: text(Pairs([("kind", "Pod"), ("spec", spec)]))}
+    return event(mint, mint.pick("create", "update", "patch"), PODS, named(PODS, {}, annotations=annotations))
+
+
 def alone(mint: Mint) -> Event:
     """Objects of others that hold containers by other names: one by itself, and steps."""
     workflow = Resource("workflows", "Workflow", "argoproj.io", "v1alpha1")
@@ -280,4 +300,6 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "probes and hooks": probed,
     "pods/ephemeralcontainers": ephemeral,
     "containers by other names": alone,
+    "controllerrevisions.apps: templates of others": revised,
+    "pods: last-applied with keys that come twice": applied_twice,
 }
