@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial as partial_
 from typing import Any
 
 from tests.redaction.events import LAST_APPLIED, SECRETS, Event, applied, event, listed, named, partial, table
@@ -56,6 +57,12 @@ def row(mint: Mint) -> dict[str, Any]:
     """What a row of a Table holds: the object, or its metadata."""
     whole = last_applied(mint)
     return whole if mint.often() else partial(whole)
+
+
+def packed_by_others(mint: Mint, key: str) -> Event:
+    """What others note of what they applied, in base64 (and often packed before)."""
+    whole = text(either(mint))
+    return event(mint, "update", SECRETS, named(SECRETS, {}, annotations={key: encoded(whole)}))
 
 
 def token_in_annotation(mint: Mint) -> Event:
@@ -154,4 +161,6 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "Secret: fields in another case": other_case,
     "Secret: fields that come twice": twice,
     "Secret: applied by others": applied_by_others,
+    "Secret: applied by Rancher": partial_(packed_by_others, key="objectset.rio.cattle.io/applied"),
+    "Secret: applied by Banzai Cloud": partial_(packed_by_others, key="banzaicloud.com/last-applied"),
 }

@@ -31,6 +31,10 @@ CAUGHT = {
     ),
     "arguments": ("pods: args",),
     "commands": ("command: sh: -p of mysql", "probes and hooks"),
+    "headers": ("probes and hooks",),
+    "objects that kapp applied": ("Secret: applied by others",),
+    "objects that Rancher applied": ("Secret: applied by Rancher",),
+    "objects that Banzai Cloud applied": ("Secret: applied by Banzai Cloud",),
     "applied objects": ("Secret: last-applied in a response", "jobs.batch: last-applied", "JSON patch: last-applied"),
     "patches by webhooks": ("webhook's patch: data", "daemonsets.apps: webhook's patch"),
     "tokens in annotations": ("Secret: a token in an annotation",),
@@ -90,6 +94,13 @@ def tool(mint: Mint, name: str) -> Event:
     )
 
 
+def header(mint: Mint, name: str) -> Event:
+    """A header that a probe sends."""
+    headers = [{"name": name.title().replace("_", "-"), "value": mint.word()}]
+    probe = {"httpGet": {"path": "/", "port": 80, "httpHeaders": headers}}
+    return in_bodies(mint, WORKLOADS[1], container(mint, livenessProbe=probe))
+
+
 def template(mint: Mint, group: str, plural: str = "workloads") -> Event:
     """An object with a Pod template, of that group."""
     way = ("spec",) if plural == "pods" else TEMPLATE
@@ -106,9 +117,9 @@ LISTS: dict[str, tuple[object, str, Callable[[Mint, str], Event], Callable[[str]
     "words": (names, "WORDS", named, lambda word: f"MY_{word}_1"),
     "ends": (names, "ENDS", named, lambda end: f"MY{end}"),
     "whole names": (names, "WHOLE", option, str),
+    "headers": (names, "HEADERS", header, str),
     "programs": (text, "TOOLS", tool, str),
     "resources with templates": (places, "TEMPLATES", lambda mint, plural: template(mint, "", plural), str),
-    "groups with templates": (places, "TEMPLATE_GROUPS", template, str),
     "commands in URLs": (url, "COMMANDS", argument, str),
 }
 
