@@ -61,7 +61,7 @@ def row(mint: Mint) -> dict[str, Any]:
 
 def packed_by_others(mint: Mint, key: str) -> Event:
     """What others note of what they applied, in base64 (and often packed before)."""
-    whole = text(either(mint))
+    whole = text(secret(mint, stringData=strings(mint)))
     return event(mint, "update", SECRETS, named(SECRETS, {}, annotations={key: encoded(whole)}))
 
 
