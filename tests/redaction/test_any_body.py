@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auditpipeline.core.event import decode_event
@@ -111,7 +111,7 @@ def events(draw: st.DrawFn) -> bytes:
     return made + b"}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(events(), min_size=1, max_size=4))
 def test_every_event_comes_out_and_is_stable(items: list[bytes]) -> None:
     """In a body; masked and hashed."""
@@ -124,7 +124,7 @@ def test_every_event_comes_out_and_is_stable(items: list[bytes]) -> None:
             assert Redactor(redaction, KEY).line(line) == (line, 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SHAPED, st.integers(0, 10**6), st.sampled_from(("requestObject", "responseObject")))
 def test_a_secret_goes_whatever_stands_beside_it(beside: Any, seed: int, field: str) -> None:
     """In the data of a Secret and in a variable, beside anything."""
