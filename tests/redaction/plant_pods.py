@@ -240,6 +240,20 @@ def ephemeral(mint: Mint) -> Event:
     return event(mint, "update", former, named(former, {"ephemeralContainers": [debug]}))
 
 
+def applied_within(mint: Mint) -> Event:
+    """What was applied, in the annotations of a template, and in those of what was applied."""
+    workload = mint.pick(*(each for each in WORKLOADS if "template" in each.way))
+    made = made_of(workload, {"containers": [{"name": "app", "env": []}]})
+    template: Any = made
+    for key in workload.way[:-1]:
+        template = template[key]
+    key = mint.pick(LAST_APPLIED, LAST_APPLIED, "kapp.k14s.io/original")
+    template["metadata"]["annotations"] = {key: text(whole(mint, WORKLOADS[0]))}
+    if mint.often():
+        made = named(workload.resource, {}, annotations=applied(mint, made))
+    return event(mint, mint.pick("create", "update", "patch"), workload.resource, made, made)
+
+
 def revised(mint: Mint) -> Event:
     """ControllerRevisions of others: their data is what a client sent, in whatever place and spelling."""
     of = Resource("controllerrevisions", "ControllerRevision", "apps")
@@ -300,6 +314,7 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "probes and hooks": probed,
     "pods/ephemeralcontainers": ephemeral,
     "containers by other names": alone,
+    "last-applied within": applied_within,
     "controllerrevisions.apps: templates of others": revised,
     "pods: last-applied with keys that come twice": applied_twice,
 }
