@@ -268,8 +268,8 @@ def revised(mint: Mint) -> Event:
 
 
 def applied_twice(mint: Mint) -> Event:
-    """What was applied, in whose text a key comes twice: the last one is harmless."""
-    spec = Pairs([("containers", [container(mint)]), ("containers", [{"name": "app", "env": []}])])
+    """What was applied, in whose text a key comes twice."""
+    spec = Pairs([("containers", [container(mint)]), ("containers", [container(mint)])])
     annotations = {LAST_APPLIED: text(Pairs([("kind", "Pod"), ("spec", spec)]))}
     return event(mint, mint.pick("create", "update", "patch"), PODS, named(PODS, {}, annotations=annotations))
 
