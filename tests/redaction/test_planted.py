@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from auditpipeline.core.event import as_item, decode_event, encode_line
 from auditpipeline.core.mend import is_tame, mended
 from auditpipeline.core.policy import Policy, Rule
-from auditpipeline.core.redaction.model import DEFAULT, MASK_BASE64, Redaction
+from auditpipeline.core.redaction.model import DEFAULT, HASH, MASK_BASE64, Redaction
 from auditpipeline.core.redaction.redactor import Redactor
 from auditpipeline.dataplane.filter import Filter, Wanted, narrow_line
 from tests.dataplane.setting import DATA
@@ -81,6 +82,17 @@ def test_each_route_takes_what_another_one_keeps() -> None:
         delivered = narrow_line(line, EVERYTHING, Redactor(DEFAULT))
         assert delivered is not None
         assert faults(each, delivered) == [], each.kind
+
+
+def test_a_hash_becomes_a_mask() -> None:
+    """What is stored with hashes for one route is delivered with masks to another: wherever there was a hash."""
+    hashing, masking = Redactor(Redaction(method="hash"), KEY), Redactor(DEFAULT)
+    hashes, in_base64 = re.compile(HASH.encode() + b"[0-9a-f]{32}"), base64.b64encode(HASH.encode())
+    for each in several(2000):
+        stored = hashing.line(_mended(each.item)).line
+        delivered = masking.line(stored).line
+        assert not hashes.search(delivered), (each.kind, delivered)
+        assert in_base64 not in delivered, (each.kind, delivered)
 
 
 @pytest.mark.parametrize("name", EVENTS)
