@@ -25,17 +25,27 @@ class Spelt(NamedTuple):
 
 class Style(NamedTuple):
     """`html`: as Go escapes it. `ascii`: only ASCII. `white`: with white space. `unicode`: the share of letters that
-    are escaped, in keys and values; `/` is then `\\/` too."""
+    are escaped, in keys and values; `/` is then `\\/` too, as with `slash`."""
 
     html: bool = False
     ascii: bool = False
     white: str = ""
     unicode: float = 0.0
+    slash: bool = False
 
 
 GO = Style(html=True)
 """What kube-apiserver encodes itself."""
-STYLES = (Style(), Style(ascii=True), Style(white=" "), Style(white="\n\t"), Style(unicode=0.3), Style(unicode=1.0), GO)
+STYLES = (
+    Style(),
+    Style(ascii=True),
+    Style(white=" "),
+    Style(slash=True),
+    Style(white="\n\t"),
+    Style(unicode=0.3),
+    Style(unicode=1.0),
+    GO,
+)
 """What a client may send as a patch."""
 
 
@@ -79,7 +89,7 @@ def _string(value: str, style: Style, chance: random.Random) -> bytes:
     if style.html:
         for letter, escape in _HTML.items():
             plain = plain.replace(letter, escape)
-    return plain.encode()
+    return (plain.replace("/", r"\/") if style.slash else plain).encode()
 
 
 def _letter(letter: str, share: float, chance: random.Random) -> bytes:
