@@ -47,6 +47,8 @@ class Webhook:
         self.taken: set[Key] = set()
         self.names: set[str] = set()
         self.batches = self.requests = 0
+        self.bodies: list[bytes] | None = None
+        """Set to a list to keep what comes."""
         self.port = 0
         self._mood: Mood = mood
         self._changed = asyncio.Event()
@@ -66,6 +68,8 @@ class Webhook:
         """Take a batch, or not."""
         self.requests += 1
         body = await request.read()
+        if self.bodies is not None:
+            self.bodies.append(body)
         while self._mood == "hanging":
             await self._changed.wait()
         if self._mood == "refusing":
