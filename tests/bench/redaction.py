@@ -46,7 +46,7 @@ def filter_of(redaction: Redaction | None, policy: Policy = EVERYTHING) -> Filte
     tls = Tls("", "")
     route = Route("one", (policy,), FileOutput("/events"), redaction=redaction)
     config = Config("receiver", "bench", Listen("", "", tls, tls), Spool("/spool", 2**30), (route,))
-    return plane._filter(config)
+    return plane._filter(config, None)
 
 
 def samples(at_once: int) -> dict[str, tuple[bytes, ...]]:

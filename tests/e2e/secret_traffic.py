@@ -149,6 +149,18 @@ class Traffic:
         said = self.refused("patch", "pod", "shell", "--type=json", "-p", json.dumps(changed))
         assert "pod updates may not change fields" in said
 
+        self._job(new("a Job"))
+
+    def _job(self, variable: str) -> None:
+        """A Job, and a change of its template that is refused: the message has the whole template."""
+        job: dict[str, Any] = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once"}}
+        template = {
+            "spec": _pod_spec(variable, self._needles.awkward("an argument of a Job")) | {"restartPolicy": "Never"}
+        }
+        self.kubectl("apply", "-f", "-", obj=job | {"spec": {"template": template}})
+        template["spec"]["containers"][0]["env"][0]["value"] = self._needles.awkward("a Job's update, refused")
+        assert "field is immutable" in self.refused("apply", "-f", "-", obj=job | {"spec": {"template": template}})
+
     def urls(self) -> None:
         """`exec` with a password in its command, and credentials in queries. No kubelet is there to run anything."""
         new = self._needles.awkward
