@@ -105,7 +105,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Webhooks(folder / "webhooks") as webhooks, on:
         outputs = {name: webhooks.serve() for name in (NAME, OTHERS)}
         for each in outputs.values():
-            each.bodies = []
+            each.kept = []
         it = Scene(on, folder, outputs)
         http = webhooks.client(outputs[NAME]) | {"format": "event-list"}
         file = {"name": "archive", "file": {"path": "/var/log/audit/events.jsonl"}}
@@ -156,7 +156,7 @@ def test_nothing_is_sent_to_outputs(scene: Scene, name: str) -> None:
     """They get every event all the same: the pipeline's output, and the AuditSink of somebody else."""
     output = scene.outputs[name]
     scene.on.wait_for("all events", lambda: scene.written.keys() <= output.taken)
-    assert scene.needles.found_in(b"\n".join(output.bodies or ())) == set()
+    assert scene.needles.found_in(b"\n".join(output.kept or ())) == set()
 
 
 def test_nothing_is_told(scene: Scene) -> None:

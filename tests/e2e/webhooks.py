@@ -41,14 +41,13 @@ class _List(msgspec.Struct):
 
 
 class Webhook:
-    """One webhook; `mood` is how it behaves now."""
+    """One webhook; `mood` is how it behaves now. If `kept` is a list, the bodies that it takes are put there."""
 
     def __init__(self, mood: Mood = "good") -> None:
         self.taken: set[Key] = set()
         self.names: set[str] = set()
+        self.kept: list[bytes] | None = None
         self.batches = self.requests = 0
-        self.bodies: list[bytes] | None = None
-        """Set to a list to keep what comes."""
         self.port = 0
         self._mood: Mood = mood
         self._changed = asyncio.Event()
@@ -68,14 +67,14 @@ class Webhook:
         """Take a batch, or not."""
         self.requests += 1
         body = await request.read()
-        if self.bodies is not None:
-            self.bodies.append(body)
         while self._mood == "hanging":
             await self._changed.wait()
         if self._mood == "refusing":
             return web.Response(status=500)
         if self._mood == "slow":
             await asyncio.sleep(SLOW)
+        if self.kept is not None:
+            self.kept.append(body)
         events = msgspec.json.decode(body, type=_List).items
         self.taken |= {(event.audit_id, event.stage) for event in events}
         self.names |= {event.reference.name for event in events if event.reference}
