@@ -1,7 +1,8 @@
 """Objects as a cluster has them, of the sizes that they have there, for events with bodies (`tests.bench.kinds`).
 
-Sizes as JSON: a Pod with two containers 7 KB, of which managedFields are a third; a Deployment that was applied has its
-configuration a second time in an annotation; a Node's status lists its images; a Lease is small.
+Sizes as JSON: a Pod with two containers 6 KB, of which managedFields are a third; a Deployment that was applied has
+its configuration a second time in an annotation; a Node's status lists its images; a Lease is small. There are 200
+workloads: their Pods, and all updates of these, have the template of the workload.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from random import Random
 from typing import Any
 
 Object = dict[str, Any]
+_WORKLOADS = 200
 LAST = "kubectl.kubernetes.io/last-applied-configuration"
 _WORDS = ("cache", "queue", "web", "api", "orders", "users", "mail", "search", "billing", "images")
 _PLAIN = (
@@ -65,8 +67,10 @@ def environment(chance: Random, *, secret: bool) -> list[Object]:
     return [*found, {"name": last[0], "value": last[1]}]
 
 
-def pod_spec(chance: Random, *, secret: bool) -> Object:
-    """A Pod's spec with two containers; if `secret`, one of them has a password in its variables and arguments."""
+def pod_spec(any_of: Random, *, secret: bool) -> Object:
+    """The spec of one workload's Pods, with two containers; if `secret`, one of them has a password in its variables
+    and arguments."""
+    chance = Random(any_of.randrange(_WORKLOADS))
     arguments = ["--listen=:8080", "--key-file=/tls/tls.key", "--log-level=info", f"--shard={chance.randrange(9)}"]
     if secret:
         arguments.append(f"--password={word(chance)}")

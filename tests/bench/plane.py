@@ -7,7 +7,7 @@
     2 workers        twice that, each with a spool and a file of its own; connections are shared out evenly, which is
                      the best that SO_REUSEPORT could make of them
 
-and, in a second table, what redaction costs (tests/bench/plane_redaction.py).
+and, in a second table, what redaction and conditions cost (tests/bench/plane_redaction.py).
 
 Loopback, TLS 1.3 with client certificates, bodies of 400 real-shaped events of 3.2 KB, of which 30 % have bodies
 (tests/bench/events.py). A server with one worker has one core, the driver has the other one; two workers have two

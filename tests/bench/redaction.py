@@ -36,7 +36,7 @@ from tests.bench.policy_rules import event_list
 EVERYTHING, METADATA = (Policy((PolicyRule(level),)) for level in ("RequestResponse", "Metadata"))
 RULES = (
     Rule(paths=("data.*",), resources=(Selector("", ("configmaps",)),), action="remove"),
-    Rule(paths=('metadata.annotations["example.com/token"]', "spec.**.connectionString"), action="mask"),
+    Rule(paths=('metadata.annotations["example.com/token"]',), resources=(Selector("apps", ("deployments",)),)),
 )
 REDACTIONS = {"off": Redaction(default=False), "default": None, "rules": Redaction(rules=RULES)}
 

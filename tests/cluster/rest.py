@@ -35,11 +35,13 @@ class Rest:
             address.hostname or "", address.port, timeout=10, context=context
         )
 
-    def __call__(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+    def __call__(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json", accept: str = "*/*"
+    ) -> Any:
         """The decoded answer. Raises Refused for an error's status and OSError when nobody answers."""
         payload = None if body is None else json.dumps(body)
         try:
-            self._connection.request(method, path, payload, {"Content-Type": content_type})
+            self._connection.request(method, path, payload, {"Content-Type": content_type, "Accept": accept})
             answer = self._connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as error:
