@@ -163,7 +163,8 @@ TestSpoolAgainstAList.settings = settings(max_examples=25, stateful_step_count=2
 
 
 async def opened(path: Path, max_bytes: int = 2**30, outputs: tuple[str, ...] = ("out",), **bounds: Any) -> Spool:
-    """A spool with these outputs."""
+    """A spool with these outputs, which keeps dead letters whole."""
+    bounds.setdefault("dead_letters", "whole")
     spool = await open_spool(contract.Spool(str(path), max_bytes, **bounds), outputs, LOG)
     await spool.use(outputs)
     return spool

@@ -6,14 +6,15 @@
 Both raise Retryable, and have kept nothing, where spool or disk are full: the source waits, or tells its sender to.
 
 A body that no strict parser takes is read item by item in a thread of its own, one such body after the other: others
-pass it by.
+pass it by. So is one with very large events decided on there, since redaction may have to take them apart.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TypeVar
 
 from auditpipeline.core.eventlist import read_body
 from auditpipeline.dataplane.canary import Canaries
@@ -26,6 +27,9 @@ from auditpipeline.dataplane.store import Dead
 from auditpipeline.dataplane.worker import Worker
 
 ROOM = 64 * 2**20
+_HEAVY = 2**17
+"""Bytes that an event of a body has on average if it is decided on in a thread."""
+T = TypeVar("T")
 
 
 class Intake:
@@ -57,7 +61,7 @@ class Intake:
         """
         deciding = self.filter
         quick = decode(body)
-        taken = await _decided(deciding.slices(quick)) if quick else None
+        taken = await self._decide(deciding, quick, len(body)) if quick else None
         del quick
         if taken is None or taken.dead:
             taken = await self._take_slowly(deciding, body)
@@ -83,12 +87,21 @@ class Intake:
         if self._reader:
             self._reader.stop()
 
+    async def _decide(self, deciding: Filter, decoded: Decoded, size: int) -> Taken:
+        """What becomes of the events of a body of that size, while other bodies are taken."""
+        if size < _HEAVY * max(1, len(decoded.events)):
+            return await _decided(deciding.slices(decoded))
+        return await self._elsewhere(lambda: merged(list(deciding.slices(decoded))))
+
     async def _take_slowly(self, deciding: Filter, body: bytes) -> Taken:
         """As `Filter.take`, while other bodies are taken."""
-        self._reader = self._reader or Worker("body-reader")
-        events, unreadable = await self._reader.run(partial(read_body, body))
-        taken = await _decided(deciding.slices(Decoded.one_by_one(events)))
+        events, unreadable = await self._elsewhere(partial(read_body, body))
+        taken = await self._decide(deciding, Decoded.one_by_one(events), len(body))
         return merged([taken, deciding.left_over(unreadable)])
+
+    async def _elsewhere(self, work: Callable[[], T]) -> T:
+        self._reader = self._reader or Worker("body-reader")
+        return await self._reader.run(work)
 
     def _tell(self, dead: Sequence[Dead]) -> None:
         """One line for what is buried within a minute."""
