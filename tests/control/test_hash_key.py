@@ -26,7 +26,7 @@ def secret(value: bytes, key: str = "key", version: str = "5") -> dict[str, Any]
 
 
 async def test_a_key_that_is_there_is_used_and_nothing_is_written() -> None:
-    """Whoever put it there, and whatever its labels."""
+    """It does not matter who put it there, or which labels it has."""
     kube = Answers({WHERE: secret(b"x" * KEY_BYTES)})
     found = await hash_key(kube, NAMESPACE)
     assert (found.value, found.problem, kube.written) == (b"x" * KEY_BYTES, "", [])

@@ -69,7 +69,7 @@ def facts(**changed: Any) -> Facts:
     ],
 )
 def test_what_is_said_of_a_pipeline(found: dict[str, Any], status: str, reason: str) -> None:
-    """Whose status was never written before."""
+    """No status was written before."""
     verdict = redacted(facts(**found), None)
     assert verdict is not None
     assert (verdict.status, verdict.reason) == (status, reason)
@@ -122,7 +122,7 @@ def test_what_is_refused_is_not_said_to_be_in_force() -> None:
 
 
 def test_it_is_no_part_of_ready() -> None:
-    """Whoever opts out wants it so."""
+    """An opt-out is meant."""
     plain, whole = (conditions(facts(redaction=each))["Ready"] for each in (DEFAULT, Redaction(default=False)))
     assert plain == whole
 

@@ -1,8 +1,8 @@
 """The key of hashes (core.redaction): one for a cluster, in a Secret of the operator's namespace.
 
-Promises: the key is made when it is first needed, and never overwritten. Whoever comes second, be it another operator,
-uses the first one's; so does an operator that finds a Secret which somebody else made, as long as it is good. The key
-is copied into Secrets alone: `version` names it for everything else.
+Promises: the key is made when it is first needed, and never overwritten. A second operator uses the key of the first,
+and any operator uses one that somebody else put there, if it is good. The key is copied into Secrets alone: `version`
+names it for everything else.
 
 The data plane reads a key when the configuration that names its file comes into force. So each key has a file name of
 its own: another key is another configuration.
@@ -83,7 +83,7 @@ def key_of(secret: Mapping[str, Any]) -> HashKey:
 
 
 async def _made(kube: Kube, namespace: str) -> Mapping[str, Any]:
-    """The Secret with a new key; that of whoever was faster."""
+    """The Secret with a new key, or that of another operator that was faster."""
     labels = {names.MANAGED_BY: names.MANAGER}
     meta = {"name": names.REDACTION_SECRET, "namespace": namespace, "labels": labels}
     manifest = desired.secret(meta, {names.REDACTION_SECRET_KEY: secrets.token_bytes(KEY_BYTES)})
