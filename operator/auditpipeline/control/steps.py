@@ -158,6 +158,8 @@ async def registered(this: Round) -> None:
     """Whether whoever posts the events knows of this pipeline's AuditSink as it is."""
     world, sink = this.world, names.child(this.name)
     this.facts.given_up = sum(output.dropped for output in world.gateway.outputs(sink))
+    this.facts.has_gateway = world.features.sinks == "crd" and world.settings.gateway
+    this.facts.unredacting = world.gateway.unredacting()
     if world.features.sinks == "absent":
         message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
         this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
@@ -170,8 +172,6 @@ async def registered(this: Round) -> None:
         this.facts.sink = None
     if this.facts.sink is None:
         this.facts.pending.add("SinkRegistered")
-    this.facts.has_gateway = world.features.sinks == "crd" and world.settings.gateway
-    this.facts.unredacting = world.gateway.unredacting()
 
 
 async def upstream(this: Round) -> None:
