@@ -124,6 +124,45 @@ async def test_a_changed_pipeline_is_followed_and_a_broken_one_refused(bench: Be
         await until(lambda: len(bench.delivered("second")) == 3159)
 
 
+SECRET_EVENT = {
+    "kind": "Event",
+    "apiVersion": "audit.k8s.io/v1",
+    "level": "Request",
+    "auditID": "11111111-2222-3333-4444-555555555555",
+    "stage": "ResponseComplete",
+    "requestURI": "/api/v1/namespaces/default/secrets",
+    "verb": "create",
+    "user": {"username": "alice"},
+    "objectRef": {"resource": "secrets", "namespace": "default", "name": "a", "apiVersion": "v1"},
+    "responseStatus": {"code": 201},
+    "requestObject": {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "a"}, "data": {"key": "aHVudGVyMg=="}},
+    "requestReceivedTimestamp": "2026-01-01T00:00:00.000000Z",
+    "stageTimestamp": "2026-01-01T00:00:00.000000Z",
+}
+
+
+async def test_secrets_are_hashed_with_a_key_of_its_own_and_whole_for_who_opts_out(bench: Bench) -> None:
+    """The key is made at the first start, is private and stays; a change of the pipeline is followed."""
+    policy = {"rules": [{"level": "Request"}]}
+    one, key = bench.folder / "one.jsonl", bench.data / "redaction.key"
+    one.write_text(json.dumps(SECRET_EVENT) + "\n")
+    bench.write(pipeline(archive(), policy=policy, redaction={"method": "hash"}))
+    async with bench.running():
+        assert (stat.S_IMODE(key.stat().st_mode), len(key.read_bytes())) == (0o600, 32)
+        assert (await bench.replay(log=one))[0] == 0
+        await until(bench.delivered)
+        assert "aHVudGVyMg==" not in bench.output().read_text()
+        assert "UkVEQUNURUQt" in bench.output().read_text()  # a hash, and not the mask, in base64
+        first = key.read_bytes()
+        bench.write(pipeline(archive(), archive("whole"), policy=policy, redaction={"default": False}))
+        await until(lambda: bench.lines("the configuration is in force"))
+        assert (await bench.replay(log=one))[0] == 0
+        await until(lambda: bench.delivered("whole"))
+        assert "aHVudGVyMg==" in bench.output("whole").read_text()
+        assert key.read_bytes() == first
+    assert first.hex() not in bench.log.read_text()
+
+
 async def test_what_means_nothing_here_is_named_once(bench: Bench) -> None:
     """By its fields."""
     document = pipeline(archive(), throttle={"qps": 1}, webhook={"replicas": 3, "nodeSelector": {"a": "b"}})
@@ -234,6 +273,9 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
         (pipeline(archive()), ["--data-dir", "/proc/none"], "/proc/none"),
         (pipeline(archive()), ["--write-kubeconfig", "pipeline.yaml"], "was not written by auditpipeline"),
         (pipeline(archive()), ["--data-dir", "other"], "--data-dir:"),
+        (pipeline(archive(), redaction={"method": "hash"}), ["--redaction-key", "none"], "none cannot be read"),
+        (pipeline(archive(), redaction={"method": "hash"}), ["--redaction-key", "other/file"], "file has 0 bytes"),
+        (pipeline(archive(), redaction={"rules": [{"paths": ["**"]}]}), [], "spec.redaction.rules[0].paths[0]"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -54,6 +54,7 @@ def test_events_of_several_users_arrive(local: LocalDeployment, name: str) -> No
     users = {event["user"]["username"] for event in local.events(name)}
     assert {"alice", "bob", "carol"} <= users
     local.wait_for("Delivering", lambda: local.condition(name, "Delivering").get("status") == "True")
+    local.wait_for("Redacted", lambda: local.condition(name, "Redacted").get("status") == "True")
     status = local.get("auditpipeline", name)["status"]
     assert {condition["type"] for condition in status["conditions"] if condition["status"] == "True"} >= {
         *("Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering")

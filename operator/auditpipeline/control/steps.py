@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.accepted import fall_back
+from auditpipeline.control.accepted import fall_back, is_refused_opt_out
 from auditpipeline.control.facts import Losses, Problem, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
@@ -22,7 +22,7 @@ from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, disputed, ensure
+from auditpipeline.control.world import STATIC_KEY, World, disputed, ensure, render_gateway
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.floor import has_floor
 from auditpipeline.core.quantity import parse_seconds
@@ -38,6 +38,10 @@ _UNSEEN = (
     "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file: let kube-apiserver run with "
     f"policy.yaml of ConfigMap {names.STATIC_POLICY}, or hold its file against the pipelines with "
     "`auditpipeline policy covers`"
+)
+_OPT_OUT = (
+    "spec.redaction.default is false, and this operator lets no pipeline keep secrets in its events: "
+    "leave it out, or see redaction.allowOptOut of the chart"
 )
 
 
@@ -88,6 +92,14 @@ async def place(this: Round) -> None:
     raise Halt("NamespaceNotServed", not_served(this.namespace, settings), stalled=True, again=PLACE_RETRY)
 
 
+async def opted_out(this: Round) -> None:
+    """A pipeline keeps secrets in its events only if this operator may let it; otherwise the last generation that does
+    not stays in force."""
+    if not is_refused_opt_out(this.world, this.pipeline):
+        return
+    await fall_back(this, Problem("OptOutRefused", _OPT_OUT))
+
+
 async def leave(this: Round) -> None:
     """Ends the round of a pipeline that is being deleted and is held by a finalizer: its children go with it, and are
     not made again."""
@@ -123,7 +135,6 @@ async def register(this: Round) -> None:
     this.kept.add(key)
     if key in this.held:
         return
-    before = world.applied.get(key)
     try:
         await ensure(world, manifest)
     except NameTaken as error:
@@ -132,8 +143,6 @@ async def register(this: Round) -> None:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:
         raise Halt("Forbidden", str(error), stalled=True, again=PLACE_RETRY) from None
-    if world.applied.get(key) != before:
-        _render_gateway(world)
 
 
 async def undisputed(this: Round) -> None:
@@ -149,6 +158,8 @@ async def registered(this: Round) -> None:
     """Whether whoever posts the events knows of this pipeline's AuditSink as it is."""
     world, sink = this.world, names.child(this.name)
     this.facts.given_up = sum(output.dropped for output in world.gateway.outputs(sink))
+    this.facts.has_gateway = world.features.sinks == "crd" and world.settings.gateway
+    this.facts.unredacting = world.gateway.unredacting()
     if world.features.sinks == "absent":
         message = "this cluster has no AuditSink: install crds/auditsinks.yaml (the chart does)"
         this.facts.sink = Verdict("False", "AuditSinkNotServed", message)
@@ -238,7 +249,7 @@ async def prune(this: Round) -> None:
             await world.kube.delete(SINKS, key[2], uid=entry.uid)
             # It is dropped here, so that the watch will tell nothing new; the gateway must not post to it any more.
             world.seen.drop(key, entry.uid)
-            _render_gateway(world)
+            render_gateway(world)
 
 
 async def refresh(this: Round) -> None:
@@ -271,12 +282,6 @@ async def forbidden(this: Round, error: Forbidden) -> None:
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: {not_granted(this.namespace, this.world.settings)}"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
-
-
-def _render_gateway(world: World) -> None:
-    """Have the gateway's configuration made anew, as its sinks are others now."""
-    world.gateway.dirty = True
-    world.wake(GATEWAY_KEY, world.gateway.patience)
 
 
 def _ask(this: Round, policy: PipelinePolicy | None) -> None:
