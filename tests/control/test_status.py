@@ -138,7 +138,7 @@ def test_a_condition_says_what_was_found(
 )
 def test_reconciling_and_stalled_are_there_only_while_true(found: dict[str, Any], extra: set[str]) -> None:
     """kstatus reads their presence."""
-    always = {"Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering"}
+    always = {"Ready", "CertificateReady", "WebhookAvailable", "SinkRegistered", "Delivering", "Redacted"}
     assert set(conditions(good(**found))) == always | extra
 
 

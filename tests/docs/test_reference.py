@@ -30,6 +30,7 @@ from auditpipeline.control.bootstrap_kubeadm import KUBEADM_VERSIONS
 from auditpipeline.control.facts import Facts, Losses, Problem, Verdict
 from auditpipeline.control.published import Condition, Truth
 from auditpipeline.control.recorder import TOLD, transitions
+from auditpipeline.control.redacted import Asked
 from auditpipeline.control.sink_status import sink_conditions
 from auditpipeline.control.status import conditions
 from auditpipeline.control.trouble import REASONS
@@ -136,7 +137,7 @@ def _bounds(schema: dict[str, Any]) -> list[str]:
 
 
 SPECS = [
-    ("auditpipelines.yaml", ("AuditPipeline: spec", "Policies", "Outputs", "Pods")),
+    ("auditpipelines.yaml", ("AuditPipeline: spec", "Policies", "Outputs", "Pods", "Redaction")),
     ("auditsinks.yaml", ("AuditSink: spec",)),
 ]
 
@@ -174,7 +175,7 @@ GIVEN_BY = {
     "_configured": ("Ready",),
     "_proven": ("Ready",),
     "_as_before": ("Ready",),
-    "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "AuditLoss"),
+    "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "Redacted", "AuditLoss"),
     "certificate_ready": ("CertificateReady",),
     "webhook_available": ("WebhookAvailable",),
     "_some_ready": ("WebhookAvailable",),
@@ -196,9 +197,15 @@ GIVEN_BY = {
     "delivering": ("Delivering",),
     "_arriving": ("Delivering",),
     "audit_loss": ("AuditLoss",),
+    "redacted": ("Redacted",),
+    "_receivers": ("Redacted",),
+    "_gateway": ("Redacted",),
+    "_taken": ("Redacted",),
+    "_before": ("Redacted",),
 }
 WAITING = {"fault", "undisputed"}
-STALLING = {"accept", "parse", "_problem", "_anew"}
+STALLING = {"accept", "parse", "opted_out", "_problem", "_anew"}
+OF_SINKS = {"sink_ready", "sink_redacted", "_asked"}
 Reason = tuple[str, str, str]
 
 
@@ -233,7 +240,7 @@ def given_reasons() -> set[Reason]:
     """Condition, status and reason of an AuditPipeline, wherever the source gives one."""
     found = {("Stalled" if stalled else "Reconciling", "True", reason) for reason, stalled in REASONS.values()}
     for function in functions(SOURCE / "control"):
-        if function.name == "sink_ready":
+        if function.name in OF_SINKS:
             continue
         for call in calls(function, "Verdict", "Problem", "Halt"):
             for kinds, status, expression in _parts(call, function):
@@ -292,6 +299,11 @@ def test_every_condition_and_reason_of_an_auditsink_is_documented() -> None:
                 verdict = Verdict(cast("Any", status), reason, "")
                 conditions = sink_conditions(verdict, [OutputReport("a", cast("Any", state))])
                 found |= {(kind, said.status, said.reason) for kind, said in conditions.items()}
+    good = Verdict("True", "Registered", "")
+    asked = [Asked("none"), Asked("none", "allow"), Asked("hash"), Asked("hash", unhashed="no"), Asked("no")]
+    for each in (*asked, Asked("hash", unredacting=("a",))):
+        said = sink_conditions(good, [], each)["Redacted"]
+        found.add(("Redacted", said.status, said.reason))
     written = documented_reasons("Conditions of an AuditSink")
     assert len(written) == len(set(written))
     assert set(written) == found
@@ -557,7 +569,7 @@ def _encoded(kind: type[msgspec.Struct]) -> Iterable[str]:
 def test_every_label_and_annotation_is_documented() -> None:
     """Those that the controller sets, and those of the chart and the manifests."""
     ours = {names.MANAGED_BY, names.APP, names.INSTANCE, names.PIPELINE, names.CONFIG, names.ACKNOWLEDGED}
-    ours |= {names.RELEASE, names.SHAPE}
+    ours |= {names.RELEASE, names.SHAPE, names.REDACTION}
     declared = {value for value in vars(names).values() if isinstance(value, str) and _is_label(value)}
     assert declared == ours
     texts = [path.read_text() for path in sorted((ROOT / "manifests" / "chart" / "templates").iterdir())]

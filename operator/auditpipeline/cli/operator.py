@@ -129,6 +129,13 @@ def _cidrs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -
     type=click.Path(path_type=Path),
     help="File with the bearer token that reads /metrics, its own and the data plane's; absent: everybody may.",
 )
+@click.option(
+    "--redaction-opt-out",
+    default="refuse",
+    show_default=True,
+    type=click.Choice(["allow", "refuse"]),
+    help="What becomes of pipelines and sinks that keep secrets in events; allow only if admission decides who may.",
+)
 @click.option("--resync", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds between resyncs.")
 @click.option(
     "--status-interval", default=10.0, show_default=True, type=click.FloatRange(0.1), help="Seconds between readings."

@@ -15,8 +15,9 @@ from auditpipeline.control.generation import Accepted, stored
 from auditpipeline.control.resources import SECRETS
 from auditpipeline.control.rounds import Halt, Round
 from auditpipeline.control.seen import entry_of
+from auditpipeline.control.world import World
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.spec import stored_pipeline
+from auditpipeline.core.spec import Pipeline, stored_pipeline
 
 log = structlog.get_logger()
 
@@ -49,9 +50,16 @@ def _take(this: Round, known: Accepted) -> bool:
     except Invalid as error:
         log.warning("the last accepted generation cannot be used", pipeline=this.name, error=str(error))
         return False
+    if is_refused_opt_out(this.world, former):
+        return False
     this.take(former)
     this.accepted = known
     return True
+
+
+def is_refused_opt_out(world: World, pipeline: Pipeline) -> bool:
+    """Whether a pipeline asks to keep secrets in its events, and this operator lets none do so."""
+    return pipeline.spec.opts_out and world.settings.redaction_opt_out == "refuse"
 
 
 async def _kept(this: Round, uid: str) -> Accepted | None:

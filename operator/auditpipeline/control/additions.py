@@ -5,7 +5,8 @@
 
 Server-side apply takes back what we say and leaves what we do not: another container in a Pod's template, another way
 into a Service. `spec` and `data` are ours alone: what somebody else owns there, and we do not, goes. What nobody owns
-(defaults, and what admission adds to our own writes) stays; so do labels, annotations and finalizers of others. KEPT is
+(defaults, and what admission adds to our own writes) stays; so do labels, annotations and finalizers of others, but for
+the annotation that says what is redacted. KEPT is
 left to others on purpose: `kubectl rollout restart`, and what kube-apiserver assigns to a Service once and for all.
 
 Source of the keys: sigs.k8s.io/structured-merge-diff/fieldpath/serialize-pe.go.
@@ -18,7 +19,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from auditpipeline.control.names import MANAGER
+from auditpipeline.control.names import MANAGER, REDACTION
 
 Path = tuple[str, ...]
 PARTS = ("spec", "data")
@@ -48,7 +49,7 @@ def additions(body: Mapping[str, Any]) -> Additions:
         if not _is_apply(entry)
         for path in _foreign(_parts(entry.get("fieldsV1") or {}), ours[0], ())
     }
-    before = {part: body[part] for part in PARTS if part in body}
+    before = {part: body[part] for part in PARTS if part in body} | _redaction(body)
     after = copy.deepcopy(before)
     taken = [path for path in found if _take_away(after, path)]
     managers = sorted({found[path] for path in taken})
@@ -60,7 +61,15 @@ def _is_apply(entry: Mapping[str, Any]) -> bool:
 
 
 def _parts(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {f"f:{part}": fields[f"f:{part}"] for part in PARTS if f"f:{part}" in fields}
+    found = {f"f:{part}": fields[f"f:{part}"] for part in PARTS if f"f:{part}" in fields}
+    annotated = f"f:{REDACTION}" in fields.get("f:metadata", {}).get("f:annotations", {})
+    return found | ({"f:metadata": {"f:annotations": {f"f:{REDACTION}": {}}}} if annotated else {})
+
+
+def _redaction(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation, in its place; empty without it."""
+    notes = body["metadata"].get("annotations") or {}
+    return {"metadata": {"annotations": {REDACTION: notes[REDACTION]}}} if REDACTION in notes else {}
 
 
 def _foreign(theirs: Mapping[str, Any], ours: Mapping[str, Any], path: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,8 @@ from auditpipeline.core.destination import File, Http, basic_keys, ca_text, cert
 from auditpipeline.core.floor import level_without_rules
 from auditpipeline.core.policy import Policy, Rule, wanted_stages
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
-from auditpipeline.core.spec import LEAST_SPOOL, Output, Pipeline, file_bytes
+from auditpipeline.core.redaction.model import Redaction
+from auditpipeline.core.spec import LEAST_SPOOL, Output, Pipeline, PipelineSpec, file_bytes
 
 Manifest = dict[str, Any]
 SPOOL_SHARE, LEFT_SHARE = 0.8, 0.95
@@ -44,13 +45,20 @@ class Certified:
 
 
 def children(
-    pipeline: Pipeline, namespace: str, body: bytes, tls: Certified, settings: Settings, features: Features
+    pipeline: Pipeline,
+    namespace: str,
+    body: bytes,
+    tls: Certified,
+    settings: Settings,
+    features: Features,
+    beside: Mapping[str, bytes] | None = None,
 ) -> list[Manifest]:
-    """Every child in `namespace`, in the order to apply them; `body` is the rendered configuration."""
+    """Every child in `namespace`, in the order to apply them; `body` is the rendered configuration, and `beside` holds
+    further files for its folder."""
     name = pipeline.metadata.name
     return [
         account(pipeline, namespace),
-        secret(metadata(pipeline, names.config_secret(name), namespace), packing.packed(body)),
+        secret(metadata(pipeline, names.config_secret(name), namespace), packing.packed(body) | dict(beside or {})),
         tls_secret(metadata(pipeline, names.tls_secret(name), namespace), tls),
         service(pipeline, namespace, settings),
         desired_network.network_policy(pipeline, namespace, settings),
@@ -67,10 +75,11 @@ def receiver_config(
     egress: config.Egress | None = None,
     volume: int | None = None,
     metrics_token: str = "",
+    redaction_key_file: str | None = None,
 ) -> config.Config:
     """The configuration of the pipeline's receivers: one route for each output. `volume` is the bytes of the smallest
     volume that there is, if that is known. `canary_user` is the operator's own,
-    and `egress` what the outputs may connect to (None: everything).
+    and `egress` what the outputs may connect to (None: everything). `redaction_key_file` holds the key of hashes.
 
     With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
     """
@@ -86,10 +95,11 @@ def receiver_config(
             audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if token else None,
         ),
         spool=_spool(pipeline, volume),
-        routes=tuple(_route(pipeline.spec.policy.effective, output) for output in pipeline.spec.outputs),
+        routes=tuple(_route(pipeline.spec, output) for output in pipeline.spec.outputs),
         canary_user=canary_user,
         egress=egress,
         metrics_token=metrics_token,
+        redaction_key_file=redaction_key_file,
     )
 
 
@@ -117,9 +127,10 @@ def _spool_bytes(size: int, files: int) -> int:
     return max(2**20, int(min(size * SPOOL_SHARE, max(LEAST_SPOOL, (size - files) * LEFT_SHARE))))
 
 
-def _route(policy: Policy, output: Output) -> config.Route:
+def _route(spec: PipelineSpec, output: Output) -> config.Route:
+    policy = spec.policy.effective
     policies = (policy, output.policy.effective) if output.policy else (policy,)
-    return config.Route(output.name, policies, _destination(output), delivery=output.delivery)
+    return config.Route(output.name, policies, _destination(output), delivery=output.delivery, redaction=spec.redaction)
 
 
 def _destination(output: Output) -> config.StdoutOutput | config.FileOutput | config.HttpOutput:
@@ -166,7 +177,7 @@ def audit_sink(
     pipeline: Pipeline, namespace: str, bundle: str, settings: Settings, features: Features, token: str = ""
 ) -> Manifest:
     """The AuditSink: the level and the stages that the policy needs; its rules if the cluster has them. The receivers'
-    Service is in `namespace`."""
+    Service is in `namespace`. An annotation says what the gateway leaves in the events, or hashes."""
     policy, name = pipeline.spec.policy.effective, pipeline.metadata.name
     wanted: Manifest = {"level": level_without_rules(policy).title, "stages": list(wanted_stages(policy))}
     if features.sinks == "crd" and features.sink_rules:
@@ -180,7 +191,7 @@ def audit_sink(
     return {
         "apiVersion": names.SINK_API_VERSION,
         "kind": "AuditSink",
-        "metadata": metadata(pipeline, names.child(name), None),
+        "metadata": metadata(pipeline, names.child(name), None) | _annotations(pipeline.spec.redaction),
         "spec": {
             "policy": wanted,
             "webhook": {
@@ -189,6 +200,13 @@ def audit_sink(
             },
         },
     }
+
+
+def _annotations(redaction: Redaction | None) -> Manifest:
+    """Rules are not in it: the receivers apply them, and the gateway the default list alone."""
+    if redaction is None or (redaction.default and redaction.method == "mask"):
+        return {}
+    return {"annotations": {names.REDACTION: "hash" if redaction.default else "none"}}
 
 
 def _sink_rules(policy: Policy) -> list[Rule]:

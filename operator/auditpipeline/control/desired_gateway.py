@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from auditpipeline.control import names
 from auditpipeline.control.certificates import is_bundle
-from auditpipeline.control.settings import GatewayKind
+from auditpipeline.control.settings import GatewayKind, OptOut
 from auditpipeline.control.shards import Held, Written
 from auditpipeline.core import config, packing
 from auditpipeline.core.canary import with_canary
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy
 
 CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key")
@@ -35,9 +36,10 @@ def gateway_config(
     kind: GatewayKind = "DaemonSet",
     egress: config.Egress | None = None,
     metrics_token: str = "",
+    redaction_key_file: str | None = None,
 ) -> config.Config:
     """The configuration with these routes, in the order of their names, for Pods that a `kind` makes. `egress` says
-    what the routes may connect to (None: everything)."""
+    what the routes may connect to (None: everything); `redaction_key_file` holds the key of hashes."""
     folder, on_nodes = names.BOOTSTRAP_FOLDER, kind == "DaemonSet"
     return config.Config(
         plane="gateway",
@@ -54,7 +56,15 @@ def gateway_config(
         canary_user=canary_user,
         egress=egress,
         metrics_token=metrics_token,
+        redaction_key_file=redaction_key_file,
     )
+
+
+def asked_redaction(annotation: str | None, opt_out: OptOut) -> Redaction | None:
+    """What a sink's annotation asks for; None for the default, which also holds if an opt-out is refused."""
+    if annotation == "none" and opt_out == "allow":
+        return Redaction(default=False)
+    return Redaction(method="hash") if annotation == "hash" else None
 
 
 def written(head: config.Config, number: int, held: Held, shards: int) -> Written:
@@ -112,7 +122,9 @@ def _shard(number: int, data: Mapping[str, bytes]) -> Written | None:
     return Written(held, data, len(small), len(body), config.digest(body))
 
 
-def route(sink: Sink, address: str | None, canary_user: str | None = None) -> config.Route:
+def route(
+    sink: Sink, address: str | None, canary_user: str | None = None, redaction: Redaction | None = None
+) -> config.Route:
     """The route of one sink; `address` is the ClusterIP of its Service, where it names one. Where `canary_user` is
     given, as for the sinks of AuditPipelines, that user's canaries go there whatever the sink's policy."""
     policy = sink_policy(sink.spec.policy)
@@ -130,6 +142,7 @@ def route(sink: Sink, address: str | None, canary_user: str | None = None) -> co
         ),
         uid=sink.metadata.uid,
         throttle=config.Throttle(float(throttle.qps), throttle.burst),
+        redaction=redaction,
     )
 
 

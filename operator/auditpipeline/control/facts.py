@@ -12,6 +12,7 @@ from auditpipeline.control.loss import Gap
 from auditpipeline.control.published import Acknowledged
 from auditpipeline.control.published import Truth as Truth  # noqa: PLC0414 - read from here
 from auditpipeline.control.published import Verdict as Verdict  # noqa: PLC0414
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.report import Report
 
 
@@ -113,7 +114,9 @@ class Facts:
     `last_reports` are the last known ones, for Pods that cannot be asked at the moment. `forgiven` are silent Pods that
     count by theirs: they ran `config`, and missed this look alone. `unheard` are silent Pods that this process has
     asked once and never heard. `given_up` is how many events the gateways could not keep for the pipeline.
-    `needs_proof` says that Ready has to wait for a first event or canary. `notes` are said beside whatever Ready says;
+    `needs_proof` says that Ready has to wait for a first event or canary. `redaction` is what is taken from events;
+    `unhashed` says why there is no key for hashes that it asks for. `has_gateway`: events come by way of our gateway;
+    `unredacting` are its Pods whose release takes nothing. `notes` are said beside whatever Ready says;
     `refused` is why Kubernetes makes no Pods.
     """
 
@@ -145,4 +148,8 @@ class Facts:
     absent: frozenset[str] = frozenset()
     pending: set[str] = field(default_factory=set)
     needs_proof: bool = True
+    redaction: Redaction | None = None
+    unhashed: str = ""
+    has_gateway: bool = False
+    unredacting: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)

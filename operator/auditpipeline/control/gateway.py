@@ -15,12 +15,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import structlog
+from msgspec.structs import replace
 
 from auditpipeline.control import desired, gateway_secrets, names
-from auditpipeline.control.desired_gateway import route
+from auditpipeline.control.desired_gateway import asked_redaction, route
 from auditpipeline.control.facts import PodFacts, PodReport, Verdict
 from auditpipeline.control.gateway_nodes import unready
 from auditpipeline.control.gateway_state import Standing, changed
+from auditpipeline.control.hash_key import NO_KEY, HashKey, hash_key
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.loops import Loop, refuse_loop
 from auditpipeline.control.ownership import NameTaken
@@ -33,6 +35,7 @@ from auditpipeline.control.world import GATEWAY_KEY, SINKS_KEY, STATIC_KEY, Worl
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid, Retryable
 from auditpipeline.core.policy import Policy
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.report import StaticPolicy
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy, stored_sink
 
@@ -74,6 +77,7 @@ async def _delivered(world: World) -> Exception | None:
     state = world.gateway
     failed = await gateway_secrets.store(world)
     parts = [written.digest for written in state.stored or ()]
+    parts += [state.key.version] if state.key.value else []
     try:
         await mark(world, gateway_pods(world), desired.mounted([*parts, await _tls(world)]))
     except NameTaken as error:
@@ -207,6 +211,7 @@ async def _render(world: World, recorder: Recorder) -> Retryable | None:
     own_addresses = await _own_addresses(world)
     async for body in world.kube.list(SINKS):
         await _add(world, made, body, own_addresses)
+    state.key = await _key(world, made)
     sources = {name: standing.identity for name, standing in made.found.items()}
     state.stand(made.found)
     state.render(made.routes, sources, made.problems, await gateway_secrets.plan(world, made.routes))
@@ -221,17 +226,29 @@ async def _render(world: World, recorder: Recorder) -> Retryable | None:
     return made.silent[0] if made.silent else None
 
 
+async def _key(world: World, made: _Rendering) -> HashKey:
+    if not any(route.taken.hashes for route in made.routes.values()):
+        return NO_KEY
+    found = await hash_key(world.kube, world.settings.namespace)
+    if found.problem and found.problem != world.gateway.key.problem:
+        log.warning("sinks that ask for hashes get masked values", error=found.problem)
+    return found
+
+
 async def _add(world: World, made: _Rendering, body: dict[str, Any], own_addresses: frozenset[str]) -> None:
     """Take in one sink."""
     name = body["metadata"]["name"]
     made.found[name] = _standing(body)
+    redaction = asked_redaction(made.found[name].redaction, world.settings.redaction_opt_out)
     former = world.gateway.former(name, made.found[name].identity[0])
+    # Whatever becomes of its spec, what its annotation says counts at once.
+    former = former and replace(former, redaction=redaction)
     try:
         sink = stored_sink(body)
         own = bool(entry_of(SINKS.plural, body).owner)
         if not own:
             made.foreign[name] = sink_policy(sink.spec.policy)
-        made.routes[name] = await _route(world, sink, own_addresses, world.canary.user if own else None)
+        made.routes[name] = await _route(world, sink, own_addresses, world.canary.user if own else None, redaction)
     except _Unresolved as error:
         made.problems[name] = str(error)
         world.gateway.dirty = True
@@ -251,7 +268,10 @@ def _standing(body: dict[str, Any]) -> Standing:
     meta = body["metadata"]
     entry = entry_of(SINKS.plural, body)
     generation, status = meta.get("generation", 0), decode(body.get("status"), SinkStatus)
-    return Standing(entry.identity, generation, status, version=entry.version, own=bool(entry.owner))
+    redaction = (meta.get("annotations") or {}).get(names.REDACTION)
+    return Standing(
+        entry.identity, generation, status, version=entry.version, own=bool(entry.owner), redaction=redaction
+    )
 
 
 def _said(error: Exception) -> str:
@@ -280,13 +300,15 @@ async def _own_addresses(world: World) -> frozenset[str]:
     return frozenset(spec.get("clusterIPs") or [spec.get("clusterIP", "")]) - {"", "None"}
 
 
-async def _route(world: World, sink: Sink, own_addresses: frozenset[str], canary_user: str | None) -> config.Route:
+async def _route(
+    world: World, sink: Sink, own_addresses: frozenset[str], canary_user: str | None, redaction: Redaction | None
+) -> config.Route:
     """The sink's route; Invalid where it cannot be used."""
     client = sink.spec.webhook.client_config
     found = await _service(world, sink, client.service) if client.service else _Service(None, {})
     nodes = {pod.ip for pod in _pods(world) if pod.ip}
     refuse_loop(client, world.settings.namespace, found.selector, nodes, own_addresses)
-    return route(sink, found.address, canary_user)
+    return route(sink, found.address, canary_user, redaction)
 
 
 class _Service(NamedTuple):

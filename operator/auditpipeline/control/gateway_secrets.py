@@ -122,7 +122,8 @@ async def _write(world: World, number: int, wanted: Written) -> None:
         "namespace": world.settings.namespace,
         "labels": names.gateway_labels(),
     }
-    await ensure(world, desired.secret(meta, dict(wanted.data)))
+    beside = {} if number else world.gateway.key.data
+    await ensure(world, desired.secret(meta, {**wanted.data, **beside}))
     world.gateway.put(number, wanted)
 
 
@@ -135,4 +136,5 @@ def _head(world: World) -> Config:
     settings = world.settings
     egress = world.egress.rendered(settings)
     reads = metrics_token(settings.metrics_token_file)
-    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, settings.gateway_kind, egress, reads)
+    kind, key = settings.gateway_kind, world.gateway.key.file
+    return gateway_config((), settings.gateway_spool_bytes, world.canary.user, kind, egress, reads, key)

@@ -19,6 +19,7 @@ from math import inf
 from typing import Any
 
 from auditpipeline.control.facts import Heard, PodFacts, PodReport, Verdict, counting, hear
+from auditpipeline.control.hash_key import NO_KEY, HashKey
 from auditpipeline.control.heads import Heads
 from auditpipeline.control.published import SinkStatus
 from auditpipeline.control.seen import older
@@ -49,7 +50,7 @@ class Standing:
     """An AuditSink as the last rendering found it, with the status that it has; `written` is when we last wrote that,
     in seconds since the epoch, `canaries` how many had come by then (None: not known), `version` the resourceVersion
     that it has. `own`: a pipeline's, which gets the canaries. `refused`: its status was not taken, and is written again
-    then."""
+    then. `redaction` is the value of its annotation, None without one."""
 
     identity: Identity
     generation: int
@@ -59,6 +60,7 @@ class Standing:
     own: bool = False
     canaries: int | None = None
     refused: float = 0.0
+    redaction: str | None = None
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -84,7 +86,7 @@ class GatewayState:
     AuditSink. `patience` is how long changes are gathered before the next rendering. `kind` is what makes the Pods.
     `blocked` says which of the gateway's Secrets is somebody else's. `replacing`: Pods are being replaced as by an
     upgrade, those that are `replaced`, or one that is gone for a moment; `there_at` is when there last was one, in
-    seconds since the epoch."""
+    seconds since the epoch. `key` is the key of hashes, if a route has some."""
 
     stored: list[Written] | None = None
     wanted: Mapping[str, Route] = field(default_factory=dict)
@@ -117,6 +119,7 @@ class GatewayState:
     rendered: bool = False
     looked: bool = False
     dirty: bool = True
+    key: HashKey = NO_KEY
 
     @property
     def digest(self) -> str:
@@ -189,6 +192,10 @@ class GatewayState:
     def known(self) -> list[PodReport]:
         """The report of each running Pod; of one that is forgiven, its last one."""
         return counting(self.reports, self._last(), self.forgiven)
+
+    def unredacting(self) -> tuple[str, ...]:
+        """The Pods of a release that takes nothing from events."""
+        return tuple(entry.pod for entry in self.counting() if entry.report and not entry.report.redacts)
 
     def _last(self) -> dict[str, Report]:
         return {pod: heard.report for pod, heard in self.heard.items()}

@@ -26,6 +26,10 @@ CONFIG = f"{GROUP}/config"
 ACKNOWLEDGED = f"{GROUP}/loss-acknowledged"
 """Annotation of AuditPipelines: losses until that time (RFC 3339) are known to whoever wrote it."""
 
+REDACTION = f"{GROUP}/redaction"
+"""Annotation of AuditSinks: `none` keeps secrets in the events that go there, `hash` has them hashed; any other value,
+or no annotation, has them masked."""
+
 RELEASE, SHAPE = f"{GROUP}/release", f"{GROUP}/shape"
 """Annotations of StatefulSets: which operator made it, and of what in the pipeline (control/rollout.py)."""
 
@@ -37,6 +41,8 @@ CLIENT_SECRET = "auditpipeline-client"  # noqa: S105
 GATEWAY_CONFIG_SECRET = "auditpipeline-gateway-config"  # noqa: S105
 GATEWAY_TLS_SECRET = "auditpipeline-gateway-tls"  # noqa: S105
 GATEWAY_BOOTSTRAP_SECRET = "auditpipeline-gateway-bootstrap"  # noqa: S105
+REDACTION_SECRET = "auditpipeline-redaction"  # noqa: S105
+REDACTION_SECRET_KEY = "key"  # noqa: S105 - the name of a key
 READINGS = "auditpipeline-readings"
 LEASE = "auditpipeline-operator"
 STATIC_POLICY = "auditpipeline-static-policy"
@@ -46,6 +52,9 @@ OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
 """Label selectors: of what the controller makes, and of the Pods that it looks at."""
 
 CONFIG_FOLDER = "/etc/auditpipeline/config"
+REDACTION_KEY = "redaction.key"
+REDACTION_KEY_FILE = f"{CONFIG_FOLDER}/{REDACTION_KEY}"
+"""The key of hashes lies beside the configuration: it is a key of the Secret that is mounted there."""
 TLS_FOLDER = "/etc/auditpipeline/tls"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 SECRETS_FOLDER = "/etc/auditpipeline/secrets"

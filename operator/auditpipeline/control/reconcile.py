@@ -31,6 +31,7 @@ from auditpipeline.control.steps import (
     expire,
     leave,
     losses,
+    opted_out,
     parse,
     place,
     prune,
@@ -49,7 +50,7 @@ from auditpipeline.core.errors import Invalid
 log = structlog.get_logger()
 
 Step = Callable[[Round], Awaitable[None]]
-ACT: tuple[Step, ...] = (parse, expire, place, accept, secrets, children, register, prune, refresh)
+ACT: tuple[Step, ...] = (parse, expire, place, opted_out, accept, secrets, children, register, prune, refresh)
 LEAVE: tuple[Step, ...] = (parse, place, leave)
 LOOK: tuple[Step, ...] = (undisputed, registered, upstream, losses, observe)
 

@@ -12,6 +12,7 @@ from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.published import PipelineStatus, conditions
 from auditpipeline.control.seen import Key
 from auditpipeline.control.world import World
+from auditpipeline.core.redaction.model import DEFAULT
 from auditpipeline.core.spec import MAX_REPLICAS, Pipeline
 from auditpipeline.core.unknown import paths
 
@@ -94,6 +95,7 @@ class Round:
         self.parsed, self.placed = pipeline, None
         self.facts.outputs = tuple(output.name for output in pipeline.spec.outputs)
         self.facts.suspended = pipeline.spec.suspend
+        self.facts.redaction = pipeline.spec.redaction or DEFAULT
         note = f"this release does not know {paths(pipeline.ignored)} and leaves it aside: upgrade the operator"
         if pipeline.ignored and note not in self.facts.notes:
             self.facts.notes.append(note)

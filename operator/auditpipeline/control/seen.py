@@ -4,8 +4,8 @@
 
 A *fingerprint* names everything of an object that a user or we can write: the body without status, managedFields and
 what changes with every write; of what we make, also without annotations and labels of others, which are left to them.
-If it is the one that our last apply left, nothing has drifted. Secrets are fingerprinted too; their content is not
-kept.
+The annotation that says what is redacted counts, as it decides what an AuditSink gets. If the fingerprint is the one
+that our last apply left, nothing has drifted. Secrets are fingerprinted too; their content is not kept.
 
 Lists, watches and answers tell of the same object out of order. Between two of them that are on their way at the same
 time the resource version decides, which grows with every write of a kind, also over an object that is deleted and made
@@ -203,7 +203,9 @@ def fingerprint(body: Mapping[str, Any], *, whole: bool = True) -> str:
     if not whole:
         labels = meta.get("labels") or {}
         meta["labels"] = {key: value for key, value in labels.items() if key in names.LABELS}
-        meta.pop("annotations", None)
+        redaction = (meta.pop("annotations", None) or {}).get(names.REDACTION)
+        if redaction is not None:
+            meta["annotations"] = {names.REDACTION: redaction}
     rest = {key: value for key, value in body.items() if key not in ("metadata", "status", "apiVersion", "kind")}
     encoded = msgspec.json.encode([meta, rest], order="deterministic")
     return hashlib.blake2b(encoded, digest_size=12).hexdigest()

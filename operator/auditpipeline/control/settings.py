@@ -8,6 +8,7 @@ from typing import Literal
 
 GatewayKind = Literal["DaemonSet", "StatefulSet"]
 """What makes the gateway's Pods: on the control-plane nodes, or behind a Service."""
+OptOut = Literal["allow", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class Settings:
     NetworkPolicies of receivers let in `node_cidrs` (and, to /metrics, `scraper_cidrs`) alone; if there are none,
     anybody. With `restrict_egress` they bound what receivers reach: DNS, the ports of their outputs and
     `egress_ports`. `metrics_token_file` has the token that reads every /metrics; without it everybody may.
+
+    `redaction_opt_out` says what becomes of AuditPipelines and AuditSinks that keep secrets in their events. `allow` is
+    right only if something else decides who may write such an object.
     """
 
     namespace: str = "auditpipeline-system"
@@ -44,6 +48,7 @@ class Settings:
     scraper_cidrs: tuple[str, ...] = ()
     restrict_egress: bool = False
     egress_ports: tuple[int, ...] = ()
+    redaction_opt_out: OptOut = "refuse"
     listen: str = "0.0.0.0:8080"
     metrics_token_file: Path | None = None
     resync: float = 60.0

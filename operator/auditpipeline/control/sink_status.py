@@ -3,6 +3,8 @@
     registration (gateway_state) --+--> Ready      Stalled where the sink is refused,
     a Pod's route is Failing     --+               Reconciling while otherwise not Ready
 
+    annotation about redaction   ----> Redacted   there only with the annotation
+
 Counters are sums, and the lag the largest, over the gateway's Pods; of a Pod that does not answer the last known ones.
 Conventions as in `status`; a registration of None was not looked at since this process began, and keeps what was said.
 """
@@ -17,6 +19,7 @@ from msgspec.structs import replace
 from auditpipeline.control.facts import Verdict
 from auditpipeline.control.published import ERROR, SinkStatus, dated
 from auditpipeline.control.published import conditions as by_type
+from auditpipeline.control.redacted import NOTHING, Asked, sink_redacted
 from auditpipeline.core.report import OutputReport
 
 
@@ -26,24 +29,29 @@ def sink_status(
     previous: SinkStatus,
     generation: int,
     now: datetime,
+    asked: Asked = NOTHING,
 ) -> SinkStatus:
     """The whole status; equal to `previous` if nothing changed."""
     if registration is None and previous.observed_generation == generation:
         return previous
-    verdicts = sink_conditions(registration or Verdict("False", "GatewayPending", "not looked at yet"), outputs)
+    verdicts = sink_conditions(registration or Verdict("False", "GatewayPending", "not looked at yet"), outputs, asked)
     found = SinkStatus(generation, dated(verdicts, by_type(previous), generation, now))
     return _with_figures(found, outputs, previous)
 
 
-def sink_conditions(registration: Verdict, outputs: Sequence[OutputReport]) -> dict[str, Verdict]:
-    """Every condition's verdict, by type; Reconciling and Stalled only while they hold."""
+def sink_conditions(
+    registration: Verdict, outputs: Sequence[OutputReport], asked: Asked = NOTHING
+) -> dict[str, Verdict]:
+    """Every condition's verdict, by type; Reconciling and Stalled only while they hold, Redacted only if it was asked
+    for something."""
     ready = sink_ready(registration, outputs)
     found = {"Ready": ready}
     if ready.reason in ("SinkRefused", "NameTaken"):
         found["Stalled"] = ready._replace(status="True")
     elif ready.status != "True":
         found["Reconciling"] = ready._replace(status="True")
-    return found
+    redaction = sink_redacted(asked, registration)
+    return found | ({"Redacted": redaction} if redaction else {})
 
 
 def sink_ready(registration: Verdict, outputs: Sequence[OutputReport]) -> Verdict:

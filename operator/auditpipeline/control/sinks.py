@@ -15,6 +15,7 @@ from auditpipeline.control.gateway import look
 from auditpipeline.control.gateway_state import Standing, disabled
 from auditpipeline.control.kube import Conflict, NoAnswer
 from auditpipeline.control.pace import patience, sink_figures
+from auditpipeline.control.redacted import Asked
 from auditpipeline.control.resources import SINKS
 from auditpipeline.control.sink_status import sink_status
 from auditpipeline.control.statuses import write
@@ -59,7 +60,8 @@ async def _write(world: World, name: str, standing: Standing) -> float | None:
         verdict = None
     if verdict is None:
         return None
-    new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock)
+    asked = Asked(standing.redaction, world.settings.redaction_opt_out, state.key.problem, state.unredacting())
+    new = sink_status(verdict, state.outputs(name), standing.status, standing.generation, clock, asked)
     if new == standing.status:
         return None
     came = state.canaries

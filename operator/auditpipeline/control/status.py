@@ -29,6 +29,7 @@ from auditpipeline.control.published import (
     dated,
 )
 from auditpipeline.control.published import conditions as by_type
+from auditpipeline.control.redacted import redacted
 from auditpipeline.core.report import OutputReport, Report
 
 PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
@@ -73,6 +74,7 @@ def _parts(facts: Facts, before: Mapping[str, Condition]) -> dict[str, Verdict |
         "SinkRegistered": sink_registered(facts),
         "UpstreamCovers": facts.upstream or _not_reached(facts),
         "Delivering": delivering(facts),
+        "Redacted": redacted(facts, before.get("Redacted")) or _not_reached(facts),
         "AuditLoss": audit_loss(facts.losses) if facts.losses else _not_reached(facts),
     }
     if _undecided(facts, found["Delivering"], before.get("Delivering")):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from auditpipeline.control import desired, desired_pod, names
-from auditpipeline.control.accepted import fall_back
+from auditpipeline.control.accepted import fall_back, is_refused_opt_out
 from auditpipeline.control.facts import Losses, Problem, Verdict
 from auditpipeline.control.gateway import mark
 from auditpipeline.control.gateway_state import Identity, disabled
@@ -38,6 +38,10 @@ _UNSEEN = (
     "a gateway behind a Service (gateway.kind StatefulSet) sees no policy file: let kube-apiserver run with "
     f"policy.yaml of ConfigMap {names.STATIC_POLICY}, or hold its file against the pipelines with "
     "`auditpipeline policy covers`"
+)
+_OPT_OUT = (
+    "spec.redaction.default is false, and this operator lets no pipeline keep secrets in its events: "
+    "leave it out, or see redaction.allowOptOut of the chart"
 )
 
 
@@ -86,6 +90,14 @@ async def place(this: Round) -> None:
         return
     await namespace_exists(this)
     raise Halt("NamespaceNotServed", not_served(this.namespace, settings), stalled=True, again=PLACE_RETRY)
+
+
+async def opted_out(this: Round) -> None:
+    """A pipeline keeps secrets in its events only if this operator may let it; otherwise the last generation that does
+    not stays in force."""
+    if not is_refused_opt_out(this.world, this.pipeline):
+        return
+    await fall_back(this, Problem("OptOutRefused", _OPT_OUT))
 
 
 async def leave(this: Round) -> None:
@@ -161,6 +173,8 @@ async def registered(this: Round) -> None:
         this.facts.sink = None
     if this.facts.sink is None:
         this.facts.pending.add("SinkRegistered")
+    this.facts.has_gateway = world.features.sinks == "crd" and world.settings.gateway
+    this.facts.unredacting = world.gateway.unredacting()
 
 
 async def upstream(this: Round) -> None:

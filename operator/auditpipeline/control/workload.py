@@ -12,6 +12,7 @@ from auditpipeline.control.canary import CanaryFacts
 from auditpipeline.control.claims import CLAIM_RETRY, expand_claims
 from auditpipeline.control.facts import Facts, Heard, PodFacts, PodReport, Workload, hear
 from auditpipeline.control.gateway import ask
+from auditpipeline.control.hash_key import KEY_RETRY
 from auditpipeline.control.kube import Forbidden, NotFound, Refused
 from auditpipeline.control.left import LeftState, find_left
 from auditpipeline.control.ownership import NameTaken
@@ -50,11 +51,15 @@ async def children(this: Round) -> None:
     if taken:
         raise Halt("NameTaken", str(taken[0]), stalled=True, again=PLACE_RETRY)
     tls = made.tls
+    this.facts.unhashed = made.key.problem
+    if made.key.problem:
+        this.look_again(KEY_RETRY)
     this.facts.certificate = certificates.not_after(tls.leaf.certificate)
     this.facts.config = config.digest(made.body)
     this.versions += [
         this.facts.config,
         desired.digest({"tls": tls.leaf.certificate, "ca": tls.bundle, "token": tls.token}),
+        *([made.key.version] if made.key.value else []),
     ]
 
 

@@ -364,7 +364,8 @@ async def _cleaned(world: World, wanted: Wanted, body: dict[str, Any], *, mendin
             return body, False
         world.fights.mend(key, now)
     told = {"kind": key[0], "namespace": key[1], "name": key[2], "fields": found.fields, "by": found.managers}
-    patch = {"metadata": {"resourceVersion": body["metadata"]["resourceVersion"]}, **found.patch}
+    version = {"resourceVersion": body["metadata"]["resourceVersion"]}
+    patch = {**found.patch, "metadata": {**found.patch.get("metadata", {}), **version}}
     try:
         cleaned = await world.kube.patch(wanted.kind, key[2], patch, key[1] or None)
     except Invalid as error:

@@ -104,7 +104,8 @@ class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, at a gateway of its
     head; `config_error` why a newer one, or a part of it, was refused or is not in force yet; `source_error` why no
     audit log is read though one should be. `routes` has a gateway's routes; None at a receiver, and at a gateway of a
-    release that does not report them."""
+    release that does not report them. `redacts`: secrets are taken from events; False of a release before, which takes
+    none."""
 
     plane: str
     name: str
@@ -122,6 +123,7 @@ class Report(_Value, frozen=True):
     source_error: str = ""
     sources: tuple[SourceReport, ...] = ()
     routes: tuple[RouteReport, ...] | None = None
+    redacts: bool = False
 
 
 def encode(report: Report) -> bytes:

@@ -5,7 +5,9 @@ refuse most of what is refused here; what they cannot say in a schema is said he
 Kubernetes has only this. Shapes: crds/auditpipelines.yaml and crds/auditsinks.yaml.
 
 `stored_pipeline` and `stored_sink` take what an API server stores, whose CRDs may be newer than this release: fields
-that are not known here are ignored (`unknown.py`), and all others are judged in the same way.
+that are not known here are ignored (`unknown.py`), and all others are judged in the same way. One exception is
+`spec.redaction`: without one of its fields, less might be taken from events than its author asked for, so that an
+unknown field there is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from auditpipeline.core.floor import with_floor
 from auditpipeline.core.policy import Policy, Rule, Text
 from auditpipeline.core.presets import PresetName, preset
 from auditpipeline.core.quantity import parse_bytes, parse_seconds
+from auditpipeline.core.redaction.model import Redaction
+from auditpipeline.core.redaction.paths import problems as redaction_problems
 from auditpipeline.core.unknown import known, paths
 
 Label = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -120,8 +124,14 @@ class PipelineSpec(_Value, frozen=True):
     target_namespace: Label | None = None
     webhook: Webhook = Webhook()
     throttle: Throttle = Throttle()
+    redaction: Redaction | None = None
     expire_after: str | None = None
     suspend: bool = False
+
+    @property
+    def opts_out(self) -> bool:
+        """Whether secrets of the default list stay in the events."""
+        return self.redaction is not None and not self.redaction.default
 
 
 class Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -214,6 +224,7 @@ def parse_sink(obj: Mapping[str, Any]) -> Sink:
 def stored_pipeline(obj: Mapping[str, Any]) -> Pipeline:
     """The AuditPipeline that an API server stores: checked as a written one, but for fields that are not known."""
     spec, ignored = known(obj.get("spec", {}), PipelineSpec, "spec")
+    _refuse_unknown_redaction(ignored)
     try:
         return msgspec.structs.replace(parse_pipeline({**obj, "spec": spec}), ignored=ignored)
     except Invalid as error:
@@ -227,6 +238,13 @@ def stored_sink(obj: Mapping[str, Any]) -> Sink:
         return msgspec.structs.replace(parse_sink({**obj, "spec": spec}), ignored=ignored)
     except Invalid as error:
         raise _beside(ignored, error) from None
+
+
+def _refuse_unknown_redaction(ignored: tuple[str, ...]) -> None:
+    for path in ignored:
+        if path.startswith("spec.redaction."):
+            why = "without it, less could be taken from events than it asks for"
+            raise Invalid(path, f"this release does not know this field, and {why}: upgrade the operator")
 
 
 def _beside(ignored: tuple[str, ...], error: Invalid) -> Invalid:
@@ -279,6 +297,8 @@ def _pipeline_problems(spec: PipelineSpec) -> list[Invalid]:
         problems.append(Invalid("spec.webhook.spool.maxAge", f"{age!r} is too short: at least 1m is needed"))
     if spec.expire_after is not None:
         parse_seconds(spec.expire_after, "spec.expireAfter")
+    if spec.redaction is not None:
+        problems += redaction_problems(spec.redaction, "spec.redaction")
     return problems
 
 

@@ -243,6 +243,7 @@ class Plane:
             source_error=self.reading.error if self.reading else "",
             sources=tuple(source() for source in self.sources),
             routes=self._in_force() if self.config.plane == "gateway" else None,
+            redacts=True,
         )
 
     def _in_force(self) -> tuple[RouteReport, ...]:
