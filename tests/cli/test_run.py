@@ -234,6 +234,9 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
         (pipeline(archive()), ["--data-dir", "/proc/none"], "/proc/none"),
         (pipeline(archive()), ["--write-kubeconfig", "pipeline.yaml"], "was not written by auditpipeline"),
         (pipeline(archive()), ["--data-dir", "other"], "--data-dir:"),
+        (pipeline(archive(), redaction={"method": "hash"}), ["--redaction-key", "none"], "none cannot be read"),
+        (pipeline(archive(), redaction={"method": "hash"}), ["--redaction-key", "other/file"], "file has 0 bytes"),
+        (pipeline(archive(), redaction={"rules": [{"paths": ["**"]}]}), [], "spec.redaction.rules[0].paths[0]"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -19,6 +19,17 @@ def test_an_empty_folder_is_taken_also_at_the_top_of_a_file_system(tmp_path: Pat
     assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_key_of_hashes_is_made_once_and_is_private(tmp_path: Path) -> None:
+    """Hashes of before and after a restart can be compared; a start that ended before the certificates is no harm."""
+    folder = DataFolder(tmp_path)
+    folder.make_key()
+    first = folder.redaction_key.read_bytes()
+    DataFolder(tmp_path).make()
+    folder.make_key()
+    assert (len(first), folder.redaction_key.read_bytes()) == (32, first)
+    assert folder.redaction_key.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     """It may be somebody's home."""
     (tmp_path / "letters").touch()

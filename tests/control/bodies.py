@@ -96,6 +96,12 @@ def rich(name: str = "security") -> Body:
     )
 
 
+def redacted(name: str = "security") -> Body:
+    """An AuditPipeline that hashes secrets, and takes more than the default list."""
+    rule = {"resources": [{"group": "example.com", "resources": ["clusters"]}], "paths": ["spec.users.password"]}
+    return pipeline(name, redaction={"method": "hash", "rules": [rule | {"action": "remove"}]})
+
+
 def parsed(body: Body | None = None) -> Pipeline:
     """The typed value of an AuditPipeline."""
     return parse_pipeline(copy.deepcopy(body or pipeline()))

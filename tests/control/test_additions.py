@@ -77,6 +77,21 @@ def test_what_others_own_of_spec_and_data_goes(
         assert found(fields(manager, owned), **parts).managers == (manager,)
 
 
+REDACTED = "auditpipeline.dev/redaction"
+NOTED: dict[str, Any] = {"f:metadata": {"f:annotations": {".": {}, f"f:{REDACTED}": {}, "f:mine": {}}}}
+
+
+def test_an_annotation_of_others_about_redaction_goes_and_what_stands_beside_it_stays() -> None:
+    """Our AuditSink says what its pipeline asks for."""
+    meta = {"name": "a", "annotations": {REDACTED: "none", "mine": "x"}}
+    ours, theirs = fields("auditpipeline", OURS, "Apply"), fields("kubectl-annotate", NOTED)
+    seen = additions({**BODY, "metadata": meta | {"managedFields": [ours, theirs]}})
+    assert seen.patch == {"metadata": {"annotations": {REDACTED: None}}}
+    assert seen.managers == ("kubectl-annotate",)
+    own = fields("auditpipeline", OURS | {"f:metadata": {"f:annotations": {f"f:{REDACTED}": {}}}}, "Apply")
+    assert additions({**BODY, "metadata": meta | {"managedFields": [own, theirs]}}) == Additions()
+
+
 TEMPLATE = BODY["spec"]["template"]
 RESTARTED: dict[str, Any] = {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}
 

@@ -18,6 +18,7 @@ import yaml
 
 from auditpipeline.control import desired, desired_pod, names
 from auditpipeline.control.certificates import Pair, authority
+from auditpipeline.control.hash_key import NO_KEY, HashKey
 from auditpipeline.control.placing import namespace_of
 from auditpipeline.control.resources import BUDGETS, Features
 from auditpipeline.control.seen import Seen
@@ -41,7 +42,9 @@ CASES = {
     "quickstart": (bodies.pipeline("quickstart"), Features()),
     "rich": (bodies.rich(), Features()),
     "builtin": (bodies.rich(), OLD),
+    "redacted": (bodies.redacted(), Features()),
 }
+KEY = HashKey(b"not a random key of 32 bytes ...", "u1/5")
 
 
 def rendered(case: str) -> list[dict[str, Any]]:
@@ -49,11 +52,12 @@ def rendered(case: str) -> list[dict[str, Any]]:
     body, features = CASES[case]
     value = bodies.parsed(body)
     builtin = features.sinks == "builtin"
-    encoded = config.encode(desired.receiver_config(value, token=builtin))
+    key = KEY if value.spec.redaction else NO_KEY
+    encoded = config.encode(desired.receiver_config(value, token=builtin, redaction_key_file=key.file))
     tls = replace(TLS, token="t0k3n" if builtin else "")
     place = namespace_of(value, SETTINGS, Seen())
     return [
-        *desired.children(value, place, encoded, tls, SETTINGS, features),
+        *desired.children(value, place, encoded, tls, SETTINGS, features, key.data),
         desired.audit_sink(value, place, TLS.bundle, SETTINGS, features, tls.token),
     ]
 
@@ -74,6 +78,44 @@ def test_every_object_is_valid_by_the_schema_of_kubernetes(case: str) -> None:
     for manifest in rendered(case):
         if manifest["kind"] != "AuditSink":
             kubernetes_validate.validate(manifest, "1.37.0", strict=True)
+
+
+@pytest.mark.parametrize("body", [bodies.pipeline(), bodies.rich()], ids=["small", "rich"])
+def test_a_pipeline_that_says_nothing_of_redaction_renders_to_the_bytes_of_before(body: dict[str, Any]) -> None:
+    """So that an upgrade to a release that redacts writes nothing."""
+    value = bodies.parsed(body)
+    sink = desired.audit_sink(value, "audit", TLS.bundle, SETTINGS, Features())
+    assert b"redaction" not in config.encode(desired.receiver_config(value))
+    assert "annotations" not in sink["metadata"]
+
+
+@pytest.mark.parametrize(
+    ("redaction", "annotation"),
+    [
+        ({}, None),
+        ({"default": True, "method": "mask"}, None),
+        ({"rules": [{"paths": ["a"], "action": "hash"}]}, None),
+        ({"method": "hash"}, "hash"),
+        ({"default": False}, "none"),
+        ({"default": False, "method": "hash"}, "none"),
+    ],
+    ids=str,
+)
+def test_the_sink_says_what_the_gateway_leaves_in_or_hashes(redaction: dict[str, Any], annotation: str | None) -> None:
+    """Rules are for the receivers: each of their routes has the whole redaction."""
+    value = bodies.parsed(bodies.pipeline(redaction=redaction))
+    sink = desired.audit_sink(value, "audit", TLS.bundle, SETTINGS, Features())
+    assert sink["metadata"].get("annotations", {}).get("auditpipeline.dev/redaction") == annotation
+    assert {route.redaction for route in desired.receiver_config(value).routes} == {value.spec.redaction}
+
+
+def test_another_redaction_and_its_key_restart_no_pod() -> None:
+    """Both lie in the Secret that is mounted already, as a whole."""
+    before, after = bodies.parsed(), bodies.parsed(bodies.redacted())
+    pods = [desired_pod.statefulset(value, "audit", SETTINGS, Features()) for value in (before, after)]
+    assert pods[0] == pods[1]
+    (mounted,) = (entry for entry in pods[0]["spec"]["template"]["spec"]["volumes"] if entry["name"] == "config")
+    assert mounted["secret"] == {"secretName": "audit-security-config"}
 
 
 def test_the_same_pipeline_renders_to_the_same_bytes() -> None:

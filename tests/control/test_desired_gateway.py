@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 import pytest
 
 from auditpipeline.control.certificates import authority
-from auditpipeline.control.desired_gateway import gateway_config, route, unpacked
+from auditpipeline.control.desired_gateway import asked_redaction, gateway_config, route, unpacked
+from auditpipeline.control.settings import OptOut
 from auditpipeline.core import config
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.packing import GZIP_FROM, packed
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.spec import parse_sink
 from tests.control import bodies
 
@@ -85,6 +87,28 @@ def test_behind_a_service_the_gateway_listens_on_its_pods_address_and_reads_no_p
     assert made.static_policy is None
     assert made.listen.audit_tls == on_node.listen.audit_tls
     assert made.listen.audit_tls.client_ca == "/etc/auditpipeline/bootstrap/client-ca.crt"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "opt_out", "redaction"),
+    [
+        (None, "allow", None),
+        ("none", "allow", Redaction(default=False)),
+        ("none", "refuse", None),
+        ("hash", "allow", Redaction(method="hash")),
+        ("hash", "refuse", Redaction(method="hash")),
+        ("None", "allow", None),
+        ("false", "allow", None),
+        ("", "allow", None),
+    ],
+)
+def test_a_sink_gets_secrets_only_if_its_annotation_says_so_and_it_may(
+    annotation: str | None, opt_out: OptOut, redaction: Redaction | None
+) -> None:
+    """Whatever else stands there: the default, which takes them."""
+    assert asked_redaction(annotation, opt_out) == redaction
+    made = route(parse_sink(bodies.sink("a", url="https://siem.example/")), None, redaction=redaction)
+    assert made.redaction == redaction
 
 
 def test_what_sinks_may_lead_to_is_a_part_of_the_configuration() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from auditpipeline.control import names
+from auditpipeline.control.desired_gateway import unpacked
 from auditpipeline.control.gateway import look, reconcile_gateway
 from auditpipeline.control.kube import Forbidden
 from auditpipeline.control.probe import Prober
@@ -17,7 +19,9 @@ from auditpipeline.control.recorder import Recorder
 from auditpipeline.control.resources import PODS
 from auditpipeline.control.seen import entry_of, key_of
 from auditpipeline.control.upstream import PolicyFile
+from auditpipeline.core import config
 from auditpipeline.core.errors import Retryable
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.report import Events, Report, StaticPolicy
 from tests.control import bodies
 from tests.control.fakes import Answers, now, world
@@ -63,6 +67,62 @@ async def test_a_sink_that_fails_unforeseen_after_an_update_keeps_its_route() ->
     assert list(made.gateway.routes) == ["good"]
     assert "stays in force" in made.gateway.problems["good"]
     assert [body["reason"] for body in kube.written if body["kind"] == "Event"] == ["UpdateFailed"]
+
+
+def annotated(body: dict[str, Any], value: str | None) -> dict[str, Any]:
+    """The sink with the annotation about redaction."""
+    notes = {} if value is None else {"annotations": {names.REDACTION: value}}
+    return body | {"metadata": body["metadata"] | notes}
+
+
+async def test_what_an_annotation_says_counts_also_for_a_sink_that_cannot_be_used_as_it_was_changed() -> None:
+    """Its former route stays, with what is asked of redaction now."""
+    kube = cluster(annotated(GOOD, "none"))
+    made, recorder = await world(kube), Recorder(kube, now, "test")
+    made.settings = replace(made.settings, redaction_opt_out="allow")
+    await reconcile_gateway(made, recorder)
+    assert made.gateway.wanted["good"].redaction == Redaction(default=False)
+    odd = bodies.sink("good", service={"namespace": "audit", "name": "odd"})
+    kube.objects = cluster(odd, odd={"kind": "ServiceList", "metadata": {}}).objects
+    made.gateway.dirty = True
+    await reconcile_gateway(made, recorder)
+    assert "stays in force" in made.gateway.problems["good"]
+    assert made.gateway.wanted["good"].redaction is None
+
+
+async def test_the_key_of_hashes_is_in_the_secret_of_the_head_only_while_a_route_hashes() -> None:
+    """And in nothing else that is written; without such a route nobody asks for it."""
+    kube = cluster(GOOD)
+    made, recorder = await world(kube), Recorder(kube, now, "test")
+    kube.written.clear()
+    await reconcile_gateway(made, recorder)
+    assert not [body for body in kube.written if body["metadata"]["name"] == names.REDACTION_SECRET]
+    kube.objects = cluster(annotated(GOOD, "hash")).objects
+    made.gateway.dirty = True
+    await reconcile_gateway(made, recorder)
+    (key,) = (body for body in kube.written if body["metadata"]["name"] == names.REDACTION_SECRET)
+    heads = [body for body in kube.written if body["metadata"]["name"] == names.GATEWAY_CONFIG_SECRET]
+    assert heads[-1]["data"]["redaction.key"] == key["data"]["key"]
+    assert "redaction.key" not in heads[0]["data"]
+    found = config.decode(unpacked(heads[-1]) or b"")
+    assert found.redaction_key_file == "/etc/auditpipeline/config/redaction.key"
+    assert [body["kind"] for body in kube.written if key["data"]["key"] in str(body)] == ["Secret", "Secret"]
+
+
+async def test_without_a_key_that_can_be_used_sinks_get_masked_values_and_the_log_says_so_once() -> None:
+    """The gateway's configuration names no file, so that the data plane masks."""
+    kube = cluster(annotated(GOOD, "hash"))
+    meta = {"name": names.REDACTION_SECRET, "namespace": "auditpipeline-system"}
+    kube.objects["secrets", names.REDACTION_SECRET] = {"metadata": meta, "data": {"key": "c2hvcnQ="}}
+    made, recorder = await world(kube), Recorder(kube, now, "test")
+    with capture_logs() as logged:
+        for _ in range(2):
+            made.gateway.dirty = True
+            await reconcile_gateway(made, recorder)
+    assert len([line for line in logged if "masked" in line["event"]]) == 1
+    heads = [body for body in kube.written if body["metadata"]["name"] == names.GATEWAY_CONFIG_SECRET]
+    assert "redaction.key" not in heads[-1]["data"]
+    assert config.decode(unpacked(heads[-1]) or b"").redaction_key_file is None
 
 
 async def test_an_api_server_that_does_not_answer_is_no_fault_of_a_sink() -> None:

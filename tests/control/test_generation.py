@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from auditpipeline.control import desired, desired_pod, generation
+from auditpipeline.control.certificates import Pair
 from auditpipeline.control.generation import Accepted, secret, stored
 from auditpipeline.control.resources import Features
 from auditpipeline.control.settings import Settings
+from auditpipeline.core.spec import stored_pipeline
 from tests.control import bodies
 
 PIPELINE = bodies.parsed(bodies.rich())
@@ -38,6 +40,22 @@ def test_what_is_kept_is_found_again() -> None:
     assert stored(kept(), UID, seal) == ACCEPTED
     assert kept() == kept()
     assert kept()["metadata"]["ownerReferences"][0]["uid"] == UID
+
+
+def test_redaction_is_a_part_of_what_is_kept_and_the_key_is_not() -> None:
+    """Whoever is redacted stays so while a newer generation is refused; another key is no new generation."""
+    body = bodies.redacted()
+    found = stored(kept(Accepted(UID, 3, "x", body["spec"])), UID, seal)
+    assert found is not None
+    assert stored_pipeline(body | {"spec": found.spec}).spec.redaction == bodies.parsed(body).spec.redaction
+    tls = desired.Certified(Pair("c", "k"), "b")
+    named = [
+        generation.inputs(
+            3, desired.children(PIPELINE, "audit", b"", tls, Settings(), Features(), {"redaction.key": key})
+        )
+        for key in (b"one", b"other")
+    ]
+    assert named[0] == named[1]
 
 
 def changed(key: str, value: str) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def test_a_fingerprint_changes_with_what_somebody_can_write(path: tuple[str, ...
     ("plural", "meta", "counts"),
     [
         ("services", {"annotations": {"a": "b"}}, False),
+        ("auditsinks", {"annotations": {"a": "b"}}, False),
+        ("auditsinks", {"annotations": {"auditpipeline.dev/redaction": "none"}}, True),
         ("services", {"labels": SERVICE["metadata"]["labels"] | {"team": "a"}}, False),
         ("services", {"labels": {"auditpipeline.dev/pipeline": "b"}}, True),
         ("services", {"labels": {}}, True),
@@ -68,7 +70,8 @@ def test_a_fingerprint_changes_with_what_somebody_can_write(path: tuple[str, ...
 def test_labels_and_annotations_of_others_are_no_drift_of_a_child(
     plural: str, meta: dict[str, Any], counts: bool
 ) -> None:
-    """They are left to whoever writes them; those of an AuditPipeline are its user's."""
+    """They are left to whoever writes them; those of an AuditPipeline are its user's. What an AuditSink says of
+    redaction decides what it gets."""
     before = SERVICE["metadata"] | {"annotations": {}}
     entries = [entry_of(plural, SERVICE | {"metadata": before | change}) for change in ({}, meta)]
     assert (entries[0].fingerprint != entries[1].fingerprint) is counts

@@ -5,11 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from auditpipeline.control import certificates, standalone
 from auditpipeline.control.bootstrap import pair_in
 from auditpipeline.control.desired import receiver_config
 from auditpipeline.control.standalone import Places
 from auditpipeline.core.config import Egress, FileOutput, HttpOutput
+from auditpipeline.core.redaction.model import Redaction
 from auditpipeline.core.spec import parse_pipeline
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -70,6 +73,16 @@ def test_whoever_runs_it_owns_the_machine() -> None:
     egress = Egress(("127.0.0.1:8088",))
     assert standalone.configuration(parse_pipeline(pipeline()), PLACES).egress is None
     assert receiver_config(parse_pipeline(pipeline()), egress=egress).egress == egress
+
+
+@pytest.mark.parametrize(("given", "file"), [("", "/data/redaction.key"), ("/etc/key", "/etc/key")])
+def test_the_key_of_hashes_is_the_given_one_or_that_of_the_data_folder(given: str, file: str) -> None:
+    """And none, if nothing is hashed; opting out is allowed."""
+    places = PLACES._replace(redaction_key=given)
+    hashed = standalone.configuration(parse_pipeline(pipeline(redaction={"method": "hash"})), places)
+    whole = standalone.configuration(parse_pipeline(pipeline(redaction={"default": False})), places)
+    assert (hashed.redaction_key_file, whole.redaction_key_file) == (file, None)
+    assert {route.redaction for route in whole.routes} == {Redaction(default=False)}
 
 
 def test_fields_about_pods_are_named() -> None:

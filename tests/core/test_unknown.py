@@ -99,6 +99,36 @@ def test_an_output_of_a_later_kind_is_refused_with_the_reason() -> None:
         stored_pipeline(body)
 
 
+REDACTION = {"rules": [{"paths": ["spec.password"], "resources": [{"group": "example.com"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("place", "path"),
+    [
+        ((), "spec.redaction.tapestry"),
+        (("rules", 0), "spec.redaction.rules[0].tapestry"),
+        (("rules", 0, "resources", 0), "spec.redaction.rules[0].resources[0].tapestry"),
+    ],
+)
+def test_redaction_with_a_field_of_a_later_release_is_refused(place: tuple[str | int, ...], path: str) -> None:
+    """Without it, less could be taken from events than the author asked for; the message says what to do."""
+    body = rich()
+    body["spec"]["redaction"] = copy.deepcopy(REDACTION)
+    stored_pipeline(body)
+    with pytest.raises(Invalid, match="upgrade the operator") as error:
+        stored_pipeline(with_field(body, ("spec", "redaction", *place)))
+    assert error.value.path == path
+
+
+def test_another_field_beside_redaction_is_ignored_as_ever() -> None:
+    """Its name may even begin in the same way."""
+    body = rich()
+    body["spec"] |= {"redaction": REDACTION, "redactionReport": {"tapestry": 1}}
+    found = stored_pipeline(body)
+    assert found.ignored == ("spec.redactionReport",)
+    assert found.spec.redaction is not None
+
+
 def test_a_sink_too() -> None:
     """Ours and foreign ones."""
     body = sink("falco", url="https://siem.example/audit")

@@ -50,6 +50,7 @@ class Options(NamedTuple):
     kubeconfig: Path | None
     audit_logs: tuple[Path, ...]
     secrets_dir: Path | None
+    redaction_key: Path | None
     root: str
 
 
@@ -90,6 +91,12 @@ class Options(NamedTuple):
     help="Read the file that kube-apiserver's --audit-log-path names, too; repeatable.",
 )
 @click.option("--secrets-dir", type=_PATH, metavar="DIR", help="Where the outputs' Secrets lie, as DIR/SECRET/KEY.")
+@click.option(
+    "--redaction-key",
+    type=_PATH,
+    metavar="FILE",
+    help="The key of hashes, for a pipeline whose redaction asks for them. Default: made in the data folder.",
+)
 @click.option("--root", default="/", show_default=True, help="Folder below which the outputs' files lie.")
 def run(pipeline: Path, **given: Any) -> None:
     """Run an AuditPipeline without Kubernetes, on this machine: the same YAML, one process.
@@ -120,7 +127,9 @@ def run(pipeline: Path, **given: Any) -> None:
     loaded = file.load()
     folder = DataFolder((options.data_dir or _default_folder(loaded.pipeline.metadata.name)).absolute())
     secrets = str(options.secrets_dir.absolute()) if options.secrets_dir else ""
-    places = Places(str(folder.path), str(Path(options.root).absolute()), secrets, options.listen, options.listen_ops)
+    key = str(options.redaction_key.absolute()) if options.redaction_key else ""
+    root = str(Path(options.root).absolute())
+    places = Places(str(folder.path), root, secrets, options.listen, options.listen_ops, key)
     configure()
     standalone = Standalone(file, loaded, folder, places, for_this_stream())
     standalone.hosts, standalone.also, standalone.audit_logs = hosts, options.kubeconfig, audit_logs
@@ -295,6 +304,8 @@ class Standalone:
 
         if loaded.pipeline.metadata.name != self._loaded.pipeline.metadata.name:
             raise Invalid("metadata.name", "is another one now: start another process for it")
+        if loaded.hashes and not self._places.redaction_key:
+            self._folder.make_key()
         prepared = prepare(loaded, self._places)
         self._source.put(prepared.body)
         self._loaded, self._copy, self._stale = loaded, prepared.body, True

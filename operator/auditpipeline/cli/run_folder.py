@@ -1,6 +1,7 @@
 """The data folder of `auditpipeline run`: certificates, kubeconfig, rendered configuration, spool, position in a log.
 
     ca.crt ca.key   client.crt client.key   tls/   webhook.kubeconfig   config.json   spool.sqlite   log.position
+    redaction.key   if the pipeline hashes, and no key was given
 
 Mode 0700, keys 0600. Files are replaced whole or not at all.
 """
@@ -8,6 +9,7 @@ Mode 0700, keys 0600. Files are replaced whole or not at all.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,14 +17,16 @@ from pathlib import Path
 
 import yaml
 
-from auditpipeline.control import standalone
+from auditpipeline.control import names, standalone
 from auditpipeline.control.bootstrap import kubeconfig, pair_in
 from auditpipeline.core.config import Tls
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.redaction.model import KEY_BYTES
 from auditpipeline.dataplane.disk import make_folders, sync_folder, write_all
 from auditpipeline.dataplane.tls import ServerTls
 
 _CERTIFICATES = ("ca.crt", "ca.key", "tls/tls.crt", "tls/tls.key", "tls/ca.crt", "client.crt", "client.key")
+_FIRST = (*_CERTIFICATES, names.REDACTION_KEY)
 
 
 class DataFolder:
@@ -34,6 +38,7 @@ class DataFolder:
         self.config = path / "config.json"
         self.kubeconfig = path / "webhook.kubeconfig"
         self.position = path / "log.position"
+        self.redaction_key = path / names.REDACTION_KEY
 
     def make(self) -> None:
         """Makes the folder if there is none. Invalid if it is somebody else's, OSError if it cannot be made."""
@@ -72,6 +77,11 @@ class DataFolder:
                 if path:
                     write(path, content, 0o600)
 
+    def make_key(self) -> None:
+        """Makes the key of hashes, unless it is there. OSError if there is no room for it."""
+        if not self.redaction_key.exists():
+            write(self.redaction_key, secrets.token_bytes(KEY_BYTES), 0o600)
+
     def write_copy(self, configuration: bytes) -> None:
         """Writes what the pipeline was rendered to, for people."""
         write(self.config, configuration, 0o600)
@@ -83,7 +93,7 @@ class DataFolder:
 def _is_ours(name: str) -> bool:
     """Whether a file may be there before `ca.key`: what a start left that found no room, or what a fresh file system
     has at its top."""
-    return name in ("tls", "lost+found") or name.removeprefix(".").removesuffix(".new") in _CERTIFICATES
+    return name in ("tls", "lost+found") or name.removeprefix(".").removesuffix(".new") in _FIRST
 
 
 def check_kubeconfig(path: Path) -> None:

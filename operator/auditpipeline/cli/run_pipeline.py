@@ -13,6 +13,7 @@ from auditpipeline.core import config as contract
 from auditpipeline.core.config import Config, FileOutput
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.quantity import parse_seconds
+from auditpipeline.core.redaction.model import KEY_BYTES, MOST_KEY_BYTES
 from auditpipeline.core.spec import Pipeline, parse_pipeline
 from auditpipeline.core.yamlfile import documents
 from auditpipeline.dataplane.disk import is_full
@@ -31,6 +32,11 @@ class Loaded(NamedTuple):
         """`expireAfter`."""
         after = self.pipeline.spec.expire_after
         return None if after is None else parse_seconds(after, "spec.expireAfter")
+
+    @property
+    def hashes(self) -> bool:
+        """Whether the key of hashes is needed."""
+        return bool(self.pipeline.spec.redaction and self.pipeline.spec.redaction.hashes)
 
 
 class Prepared(NamedTuple):
@@ -88,6 +94,8 @@ def prepare(loaded: Loaded, places: Places) -> Prepared:
     _check_secrets(loaded.pipeline, places.secrets)
     config = standalone.configuration(loaded.pipeline, places)
     _check_files(config)
+    if config.redaction_key_file:
+        _check_key(Path(config.redaction_key_file))
     return Prepared(loaded, contract.encode(config))
 
 
@@ -98,6 +106,19 @@ def _check_secrets(pipeline: Pipeline, folder: str) -> None:
     missing = [name for name in wanted if not os.access(f"{folder}/{name}", os.R_OK)]
     if missing:
         raise Invalid("--secrets-dir", f"{folder} has no readable {', '.join(missing)}: put each value in its file")
+
+
+def _check_key(path: Path) -> None:
+    """Without a key that can be used the values would be masked, which is not what was asked for."""
+    try:
+        size = len(path.read_bytes())
+    except OSError as error:
+        raise Invalid("--redaction-key", f"{path} cannot be read: {error.strerror or error}") from None
+    if not KEY_BYTES <= size <= MOST_KEY_BYTES:
+        needed = f"{KEY_BYTES} to {MOST_KEY_BYTES} are needed"
+        raise Invalid(
+            "--redaction-key", f"{path} has {size} bytes, and {needed}: head -c {KEY_BYTES} /dev/urandom > KEY"
+        )
 
 
 def _check_files(config: Config) -> None:

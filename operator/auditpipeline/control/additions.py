@@ -27,6 +27,7 @@ KEPT: tuple[Path, ...] = (
     ("f:spec", "f:template", "f:metadata", "f:annotations", "f:kubectl.kubernetes.io/restartedAt"),
     *(("f:spec", f"f:{field}") for field in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy")),
 )
+_ANNOTATION: Path = ("f:metadata", "f:annotations", f"f:{REDACTION}")
 
 
 class Additions(NamedTuple):
@@ -47,7 +48,7 @@ def additions(body: Mapping[str, Any]) -> Additions:
         path: str(entry.get("manager", ""))
         for entry in entries
         if not _is_apply(entry)
-        for path in _foreign(_parts(entry.get("fieldsV1") or {}), ours[0], ())
+        for path in _added(entry.get("fieldsV1") or {}, ours[0])
     }
     before = {part: body[part] for part in PARTS if part in body} | _redaction(body)
     after = copy.deepcopy(before)
@@ -61,9 +62,17 @@ def _is_apply(entry: Mapping[str, Any]) -> bool:
 
 
 def _parts(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = {f"f:{part}": fields[f"f:{part}"] for part in PARTS if f"f:{part}" in fields}
-    annotated = f"f:{REDACTION}" in fields.get("f:metadata", {}).get("f:annotations", {})
-    return found | ({"f:metadata": {"f:annotations": {f"f:{REDACTION}": {}}}} if annotated else {})
+    return {f"f:{part}": fields[f"f:{part}"] for part in PARTS if f"f:{part}" in fields}
+
+
+def _added(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[Path]:
+    yield from _foreign(_parts(theirs), ours, ())
+    if _annotates(theirs) and not _annotates(ours):
+        yield _ANNOTATION
+
+
+def _annotates(fields: Mapping[str, Any]) -> bool:
+    return _ANNOTATION[-1] in fields.get("f:metadata", {}).get("f:annotations", {})
 
 
 def _redaction(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,8 @@ from auditpipeline.control import desired, names
 from auditpipeline.control.kube import Conflict, Forbidden, Kube, Refused
 from auditpipeline.control.resources import SECRETS
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.redaction.model import KEY_BYTES
+from auditpipeline.core.redaction.model import KEY_BYTES, MOST_KEY_BYTES
 
-MOST_BYTES = 4096
-"""Longer keys make no better hashes, and the key lies in Secrets beside large configurations."""
 KEY_RETRY = 10.0
 """Seconds until a key that cannot be used is looked at again: nobody watches a Secret that somebody else made."""
 
@@ -69,11 +67,11 @@ def key_of(secret: Mapping[str, Any]) -> HashKey:
         value = base64.b64decode((secret.get("data") or {}).get(names.REDACTION_SECRET_KEY, ""), validate=True)
     except binascii.Error:
         value = b""
-    if KEY_BYTES <= len(value) <= MOST_BYTES:
+    if KEY_BYTES <= len(value) <= MOST_KEY_BYTES:
         return HashKey(value, f"{meta.get('uid', '')}/{meta.get('resourceVersion', '')}")
     where = f"key {names.REDACTION_SECRET_KEY} of Secret {meta.get('namespace', '')}/{meta['name']}"
     advice = "put random bytes there, or delete the Secret, and the operator makes one"
-    return HashKey(problem=f"{where} has {len(value)} bytes, and {KEY_BYTES} to {MOST_BYTES} are needed: {advice}")
+    return HashKey(problem=f"{where} has {len(value)} bytes, and {KEY_BYTES} to {MOST_KEY_BYTES} are needed: {advice}")
 
 
 async def _made(kube: Kube, namespace: str) -> Mapping[str, Any]:

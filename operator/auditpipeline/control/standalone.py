@@ -38,16 +38,20 @@ IGNORED = (
 
 
 class Places(NamedTuple):
-    """Where things are: folders without a slash at the end, and addresses as `host:port`."""
+    """Where things are: folders without a slash at the end, and addresses as `host:port`. `redaction_key` is the file
+    with the key of hashes; "" for the one in the data folder."""
 
     data: str
     root: str
     secrets: str
     audit: str
     ops: str
+    redaction_key: str = ""
 
     def path(self, path: str) -> str:
         """Where that path of a Pod lies here."""
+        if path == names.REDACTION_KEY_FILE:
+            return self.redaction_key or f"{self.data}/{names.REDACTION_KEY}"
         for folder, here in (
             (names.TLS_FOLDER, f"{self.data}/tls"),
             (names.SECRETS_FOLDER, self.secrets),
@@ -60,7 +64,10 @@ class Places(NamedTuple):
 
 def configuration(pipeline: Pipeline, places: Places) -> Config:
     """The configuration of a process that runs this pipeline."""
-    config = moved(receiver_config(pipeline), places.path, places.audit, places.ops)
+    redaction = pipeline.spec.redaction
+    key_file = names.REDACTION_KEY_FILE if redaction and redaction.hashes else None
+    rendered = receiver_config(pipeline, redaction_key_file=key_file)
+    config = moved(rendered, places.path, places.audit, places.ops)
     return replace(config, suspended=pipeline.spec.suspend)
 
 
