@@ -11,6 +11,7 @@ from auditpipeline.control import names
 from auditpipeline.control.hash_key import NO_KEY, HashKey, hash_key, key_of
 from auditpipeline.control.kube import Conflict, Forbidden
 from auditpipeline.control.resources import SECRETS
+from auditpipeline.core.destination import OWN_SECRETS
 from auditpipeline.core.redaction.model import KEY_BYTES, MOST_KEY_BYTES
 from tests.control.fakes import Answers
 
@@ -91,3 +92,8 @@ def test_a_key_is_named_without_being_told() -> None:
     assert one.version != other.version
     assert b"secretly".decode() not in f"{one} {one!r} {one.version}"
     assert HashKey() == NO_KEY
+
+
+def test_no_output_may_send_the_key_away() -> None:
+    """It has a name of the operator's own."""
+    assert OWN_SECRETS.fullmatch(names.REDACTION_SECRET)

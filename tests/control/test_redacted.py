@@ -57,6 +57,8 @@ def facts(**changed: Any) -> Facts:
         ({"reports": []}, "Unknown", "NoPodRunning"),
         ({"reports": [SILENT]}, "Unknown", "PodUnreachable"),
         ({"reports": [SILENT], "unheard": frozenset({"audit-a-0"})}, "Unknown", "ConfigurationPending"),
+        ({"reports": [SILENT], "last_reports": {"audit-a-0": pod().report}}, "True", "Default"),
+        ({"reports": [SILENT], "last_reports": {"audit-a-0": pod("c0").report}}, "Unknown", "ConfigurationPending"),
         ({"reports": [pod("c0")]}, "Unknown", "ConfigurationPending"),
         ({"sink": PENDING}, "Unknown", "GatewayPending"),
         ({"sink": None}, "Unknown", "GatewayPending"),
@@ -74,15 +76,27 @@ def test_what_is_said_of_a_pipeline(found: dict[str, Any], status: str, reason: 
 
 
 @pytest.mark.parametrize(
-    "found", [{"reports": [pod("c0")]}, {"sink": PENDING}, {"sink": None}, {"config": ""}, {"reports": None}], ids=str
+    "found",
+    [
+        {"reports": [pod("c0")]},
+        {"reports": []},
+        {"reports": [SILENT], "unheard": frozenset({"audit-a-0"})},
+        {"sink": PENDING},
+        {"sink": None},
+        {"config": ""},
+        {"reports": None},
+    ],
+    ids=str,
 )
-def test_what_was_said_is_kept_while_something_newer_is_on_its_way(found: dict[str, Any]) -> None:
+def test_what_was_said_is_kept_while_something_newer_is_on_its_way_or_nobody_stores_anything(
+    found: dict[str, Any],
+) -> None:
     """With the generation that it spoke of."""
     assert redacted(facts(**found), FORMER) is None
 
 
-@pytest.mark.parametrize("pods", [[], [SILENT], [pod(redacts=False)]], ids=["none", "silent", "old"])
-def test_what_was_true_is_not_claimed_of_pods_that_cannot_be_asked_or_take_nothing(pods: list[PodReport]) -> None:
+@pytest.mark.parametrize("pods", [[SILENT], [pod(), SILENT], [pod(redacts=False)]], ids=["silent", "one", "old"])
+def test_what_was_true_is_not_claimed_of_pods_that_were_never_heard_or_take_nothing(pods: list[PodReport]) -> None:
     """Unlike a configuration, that is not over soon."""
     verdict = redacted(facts(reports=pods), FORMER)
     assert verdict is not None

@@ -33,6 +33,7 @@ GOOD: Wanted = {
     "SinkRegistered": "True",
     "UpstreamCovers": "True",
     "Delivering": "True",
+    "Redacted": "True",
     "AuditLoss": "False",
 }
 SUSPENDED: Wanted = {"Ready": "False", "SinkRegistered": "False", "WebhookAvailable": "True", "Delivering": "True"}

@@ -7,7 +7,9 @@
     AuditSink       the same, and only if it has the annotation
 
 True needs proof: every receiver runs the configuration that asks for it, every gateway Pod has the route, and each of
-them says that its release takes secrets. What was said before is kept while a newer configuration is on its way.
+them says that its release takes secrets. A receiver that is silent counts by what it said last: it cannot have gone
+back. What was said before is kept while a newer configuration is on its way, and while no receiver runs that could
+store anything.
 """
 
 from __future__ import annotations
@@ -16,15 +18,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from auditpipeline.control import names
-from auditpipeline.control.facts import Facts, PodReport, Verdict, counting
+from auditpipeline.control.facts import Facts, PodReport, Verdict
 from auditpipeline.control.published import Condition
 from auditpipeline.control.settings import OptOut
 from auditpipeline.core.redaction.model import Redaction
 
 _SHOWN = 64
 """Characters of an annotation that nobody understands."""
-_BRIEF = ("ConfigurationPending", "GatewayPending")
-"""Reasons that are over soon: what was said before is kept meanwhile."""
+_BRIEF = ("ConfigurationPending", "GatewayPending", "NoPodRunning")
+"""Reasons for which what was said before is kept."""
 
 
 class Asked(NamedTuple):
@@ -46,7 +48,8 @@ def redacted(facts: Facts, former: Condition | None) -> Verdict | None:
         return None
     if not facts.redaction.default:
         return Verdict("False", "OptedOut", _whole(facts.redaction, gateway=facts.has_gateway))
-    entries = counting(facts.reports, facts.last_reports, facts.forgiven)
+    last = facts.last_reports
+    entries = [each if each.report else each._replace(report=last.get(each.pod)) for each in facts.reports]
     old = [entry.pod for entry in entries if entry.report and not entry.report.redacts]
     if facts.has_gateway:
         old += facts.unredacting
