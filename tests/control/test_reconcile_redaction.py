@@ -126,10 +126,10 @@ async def test_of_a_new_pipeline_that_may_not_opt_out_nothing_is_made(
         assert await kube.get(SECRETS, "audit-a-config", namespace) is None
 
 
-async def test_an_opt_out_is_told_and_ends_at_the_gateway_when_it_is_no_longer_allowed(
+async def test_an_opt_out_is_told_and_ends_when_it_is_no_longer_allowed(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:
-    """The accepted generation opts out itself then: its objects stay, and the gateway takes the secrets."""
+    """The accepted generation opts out itself then. It is maintained without that, and whole again once it may be."""
     async with operator(served.kubeconfig, namespace, redaction_opt_out="allow"):
         await create(kube, redaction={"default": False})
         said = await until(kube, "a", "Redacted", "False", "OptedOut")
@@ -138,9 +138,14 @@ async def test_an_opt_out_is_told_and_ends_at_the_gateway_when_it_is_no_longer_a
         await routed(kube, namespace, "audit-a-config", "archive", WHOLE)
         before = await in_force(kube, namespace)
     async with operator(served.kubeconfig, namespace):
-        await until(kube, "a", "Stalled", "True", "OptOutRefused")
+        said = await until(kube, "a", "Stalled", "True", "OptOutRefused")
+        assert "generation 1 stays in force, but for its opt-out" in said["message"]
         await routed(kube, namespace, names.GATEWAY_CONFIG_SECRET, "audit-a", None)
-        await redacted(kube, "audit-a", "Unknown", "GatewayNotRunning")
+        await routed(kube, namespace, "audit-a-config", "archive", Redaction())
+        assert await annotation(kube, "audit-a") is None
+    async with operator(served.kubeconfig, namespace, redaction_opt_out="allow"):
+        await routed(kube, namespace, "audit-a-config", "archive", WHOLE)
+        await routed(kube, namespace, names.GATEWAY_CONFIG_SECRET, "audit-a", WHOLE)
         assert await in_force(kube, namespace) == before
 
 

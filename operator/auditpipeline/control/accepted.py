@@ -8,6 +8,7 @@ is mended, events are recorded by the former policy.
 from __future__ import annotations
 
 import structlog
+from msgspec.structs import replace
 
 from auditpipeline.control import names
 from auditpipeline.control.facts import Problem
@@ -17,6 +18,7 @@ from auditpipeline.control.rounds import Halt, Round
 from auditpipeline.control.seen import entry_of
 from auditpipeline.control.world import World
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.redaction.model import DEFAULT
 from auditpipeline.core.spec import Pipeline, stored_pipeline
 
 log = structlog.get_logger()
@@ -35,26 +37,35 @@ async def recall(this: Round) -> Accepted | None:
 async def fall_back(this: Round, problem: Problem, *, again: float | None = None) -> None:
     """Go on with the last accepted generation, and say why the newest is refused; Halt if there is none."""
     known = await recall(this)
-    if known is None or not _take(this, known):
+    former = _former(this, known) if known else None
+    if known is None or former is None:
         raise Halt(problem.reason, problem.message, stalled=True, again=again)
-    said = f"{problem.message}; generation {known.generation} stays in force"
+    taken = _within_bounds(this.world, former)
+    this.take(taken)
+    this.accepted = known
+    how = "" if taken is former else ", but for its opt-out"
+    said = f"{problem.message}; generation {known.generation} stays in force{how}"
     this.facts.stalled = Problem(problem.reason, said)
     if again is not None:
         this.look_again(again)
 
 
-def _take(this: Round, known: Accepted) -> bool:
-    """Have the round work with a former spec; False if this release does not take it."""
+def _former(this: Round, known: Accepted) -> Pipeline | None:
+    """The pipeline with its former spec; None if this release does not take that."""
     try:
-        former = stored_pipeline({**this.body, "spec": known.spec})
+        return stored_pipeline({**this.body, "spec": known.spec})
     except Invalid as error:
         log.warning("the last accepted generation cannot be used", pipeline=this.name, error=str(error))
-        return False
-    if is_refused_opt_out(this.world, former):
-        return False
-    this.take(former)
-    this.accepted = known
-    return True
+        return None
+
+
+def _within_bounds(world: World, pipeline: Pipeline) -> Pipeline:
+    """The pipeline without an opt-out that is no longer allowed: it is maintained, and its events lose their secrets.
+    Left alone, it would lose events as soon as its certificates end."""
+    if not is_refused_opt_out(world, pipeline):
+        return pipeline
+    redaction = replace(pipeline.spec.redaction or DEFAULT, default=True)
+    return replace(pipeline, spec=replace(pipeline.spec, redaction=redaction))
 
 
 def is_refused_opt_out(world: World, pipeline: Pipeline) -> bool:

@@ -22,7 +22,7 @@ from auditpipeline.control.rendering import rendered
 from auditpipeline.control.resources import NAMESPACES, PIPELINES, SECRETS, SINKS, STATEFULSETS
 from auditpipeline.control.rounds import PLACE_RETRY, Halt, Round
 from auditpipeline.control.seen import key_of
-from auditpipeline.control.world import GATEWAY_KEY, STATIC_KEY, World, disputed, ensure
+from auditpipeline.control.world import STATIC_KEY, World, disputed, ensure, render_gateway
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.floor import has_floor
 from auditpipeline.core.quantity import parse_seconds
@@ -135,7 +135,6 @@ async def register(this: Round) -> None:
     this.kept.add(key)
     if key in this.held:
         return
-    before = world.applied.get(key)
     try:
         await ensure(world, manifest)
     except NameTaken as error:
@@ -144,8 +143,6 @@ async def register(this: Round) -> None:
         raise Halt("InvalidSpec", str(error), stalled=True) from None
     except Forbidden as error:
         raise Halt("Forbidden", str(error), stalled=True, again=PLACE_RETRY) from None
-    if world.applied.get(key) != before:
-        _render_gateway(world)
 
 
 async def undisputed(this: Round) -> None:
@@ -252,7 +249,7 @@ async def prune(this: Round) -> None:
             await world.kube.delete(SINKS, key[2], uid=entry.uid)
             # It is dropped here, so that the watch will tell nothing new; the gateway must not post to it any more.
             world.seen.drop(key, entry.uid)
-            _render_gateway(world)
+            render_gateway(world)
 
 
 async def refresh(this: Round) -> None:
@@ -285,12 +282,6 @@ async def forbidden(this: Round, error: Forbidden) -> None:
         raise Halt("NamespaceTerminating", message, stalled=False, again=PLACE_RETRY)
     message = f"{error}: {not_granted(this.namespace, this.world.settings)}"
     raise Halt("Forbidden", message, stalled=True, again=PLACE_RETRY)
-
-
-def _render_gateway(world: World) -> None:
-    """Have the gateway's configuration made anew, as its sinks are others now."""
-    world.gateway.dirty = True
-    world.wake(GATEWAY_KEY, world.gateway.patience)
 
 
 def _ask(this: Round, policy: PipelinePolicy | None) -> None:

@@ -30,7 +30,7 @@ from auditpipeline.control.ownership import ABSENT, Whose, owner, taken, whose
 from auditpipeline.control.probe import Prober
 from auditpipeline.control.published import PipelineStatus
 from auditpipeline.control.refusals import RefusalState
-from auditpipeline.control.resources import Features, Resource
+from auditpipeline.control.resources import SINKS, Features, Resource
 from auditpipeline.control.rollout import Rollout
 from auditpipeline.control.seen import Entry, Key, Seen, entry_of, key_of
 from auditpipeline.control.settings import Settings
@@ -348,7 +348,16 @@ async def _settled(world: World, wanted: Wanted, body: dict[str, Any], *, mendin
     entry = entry_of(wanted.kind.plural, body)
     world.seen.put(wanted.key, entry)
     world.applied[wanted.key] = wanted.applied(entry, clean=clean)
+    if wanted.kind is SINKS:
+        # The watch will tell nothing new of it, and the gateway may have rendered what others wrote before.
+        render_gateway(world)
     return world.seen.entries.get(wanted.key, entry)  # it may be deleted again already
+
+
+def render_gateway(world: World) -> None:
+    """Have the gateway's configuration made anew, as its sinks are others now."""
+    world.gateway.dirty = True
+    world.wake(GATEWAY_KEY, world.gateway.patience)
 
 
 async def _cleaned(world: World, wanted: Wanted, body: dict[str, Any], *, mending: bool) -> tuple[dict[str, Any], bool]:
