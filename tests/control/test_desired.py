@@ -44,6 +44,7 @@ CASES = {
     "builtin": (bodies.rich(), OLD),
     "redacted": (bodies.redacted(), Features()),
 }
+ALL_HASHED = {"method": "hash", "rules": [{"paths": ["a"], "action": "hash"}, {"paths": ["b"], "action": "remove"}]}
 KEY = HashKey(b"not a random key of 32 bytes ...", "u1/5")
 
 
@@ -106,7 +107,17 @@ def test_the_sink_says_what_the_gateway_leaves_in_or_hashes(redaction: dict[str,
     value = bodies.parsed(bodies.pipeline(redaction=redaction))
     sink = desired.audit_sink(value, "audit", TLS.bundle, SETTINGS, Features())
     assert sink["metadata"].get("annotations", {}).get("auditpipeline.dev/redaction") == annotation
-    assert {route.redaction for route in desired.receiver_config(value).routes} == {value.spec.redaction}
+    made = desired.receiver_config(value, redaction_key_file=KEY.file)
+    assert {route.redaction for route in made.routes} == {value.spec.redaction}
+
+
+def test_without_a_key_the_receivers_are_told_to_mask() -> None:
+    """So that what they report is what they do."""
+    made = desired.receiver_config(bodies.parsed(bodies.pipeline(redaction=ALL_HASHED)))
+    (redaction,) = {route.redaction for route in made.routes}
+    assert redaction is not None
+    assert not redaction.hashes
+    assert [rule.action for rule in redaction.rules] == ["mask", "remove"]
 
 
 def test_another_redaction_and_its_key_restart_no_pod() -> None:

@@ -102,10 +102,10 @@ async def test_the_key_of_hashes_is_in_the_secret_of_the_head_only_while_a_route
     await reconcile_gateway(made, recorder)
     (key,) = (body for body in kube.written if body["metadata"]["name"] == names.REDACTION_SECRET)
     heads = [body for body in kube.written if body["metadata"]["name"] == names.GATEWAY_CONFIG_SECRET]
-    assert heads[-1]["data"]["redaction.key"] == key["data"]["key"]
-    assert "redaction.key" not in heads[0]["data"]
     found = config.decode(unpacked(heads[-1]) or b"")
-    assert found.redaction_key_file == "/etc/auditpipeline/config/redaction.key"
+    assert found.redaction_key_file is not None
+    assert heads[-1]["data"][found.redaction_key_file.rpartition("/")[2]] == key["data"]["key"]
+    assert heads[0]["data"].keys() == {"config.json"}
     assert [body["kind"] for body in kube.written if key["data"]["key"] in str(body)] == ["Secret", "Secret"]
 
 
@@ -121,8 +121,9 @@ async def test_without_a_key_that_can_be_used_sinks_get_masked_values_and_the_lo
             await reconcile_gateway(made, recorder)
     assert len([line for line in logged if "masked" in line["event"]]) == 1
     heads = [body for body in kube.written if body["metadata"]["name"] == names.GATEWAY_CONFIG_SECRET]
-    assert "redaction.key" not in heads[-1]["data"]
-    assert config.decode(unpacked(heads[-1]) or b"").redaction_key_file is None
+    assert heads[-1]["data"].keys() == {"config.json"}
+    found = config.decode(unpacked(heads[-1]) or b"")
+    assert (found.redaction_key_file, found.routes[0].redaction) == (None, Redaction())
 
 
 async def test_an_api_server_that_does_not_answer_is_no_fault_of_a_sink() -> None:

@@ -30,8 +30,8 @@ async def test_a_key_that_is_there_is_used_and_nothing_is_written() -> None:
     kube = Answers({WHERE: secret(b"x" * KEY_BYTES)})
     found = await hash_key(kube, NAMESPACE)
     assert (found.value, found.problem, kube.written) == (b"x" * KEY_BYTES, "", [])
-    assert found.data == {"redaction.key": b"x" * KEY_BYTES}
-    assert found.file == "/etc/auditpipeline/config/redaction.key"
+    ((name, value),) = found.data.items()
+    assert (value, found.file) == (b"x" * KEY_BYTES, f"/etc/auditpipeline/config/{name}")
 
 
 async def test_a_key_is_made_if_there_is_none() -> None:
@@ -90,6 +90,7 @@ def test_a_key_is_named_without_being_told() -> None:
     """Another key has another version; neither it nor what a log would print shows the value."""
     one, other = key_of(secret(b"secretly" * 4)), key_of(secret(b"another!" * 4, version="6"))
     assert one.version != other.version
+    assert one.file != other.file
     assert b"secretly".decode() not in f"{one} {one!r} {one.version}"
     assert HashKey() == NO_KEY
 

@@ -234,10 +234,11 @@ async def test_the_key_is_made_once_and_is_in_secrets_alone(served: ControlPlane
     assert len(key) == KEY_BYTES
     assert (await kube.get(SECRETS, names.REDACTION_SECRET, namespace) or {})["metadata"] == made["metadata"]
     for secret in ("audit-a-config", names.GATEWAY_CONFIG_SECRET):
-        assert (await kube.get(SECRETS, secret, namespace) or {})["data"]["redaction.key"] == made["data"]["key"]
         found = await configured(kube, namespace, secret)
         assert found is not None
-        assert found.redaction_key_file == names.REDACTION_KEY_FILE
+        assert found.redaction_key_file is not None
+        file = found.redaction_key_file.removeprefix(f"{names.CONFIG_FOLDER}/")
+        assert (await kube.get(SECRETS, secret, namespace) or {})["data"][file] == made["data"]["key"]
     told = f"{await everything(kube, namespace)} {logged}"
     assert not [form for form in (made["data"]["key"], key.hex(), repr(key)[2:-1]) if form in told]
 
@@ -259,6 +260,7 @@ async def test_a_key_that_cannot_be_used_is_told_and_a_good_one_is_taken(
         masks = await configured(kube, namespace, "audit-a-config")
         assert masks is not None
         assert masks.redaction_key_file is None
+        assert masks.routes[0].redaction == Redaction()
         said = Report("receiver", "a", config.digest(config.encode(masks)), Events(), (), redacts=True)
         async with pod(kube, namespace, "audit-a-0", "audit-a-tls", names.OPS_PORT, said) as receiver:
             told = await until(kube, "a", "Redacted", "True", "KeyMissing")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from auditpipeline.control import names, standalone
+from auditpipeline.control import standalone
 from auditpipeline.control.bootstrap import kubeconfig, pair_in
 from auditpipeline.core.config import Tls
 from auditpipeline.core.errors import Invalid
@@ -26,7 +26,7 @@ from auditpipeline.dataplane.disk import make_folders, sync_folder, write_all
 from auditpipeline.dataplane.tls import ServerTls
 
 _CERTIFICATES = ("ca.crt", "ca.key", "tls/tls.crt", "tls/tls.key", "tls/ca.crt", "client.crt", "client.key")
-_FIRST = (*_CERTIFICATES, names.REDACTION_KEY)
+_FIRST = (*_CERTIFICATES, standalone.KEY)
 
 
 class DataFolder:
@@ -38,7 +38,7 @@ class DataFolder:
         self.config = path / "config.json"
         self.kubeconfig = path / "webhook.kubeconfig"
         self.position = path / "log.position"
-        self.redaction_key = path / names.REDACTION_KEY
+        self.redaction_key = path / standalone.KEY
 
     def make(self) -> None:
         """Makes the folder if there is none. Invalid if it is somebody else's, OSError if it cannot be made."""

@@ -78,12 +78,15 @@ def receiver_config(
     redaction_key_file: str | None = None,
 ) -> config.Config:
     """The configuration of the pipeline's receivers: one route for each output. `volume` is the bytes of the smallest
-    volume that there is, if that is known. `canary_user` is the operator's own,
-    and `egress` what the outputs may connect to (None: everything). `redaction_key_file` holds the key of hashes.
+    volume that there is, if that is known. `canary_user` is the operator's own, and `egress` what the outputs may
+    connect to (None: everything). `redaction_key_file` holds the key of hashes; without one, values are masked.
 
     With `token`, that of the Pods' TLS folder lets in too: kube-apiserver's own dynamic backend has no certificate.
     """
     tls = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key", f"{names.TLS_FOLDER}/ca.crt")
+    redaction = pipeline.spec.redaction
+    if redaction and redaction.hashes and redaction_key_file is None:
+        redaction = redaction.masked
     return config.Config(
         plane="receiver",
         name=pipeline.metadata.name,
@@ -95,7 +98,7 @@ def receiver_config(
             audit_token_file=f"{names.TLS_FOLDER}/{names.TOKEN_KEY}" if token else None,
         ),
         spool=_spool(pipeline, volume),
-        routes=tuple(_route(pipeline.spec, output) for output in pipeline.spec.outputs),
+        routes=tuple(_route(pipeline.spec, output, redaction) for output in pipeline.spec.outputs),
         canary_user=canary_user,
         egress=egress,
         metrics_token=metrics_token,
@@ -127,10 +130,10 @@ def _spool_bytes(size: int, files: int) -> int:
     return max(2**20, int(min(size * SPOOL_SHARE, max(LEAST_SPOOL, (size - files) * LEFT_SHARE))))
 
 
-def _route(spec: PipelineSpec, output: Output) -> config.Route:
+def _route(spec: PipelineSpec, output: Output, redaction: Redaction | None) -> config.Route:
     policy = spec.policy.effective
     policies = (policy, output.policy.effective) if output.policy else (policy,)
-    return config.Route(output.name, policies, _destination(output), delivery=output.delivery, redaction=spec.redaction)
+    return config.Route(output.name, policies, _destination(output), delivery=output.delivery, redaction=redaction)
 
 
 def _destination(output: Output) -> config.StdoutOutput | config.FileOutput | config.HttpOutput:

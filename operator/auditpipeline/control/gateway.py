@@ -212,6 +212,8 @@ async def _render(world: World, recorder: Recorder) -> Retryable | None:
     async for body in world.kube.list(SINKS):
         await _add(world, made, body, own_addresses)
     state.key = await _key(world, made)
+    if not state.key.value:
+        made.routes = {name: _masked(route) for name, route in made.routes.items()}
     sources = {name: standing.identity for name, standing in made.found.items()}
     state.stand(made.found)
     state.render(made.routes, sources, made.problems, await gateway_secrets.plan(world, made.routes))
@@ -233,6 +235,10 @@ async def _key(world: World, made: _Rendering) -> HashKey:
     if found.problem and found.problem != world.gateway.key.problem:
         log.warning("sinks that ask for hashes get masked values", error=found.problem)
     return found
+
+
+def _masked(route: config.Route) -> config.Route:
+    return replace(route, redaction=route.redaction.masked) if route.redaction and route.redaction.hashes else route
 
 
 async def _add(world: World, made: _Rendering, body: dict[str, Any], own_addresses: frozenset[str]) -> None:

@@ -4,6 +4,9 @@ Promises: the key is made when it is first needed, and never overwritten. Whoeve
 uses the first one's; so does an operator that finds a Secret which somebody else made, as long as it is good. The key
 is copied into Secrets alone: `version` names it for everything else.
 
+The data plane reads a key when the configuration that names its file comes into force. So each key has a file name of
+its own: another key is another configuration.
+
 Without a key, values are masked: that takes more than a hash does, and keeps nothing from being recorded.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,12 +42,16 @@ class HashKey:
     @property
     def file(self) -> str | None:
         """Where the data plane finds the key; None without one."""
-        return names.REDACTION_KEY_FILE if self.value else None
+        return f"{names.CONFIG_FOLDER}/{self._name}" if self.value else None
 
     @property
     def data(self) -> dict[str, bytes]:
         """What the key adds to the Secret of a configuration."""
-        return {names.REDACTION_KEY: self.value} if self.value else {}
+        return {self._name: self.value} if self.value else {}
+
+    @property
+    def _name(self) -> str:
+        return f"redaction-{hashlib.blake2b(self.version.encode(), digest_size=4).hexdigest()}.key"
 
 
 NO_KEY = HashKey()

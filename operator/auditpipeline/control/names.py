@@ -52,9 +52,6 @@ OUR_PODS = f"{APP} in ({RECEIVER},{GATEWAY})"
 """Label selectors: of what the controller makes, and of the Pods that it looks at."""
 
 CONFIG_FOLDER = "/etc/auditpipeline/config"
-REDACTION_KEY = "redaction.key"
-REDACTION_KEY_FILE = f"{CONFIG_FOLDER}/{REDACTION_KEY}"
-"""The key of hashes lies beside the configuration: it is a key of the Secret that is mounted there."""
 TLS_FOLDER = "/etc/auditpipeline/tls"
 TOKEN_KEY = "token"  # noqa: S105 - the name of a key
 SECRETS_FOLDER = "/etc/auditpipeline/secrets"

@@ -35,6 +35,9 @@ IGNORED = (
     "spec.webhook.storage.ephemeral",
 )
 """What is about Pods, or about who calls them."""
+KEY = "redaction.key"
+"""The key of hashes, in the data folder."""
+_KEY_FILE = f"{names.CONFIG_FOLDER}/{KEY}"
 
 
 class Places(NamedTuple):
@@ -50,8 +53,8 @@ class Places(NamedTuple):
 
     def path(self, path: str) -> str:
         """Where that path of a Pod lies here."""
-        if path == names.REDACTION_KEY_FILE:
-            return self.redaction_key or f"{self.data}/{names.REDACTION_KEY}"
+        if path == _KEY_FILE:
+            return self.redaction_key or f"{self.data}/{KEY}"
         for folder, here in (
             (names.TLS_FOLDER, f"{self.data}/tls"),
             (names.SECRETS_FOLDER, self.secrets),
@@ -65,7 +68,7 @@ class Places(NamedTuple):
 def configuration(pipeline: Pipeline, places: Places) -> Config:
     """The configuration of a process that runs this pipeline."""
     redaction = pipeline.spec.redaction
-    key_file = names.REDACTION_KEY_FILE if redaction and redaction.hashes else None
+    key_file = _KEY_FILE if redaction and redaction.hashes else None
     rendered = receiver_config(pipeline, redaction_key_file=key_file)
     config = moved(rendered, places.path, places.audit, places.ops)
     return replace(config, suspended=pipeline.spec.suspend)

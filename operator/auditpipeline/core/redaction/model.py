@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 ANNOTATION = "auditpipeline.dev/redacted"
 """On an event that lost something: how many values, as a decimal number."""
@@ -54,6 +55,12 @@ class Redaction(_Value, frozen=True):
     def hashes(self) -> bool:
         """Whether a key is needed."""
         return (self.default and self.method == "hash") or any(rule.action == "hash" for rule in self.rules)
+
+    @property
+    def masked(self) -> Redaction:
+        """The same without hashes: what is taken if there is no key."""
+        rules = tuple(replace(rule, action="mask") if rule.action == "hash" else rule for rule in self.rules)
+        return Redaction(self.default, "mask", rules)
 
 
 DEFAULT = Redaction()
