@@ -165,7 +165,7 @@ async def test_the_annotation_of_a_foreign_sink_reaches_the_gateway_without_a_ne
 
 async def test_an_annotation_that_has_no_effect_says_so(served: ControlPlane, kube: Client, namespace: str) -> None:
     """Once the gateway's Pod has the route that masks; a Pod of the release before takes nothing."""
-    async with operator(served.kubeconfig, namespace):
+    async with operator(served.kubeconfig, namespace) as running:
         await gateway_pod(kube, namespace)
         await kube.create(SINKS, bodies.sink("siem", url="https://siem.example/"))
         await annotate(kube, "siem", "none")
@@ -178,6 +178,7 @@ async def test_an_annotation_that_has_no_effect_says_so(served: ControlPlane, ku
             gateway.report = Report("gateway", "gateway", old.config, Events(), old.outputs, redacts=True)
             said = await redacted(kube, "siem", "True", "OptOutRefused")
             assert "redaction.allowOptOut" in said["message"]
+            await running.stop()  # nobody connects to a listener that ends
 
 
 async def test_what_others_write_on_the_sink_of_a_pipeline_is_taken_back(
@@ -246,11 +247,12 @@ async def test_the_key_is_made_once_and_is_in_secrets_alone(served: ControlPlane
 async def test_a_key_that_cannot_be_used_is_told_and_a_good_one_is_taken(
     served: ControlPlane, kube: Client, namespace: str
 ) -> None:
-    """Values are masked meanwhile. Once the Pods run what was rendered, the pipeline says what its events lose."""
+    """Values are masked meanwhile. Once the Pods run what was rendered, the pipeline says what its events lose. A key
+    that is deleted is followed by another one, and nothing is left of the first."""
     meta = {"name": names.REDACTION_SECRET, "namespace": namespace}
     short = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": {"key": "c2hvcnQ="}}
     await kube.create(SECRETS, short)
-    async with operator(served.kubeconfig, namespace, gateway=False):
+    async with operator(served.kubeconfig, namespace, gateway=False) as running:
         await create(kube, redaction={"method": "hash"})
 
         async def one_pod() -> bool:
@@ -276,3 +278,16 @@ async def test_a_key_that_cannot_be_used_is_told_and_a_good_one_is_taken(
             digest = config.digest(config.encode(found))
             receiver.report = Report("receiver", "a", digest, Events(), (), redacts=True)
             await until(kube, "a", "Redacted", "True", "Default")
+            await kube.delete(SECRETS, names.REDACTION_SECRET, namespace)
+            await kube.patch(PIPELINES, "a", {"metadata": {"labels": {"look": "again"}}})
+
+            async def another() -> bool:
+                newest = await hashes()
+                return newest is not None and newest.redaction_key_file != found.redaction_key_file
+
+            await eventually("another key", another)
+            made = await kube.get(SECRETS, names.REDACTION_SECRET, namespace) or {}
+            copied = (await kube.get(SECRETS, "audit-a-config", namespace) or {})["data"]
+            assert set(copied.values()) >= {made["data"]["key"]}
+            assert len(copied) == 2
+            await running.stop()
