@@ -41,11 +41,12 @@ class _List(msgspec.Struct):
 
 
 class Webhook:
-    """One webhook; `mood` is how it behaves now."""
+    """One webhook; `mood` is how it behaves now. If `kept` is a list, the bodies that it takes are put there."""
 
     def __init__(self, mood: Mood = "good") -> None:
         self.taken: set[Key] = set()
         self.names: set[str] = set()
+        self.kept: list[bytes] | None = None
         self.batches = self.requests = 0
         self.port = 0
         self._mood: Mood = mood
@@ -72,6 +73,8 @@ class Webhook:
             return web.Response(status=500)
         if self._mood == "slow":
             await asyncio.sleep(SLOW)
+        if self.kept is not None:
+            self.kept.append(body)
         events = msgspec.json.decode(body, type=_List).items
         self.taken |= {(event.audit_id, event.stage) for event in events}
         self.names |= {event.reference.name for event in events if event.reference}
