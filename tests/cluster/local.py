@@ -26,20 +26,29 @@ CLI = [sys.executable, "-m", "auditpipeline.cli.main"]
 
 
 class LocalDeployment(Deployment):
-    """`data` is an empty folder for what is not the cluster's own; `operator_args` come after the chart's.
+    """`data` is an empty folder for what is not the cluster's own; `operator_args` come after the chart's. Without a
+    `static_policy`, kube-apiserver runs with the one that `bootstrap` writes by itself.
 
     Everything is on loopback here, so that all of it is in the chart's `egress.allow`, unless a test wants less."""
 
     helm_args: tuple[str, ...] = ()
     egress_allow: tuple[str, ...] = ("127.0.0.0/8",)
 
-    def __init__(self, data: Path, *, operator_args: tuple[str, ...] = (), audit_log: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        operator_args: tuple[str, ...] = (),
+        audit_log: Path | None = None,
+        static_policy: Path | None = None,
+    ) -> None:
         self._data = data
         self._operator_args = operator_args
         self.address = f"127.0.0.1:{free_port()}"
         self.health = f"127.0.0.1:{free_port()}"
         self.bootstrap = data / "bootstrap"
-        bootstrap(self.bootstrap, CLI, "--address", self.address)
+        policy = ("--policy", str(static_policy)) if static_policy else ()
+        bootstrap(self.bootstrap, CLI, "--address", self.address, *policy)
         self.cluster = ControlPlane(
             audit_policy=self.bootstrap / "policy.yaml",
             audit_webhook_kubeconfig=self.bootstrap / "webhook.kubeconfig",

@@ -31,6 +31,7 @@ VALUE_SETS: dict[str, tuple[str, ...]] = {
         *("--set", "gateway.tolerations[0].key=audit,gateway.tolerations[0].operator=Exists"),
     ),
     "gateway without claims": ("--set", "gateway.kind=StatefulSet,gateway.storage.ephemeral=true"),
+    "opt-outs without policies": ("--set", "admissionPolicy.enabled=false,redaction.allowOptOut=true"),
     "least": ("--set", "crds.install=false,gateway.enabled=false,admissionPolicy.enabled=false"),
     "sinks built in": ("--kube-version", "1.18.20", "--set", "gateway.enabled=false"),
     "one namespace": ("--set", f"gateway.kind=StatefulSet,receivers.namespace={NAMESPACE}"),

@@ -130,6 +130,29 @@ def test_the_admission_policies_are_for_clusters_that_serve_them(
     assert ("ValidatingAdmissionPolicy" in kinds(objects)) == installed
 
 
+@pytest.mark.parametrize(
+    ("version", "values", "flag"),
+    [
+        ("1.18.20", "gateway.enabled=false", "refuse"),
+        ("1.29.9", "redaction.allowOptOut=false", "refuse"),
+        ("1.29.9", "redaction=null", "refuse"),
+        ("1.29.9", "redaction.allowOptOut=true", "allow"),
+        ("1.29.9", "admissionPolicy.enabled=true", "allow"),
+        ("1.30.0", "redaction.allowOptOut=false", "allow"),
+        ("1.30.0", "redaction=null", "allow"),
+        ("1.37.0", "admissionPolicy.enabled=false", "refuse"),
+        ("1.37.0", "admissionPolicy.enabled=false,redaction.allowOptOut=true", "allow"),
+    ],
+)
+def test_where_no_policy_asks_who_opts_out_the_operator_refuses(
+    helm: str, version: str, values: str, flag: str
+) -> None:
+    """Unless `redaction.allowOptOut` says otherwise, which values of an earlier release do not have."""
+    objects = template(helm, "--kube-version", version, "--set", values)
+    assert [each for each in container(objects)["args"] if "opt-out" in each] == [f"--redaction-opt-out={flag}"]
+    assert flag == "allow" or "ValidatingAdmissionPolicy" not in kinds(objects)
+
+
 def test_target_namespaces_get_a_role_each_and_the_operator_serves_them(helm: str) -> None:
     """The same permissions as in the namespace of receivers, for the operator of the release's namespace."""
     objects = template(helm, "--set", "targetNamespaces={audit,security}")
@@ -359,6 +382,8 @@ def test_an_empty_selector_means_any_node(helm: str) -> None:
         "receivers.namespace=Not_A_Label",
         "receivers.namespace=",
         "receivers.legacy=perhaps",
+        "redaction.allowOptOut=auto",
+        "redaction.optOut=true",
         "networkPolicy.nodes={10.0.0.1}",
         "networkPolicy.outputPorts={0}",
         "metrics.tokenSecret=Not_A_Name",

@@ -73,6 +73,12 @@ def test_a_release_comes_changes_goes_and_comes_again(empty: ControlPlane, on_cl
     # The gateway goes behind a Service.
     behind = on_cluster("upgrade", "auditpipeline", str(CHART), "--set", "gateway.kind=StatefulSet")
     assert "auditpipeline bootstrap secret" in behind
+    assert "redact" not in behind
+
+    # Without the policies, the notes say what becomes of an opt-out.
+    without = ("upgrade", "auditpipeline", str(CHART), "--dry-run=server", "--set", "admissionPolicy.enabled=false")
+    assert "The operator refuses opt-outs" in on_cluster(*without)
+    assert "can switch redaction off" in on_cluster(*without, "--set", "redaction.allowOptOut=true")
     assert names(empty, "daemonsets,statefulsets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
     assert names(empty, "services,poddisruptionbudgets", "-n", NAMESPACE) == {"auditpipeline-gateway"}
     assert names(empty, "daemonsets", "-n", NAMESPACE) == set()

@@ -77,6 +77,18 @@ true
 {{- end -}}
 {{- end }}
 
+{{/*
+Whether pipelines and AuditSinks may opt out of redaction: "allow" or "refuse". The admission policies ask who does it, so that
+the operator need not; without them redaction.allowOptOut decides.
+*/}}
+{{- define "auditpipeline.optOut" -}}
+{{- if or (include "auditpipeline.admissionPolicy" .) (.Values.redaction).allowOptOut -}}
+allow
+{{- else -}}
+refuse
+{{- end -}}
+{{- end }}
+
 {{/* Where Events of cluster-scoped objects are written: events.k8s.io/v1 came with 1.19, and the namespace changed. */}}
 {{- define "auditpipeline.eventsNamespace" -}}
 {{- semverCompare ">=1.19-0" .Capabilities.KubeVersion.Version | ternary "default" "kube-system" -}}

@@ -172,6 +172,8 @@ async def registered(this: Round) -> None:
         this.facts.sink = None
     if this.facts.sink is None:
         this.facts.pending.add("SinkRegistered")
+    this.facts.has_gateway = world.features.sinks == "crd" and world.settings.gateway
+    this.facts.unredacting = world.gateway.unredacting()
 
 
 async def upstream(this: Round) -> None:
