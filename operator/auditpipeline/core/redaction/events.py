@@ -8,7 +8,8 @@ from msgspec import UNSET, UnsetType
 
 from auditpipeline.core.event import Kind, Raw
 from auditpipeline.core.known import Known
-from auditpipeline.core.redaction.redactor import NOTES, SAYS, Parts, Redactor
+from auditpipeline.core.redaction.layers import size
+from auditpipeline.core.redaction.redactor import ENCODED, NOTES, SAYS, Parts, Redactor, counted
 from auditpipeline.core.redaction.url import CALM
 
 _is_calm, _says, _notes = CALM.fullmatch, SAYS.search, NOTES.search
@@ -29,8 +30,8 @@ def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known,
         if (status is UNSET or not _says(status)) and (notes is UNSET or not _notes(notes)):
             if request is UNSET and response is UNSET:
                 return event, 0
-            if redactor.are_clean(kind, None if request is UNSET else request, None if response is UNSET else response):
-                return event, 0
+            if redactor.shapes(kind).template:
+                return event, _bodies(event, kind, redactor)
     taken = redactor.parts(kind, _parts(event))
     if taken is None:
         return event, 0
@@ -40,6 +41,19 @@ def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known,
     event.response_status, event.annotations = _unset(new.status), _unset(new.annotations)
     event.request_object, event.response_object = _unset(new.request), _unset(new.response)
     return event, values
+
+
+def _bodies(event: Known, kind: Kind, redactor: Redactor) -> int:
+    """Changes the bodies of the event; how many values were taken."""
+    request, response = event.request_object, event.response_object
+    taker = redactor.taker(sum(size(each) for each in (request, response) if each is not UNSET))
+    if request is not UNSET:
+        event.request_object = redactor.body(kind, request, kind[0] in ENCODED, taker)
+    if response is not UNSET:
+        event.response_object = redactor.body(kind, response, True, taker)
+    if taker.values:
+        event.annotations = counted(_given(event.annotations), taker.values)
+    return taker.values
 
 
 def _parts(event: Known) -> Parts:

@@ -37,7 +37,7 @@ from auditpipeline.core.redaction.sieve import KEYS, Sieve
 from auditpipeline.core.redaction.taking import Taker
 
 _MOST = 4096
-_STATUS = re.compile(rb'\s*\{\s*"kind"\s*:\s*"Status"')
+STATUS = re.compile(rb'\s*\{\s*"kind"\s*:\s*"Status"')
 SAYS = re.compile(rb"message|details|\\")
 """What a status has that may repeat a value."""
 NOTES = re.compile(rb"\.webhook\.admission|validation_failure|\\u")
@@ -62,14 +62,22 @@ class Redacted(NamedTuple):
     values: int
 
 
+class Ruled(NamedTuple):
+    """What a rule takes, whether it hashes, and what tells quickly that it takes nothing."""
+
+    shape: Shape
+    hashes: bool
+    needles: rules.Needles
+
+
 class Shapes(NamedTuple):
-    """What is taken of objects of one resource: by the list (None: they hold no secret), and by each rule, with whether
-    it hashes; whether there is `any` of these. All that a `thorough` one says is secret. Those that may hold a
+    """What is taken of objects of one resource: by the list (None: they hold no secret), and by each rule; whether
+    there is `any` of these. All that a `thorough` one says is secret. Those that may hold a
     `template` of kube-apiserver's own kinds can be looked at quickly."""
 
     any: bool
     listed: Shape | None
-    ruled: Sequence[tuple[Shape, bool]] = ()
+    ruled: Sequence[Ruled] = ()
     thorough: bool = False
     template: bool = False
 
@@ -103,7 +111,6 @@ class Redactor:
         self._anywhere = Anywhere(keys) if keys else None
         self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
         self._masks = redaction.default and not redaction.hashes
-        self._spare = Taker(0, redaction.method, key)
         self._shapes: dict[Kind, Shapes] = {}
 
     @property
@@ -130,7 +137,7 @@ class Redactor:
     def parts(self, kind: Kind, parts: Parts) -> tuple[Parts, int] | None:
         """What is left of the parts, and the number of values that were taken; None if nothing changes."""
         shapes = self.shapes(kind)
-        taker = Taker(sum(size(each) for each in parts if each is not None), self.redaction.method, self._key)
+        taker = self.taker(sum(size(each) for each in parts if each is not None))
         given, parts = parts, Parts(*map(_unhashed, parts)) if self._masks else parts
         uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
         notes = self._annotations(parts.annotations, shapes, taker)
@@ -141,22 +148,17 @@ class Redactor:
         if all(map(is_, new, given)):
             return None
         if taker.values:
-            new = new._replace(annotations=_counted(notes, taker.values))
+            new = new._replace(annotations=counted(notes, taker.values))
         return new, taker.values
 
-    def are_clean(self, kind: Kind, request: msgspec.Raw | None, response: msgspec.Raw | None) -> bool:
-        """Whether a quick look at the bodies finds nothing that has to be taken: so it is with most."""
-        shapes = self.shapes(kind)
-        if self._sieve is None or not shapes.template or shapes.ruled:
-            return False
-        if request is not None and not self._is_clean(request, kind[0] in ENCODED):
-            return False
-        return response is None or self._is_clean(response, encoded=True)
+    def taker(self, size: int) -> Taker:
+        """What takes values from an event of that size, by the default list."""
+        return Taker(size, self.redaction.method, self._key)
 
-    def _is_clean(self, body: msgspec.Raw, encoded: bool) -> bool:
-        if self._sieve is None:
-            return False
-        return self._sieve.cut(body, self._spare) is body if encoded else self._sieve.is_clean(body, self._spare)
+    def body(self, kind: Kind, body: msgspec.Raw, encoded: bool, taker: Taker) -> msgspec.Raw:
+        """What is left of a body that is no Status, itself if nothing is taken. `encoded` if kube-apiserver made it
+        from what it had decoded."""
+        return self._body(body, self.shapes(kind), taker, encoded) or body
 
     def shapes(self, kind: Kind) -> Shapes:
         """What is taken of objects that a request is about."""
@@ -169,7 +171,7 @@ class Redactor:
 
     def _made(self, group: str, resource: str, subresource: str) -> Shapes:
         ruled = [
-            (Body(rules.shape_of(rule)), rule.action == "hash")
+            Ruled(Body(rules.shape_of(rule)), rule.action == "hash", rules.Needles.of(rule))
             for rule in self.redaction.rules
             if rules.selects(rule, group, resource, subresource)
         ]
@@ -211,7 +213,7 @@ class Redactor:
 
     def _response(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker) -> msgspec.Raw | None:
         """A response may be a Status, which says something of the object."""
-        if body is None or not shapes.any or not _STATUS.match(body):
+        if body is None or not shapes.any or not STATUS.match(body):
             return self._body(body, shapes, taker, shapes.template)
         return _SAID[shapes.thorough].apply(body, taker) if "status" in self._parts else body
 
@@ -220,25 +222,24 @@ class Redactor:
         if body is None or not shapes.any:
             return body
         taker.by_hand = not encoded
-        if shapes.listed:
-            left = self._quickly(body, encoded, taker) if shapes.template else None
+        if shapes.listed and (left := self._quickly(body, shapes, taker, encoded)) is not body:
             body = shapes.listed.apply(body, taker) if left is None else left
-        for shape, hashes in shapes.ruled:
-            body = self._by_rule(shape, hashes, body, taker)
+        for each in shapes.ruled:
+            body = self._by_rule(each, body, taker) if each.needles.may_be_in(body) else body
         return body
 
-    def _quickly(self, body: msgspec.Raw, encoded: bool, taker: Taker) -> msgspec.Raw | None:
+    def _quickly(self, body: msgspec.Raw, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
         """What is left of an object of kube-apiserver's own kinds, or of a patch of one; None if the quick way does not
         lead there."""
-        if self._sieve is None:
+        if self._sieve is None or not shapes.template:
             return None
         if encoded:
             return self._sieve.cut(body, taker)
         return body if self._sieve.is_clean(body, taker) else None
 
-    def _by_rule(self, shape: Shape, hashes: bool, body: msgspec.Raw, taker: Taker) -> msgspec.Raw:
-        own = Taker(size(body), "hash" if hashes else "mask", self._key)
-        new = shape.apply(body, own)
+    def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker) -> msgspec.Raw:
+        own = Taker(size(body), "hash" if rule.hashes else "mask", self._key)
+        new = rule.shape.apply(body, own)
         taker.values += own.values
         return new
 
@@ -257,7 +258,7 @@ class Redactor:
             if name.startswith(place.begins) and is_text(value):
                 if not place.within:
                     return Nested(place.shape).apply(value, taker) if shapes.thorough else value
-                for shape in [shapes.listed, *(shape for shape, _ in shapes.ruled)]:
+                for shape in [shapes.listed, *(each.shape for each in shapes.ruled)]:
                     value = Nested(Fields({place.within: shape})).apply(value, taker) if shape else value
         return value
 
@@ -282,7 +283,7 @@ def _unhashed(part: msgspec.Raw | None) -> msgspec.Raw | None:
     return msgspec.Raw(HASHED.sub(MASK.encode(), bytes(part)))
 
 
-def _counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:
+def counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:
     """The annotations, which say how many values the event lost, now and before."""
     try:
         found = fields(notes) if notes is not None and is_object(notes) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -29,6 +30,33 @@ def _selects(selector: Selector, group: str, resource: str, subresource: str) ->
         return True
     called = f"{resource}/{subresource}" if subresource else resource
     return called in selector.resources or (bool(subresource) and f"{resource}/*" in selector.resources)
+
+
+_ESCAPED = re.compile(rb"\\u|\\/")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Needles:
+    """A quick look whether a rule may take anything of a body: all keys of one of its paths have to be there, in a
+    patch in what the patch is for."""
+
+    paths: tuple[tuple[bytes, ...], ...]
+
+    @classmethod
+    def of(cls, rule: Rule) -> Needles:
+        """Of a key with other characters, the longest part without them."""
+        keys = [[segment for segment in parse(path) if isinstance(segment, str)] for path in rule.paths]
+        return cls(
+            tuple(tuple(max(_PLAIN.findall(key), key=len, default="").encode() for key in path) for path in keys)
+        )
+
+    def may_be_in(self, body: Raw) -> bool:
+        """Whether they are in the body, or may be, as it is written with escapes."""
+        data = bytes(body)
+        if any(all(needle in data for needle in path) for path in self.paths):
+            return True
+        return b"\\" in data and _ESCAPED.search(data) is not None
 
 
 def shape_of(rule: Rule) -> Shape:

@@ -316,7 +316,7 @@ def valued(name: str, value: Raw, taker: Taker, header: bool = False) -> Raw:
     return value if new == said else made(new)
 
 
-_ESCAPE = re.compile(rb"\\u(?!003[ce]|0026|2028|2029)")
+_ESCAPE = re.compile(rb"\\u(?!003[ce]|0026|2028|2029)|\\/")
 """A key may be spelt with escapes; those of kube-apiserver's own encoder are no part of one."""
 _TINY = 8
 
@@ -349,7 +349,7 @@ class Anywhere:
         data = bytes(value).lower()
         if any(needle in data for needle in self._needles):
             return True
-        return b"\\u" in data and _ESCAPE.search(data) is not None
+        return b"\\" in data and _ESCAPE.search(data) is not None
 
     def _object(self, value: Raw, taker: Taker) -> Raw:
         """A program may stand in the command, and its options in the arguments beside it."""

@@ -6,10 +6,9 @@ it was applied) is remembered, since Pods of one template say the same again and
 
     decoded     env    [{"name":"DB_PASSWORD","value":"x"}]            seen once
     the bytes   ..."env":[{"name":"DB_PASSWORD","value":"x"}]...       there once: cut
-    decoded     env    [{"name":"DB_PASSWORD","value":"REDACTED"}]     nothing is left to be taken
 
 This is for what kube-apiserver has encoded itself: it knows no other places, and writes no key in another way. If a
-count or the last look says otherwise, the object has to be taken apart.
+count says otherwise, the object has to be taken apart.
 """
 
 from __future__ import annotations
@@ -131,17 +130,14 @@ class Sieve:
             if len(parts) != each.times + 1:
                 return None
             data = each.new.join(parts)
-        new = Raw(data)
-        if self._cuts(new, taker) != {}:
-            return None
         taker.values += sum(each.values * each.times for each in cuts.values())
-        return new
+        return Raw(data)
 
     def is_clean(self, body: Raw, taker: Taker) -> bool:
         """Whether nothing has to be taken of what somebody may have written by hand, such as a patch. Each of the keys
         that count has to be where it is known."""
         data = bytes(body).lower()
-        if data[:1] != b"{" or b"\\u" in data or any(quoted in data for quoted in self._quoted):
+        if data[:1] != b"{" or b"\\u" in data or b"\\/" in data or any(quoted in data for quoted in self._quoted):
             return False
         seen = sum(map(data.count, _NEEDLES))
         if not seen:

@@ -17,6 +17,7 @@ import re
 from auditpipeline.core.redaction.model import HASH, MASK, MASK_BASE64, Method
 
 _HASHED = re.compile(re.escape(HASH) + "[0-9a-f]{32}")
+_HASH_BASE64 = base64.b64encode(HASH.encode()).decode()
 _DEEPEST, _NESTED = 64, 4
 _BYTES, _CHARACTERS = 2**25, 2**15
 
@@ -53,6 +54,9 @@ class Taker:
         """What stands for a text that should be base64."""
         if value == MASK_BASE64:
             return value
+        if not self._key and not value.startswith(_HASH_BASE64):
+            self.values += 1
+            return MASK_BASE64
         inner = _decoded(value)
         if inner.startswith(HASH.encode()) and _HASHED.fullmatch(inner.decode(errors="replace")):
             return value if self._key else MASK_BASE64

@@ -17,10 +17,10 @@ from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, text
 
 CALM = re.compile(
-    rb'"[^"?@%;\\]{0,120}+(?<!//)(?:\?(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
+    rb'"[^"?@%;\\]{0,120}+(?<!//)(?:\?(?:(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
     rb"|force|gracePeriodSeconds|includeObject|limit|orphanDependents|pretty|propagationPolicy|resourceVersion"
     rb"|resourceVersionMatch|sendInitialEvents|stderr|stdin|stdout|timeout|timeoutSeconds|tty|verbose|watch)"
-    rb'=[\w.,-]*+(?:&|\\u0026)?+)*+)?+"'
+    rb'=[\w.,-]*+|(?:labelSelector|fieldSelector)=[^&;"?@\\]*+)(?:&|\\u0026)?+)*+)?+"'
 )
 """A URI, as it stands in an event, that surely holds no secret: most of them. A path with a token in it is longer."""
 SELECTORS = ("labelSelector", "fieldSelector", "continue")
