@@ -88,7 +88,7 @@ def rich(name: str = "security") -> Body:
         webhook={
             "replicas": 3,
             "storage": {"size": "5Gi", "storageClassName": "fast"},
-            "spool": {"backpressure": "dropOldest", "deadLetters": "digest", "maxAge": "72h"},
+            "spool": {"backpressure": "dropOldest", "deadLetters": "whole", "maxAge": "72h"},
             "resources": {"limits": {"memory": "1Gi"}},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "audit", "operator": "Exists"}],

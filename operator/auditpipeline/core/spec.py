@@ -91,7 +91,7 @@ class Storage(_Value, frozen=True):
 
 class Spool(_Value, frozen=True):
     """What becomes of events that wait: `backpressure` when the spool is full, `max_age` (a duration) in any case; and
-    what is kept of a body that cannot be read (None: all of it)."""
+    what is kept of a body that cannot be read (None: its digest)."""
 
     backpressure: Literal["reject", "dropOldest"] = "reject"
     max_age: str | None = None

@@ -18,13 +18,13 @@ WORDS = (
     "TOKEN",
     "CREDENTIAL",
     "APIKEY",
-    "ACCESSKEY",
     "PRIVATEKEY",
     "CONNECTION_STRING",
 )
 """What may stand anywhere in the name of a secret; one line a word."""
 ENDS = (
     "_KEY",
+    "ACCESSKEY",
     "PASS",
     "_PWD",
     "_PW",

@@ -159,7 +159,7 @@ class _Tool:
 
 def _by_option(option: str, value: str, take: Take, shell: bool) -> str:
     """The value of an option for credentials: of `user:x`, the user stays."""
-    if stays("", value, shell):
+    if stays("", value.strip(_QUOTES), shell):
         return value
     user, separator, rest = value.partition("%" if option == "-U" and "%" in value else ":")
     if option.rstrip("=") in _WITH_USER and separator and rest:
