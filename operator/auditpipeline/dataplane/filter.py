@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -321,8 +322,10 @@ def _is_utf8(body: bytes) -> bool:
         return False
 
 
+@lru_cache(32)
 def redactor(redaction: Redaction, key: bytes | None = None) -> Redactor | None:
-    """What applies a redaction; None if there is nothing to apply."""
+    """What applies a redaction; None if there is nothing to apply. All routes with one redaction share what it
+    remembers, which is some megabytes."""
     made = Redactor(redaction, key)
     return None if made.idle else made
 
