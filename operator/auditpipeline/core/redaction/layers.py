@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from operator import is_
 from typing import Any
@@ -69,15 +70,37 @@ def made(value: Any) -> Raw:
 
 
 def rebuilt(value: Raw, old: Object | list[Raw], new: Object | list[Raw], taker: Taker) -> Raw:
-    """The value with its parts changed; itself if they are the same. Of what somebody wrote by hand, a part that is
-    said twice goes."""
-    if not taker.by_hand and len(old) == len(new):
-        before = old.values() if isinstance(old, dict) else old
-        after = new.values() if isinstance(new, dict) else new
-        if all(map(is_, before, after)):
-            return value
+    """The value with its parts changed; itself if they are the same. A part that is said twice goes, and counts as a
+    value."""
+    before = old.values() if isinstance(old, dict) else old
+    after = new.values() if isinstance(new, dict) else new
+    same = len(old) == len(new) and all(map(is_, before, after))
+    if same and not taker.twice:
+        return value
     found = encode(new)
-    return value if found == memoryview(value) else Raw(found)
+    if same and found == msgspec.json.format(bytes(value), indent=-1):
+        return value
+    taker.values += same
+    return Raw(found)
+
+
+class _Twice(Exception):
+    """Ends a search."""
+
+
+def says_twice(value: Raw) -> bool:
+    """Whether an object in the value, which somebody wrote by hand, has a key twice: the first one says nothing to an
+    API server, and is there to be read all the same. True as well if that cannot be told."""
+    try:
+        json.loads(bytes(value), object_pairs_hook=_once, parse_int=str, parse_float=str)
+    except (_Twice, ValueError, RecursionError):
+        return True
+    return False
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1 and len({key for key, _ in pairs}) < len(pairs):
+        raise _Twice
 
 
 def over_fields(value: Raw, taker: Taker, change: Callable[[str, Raw], Raw | None]) -> Raw:
@@ -124,7 +147,8 @@ def masked_whole(taker: Taker) -> Raw:
 
 def masked(value: Raw, taker: Taker, in_base64: bool = False) -> Raw:
     """The value with each text and number in it taken; keys, types and shape stay."""
-    if not taker.enter(size(value)):
+    inner = is_object(value) or is_array(value)
+    if inner and not taker.enter(size(value)):
         return masked_whole(taker)
     try:
         found = _ANY.decode(value)
@@ -132,7 +156,8 @@ def masked(value: Raw, taker: Taker, in_base64: bool = False) -> Raw:
     except UNREADABLE:
         return masked_whole(taker)
     finally:
-        taker.leave()
+        if inner:
+            taker.leave()
     return value if bytes(new) == bytes(value) else new
 
 

@@ -26,6 +26,7 @@ from auditpipeline.core.redaction.layers import (
     made,
     masked,
     masked_whole,
+    says_twice,
     size,
     string,
 )
@@ -141,9 +142,9 @@ class Redactor:
         given, parts = parts, Parts(*map(_unhashed, parts)) if self._masks else parts
         uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
         notes = self._annotations(parts.annotations, shapes, taker)
-        encoded = shapes.template and kind[0] in ENCODED
-        request = self._body(parts.request, shapes, taker, encoded)
-        response = self._response(parts.response, shapes, taker)
+        known = shapes.template or not kind[1]
+        request = self._body(parts.request, shapes, taker, known and kind[0] in ENCODED)
+        response = self._response(parts.response, shapes, taker, known)
         new = Parts(uri, status, notes, request, response)
         if all(map(is_, new, given)):
             return None
@@ -211,21 +212,23 @@ class Redactor:
             return status
         return _SAID[shapes.thorough].apply(status, taker) if is_object(status) else status
 
-    def _response(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker) -> msgspec.Raw | None:
+    def _response(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
         """A response may be a Status, which says something of the object."""
         if body is None or not shapes.any or not STATUS.match(body):
-            return self._body(body, shapes, taker, shapes.template)
+            return self._body(body, shapes, taker, encoded)
         return _SAID[shapes.thorough].apply(body, taker) if "status" in self._parts else body
 
     def _body(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
         """What is left of a body; `encoded` if kube-apiserver made it from what it had decoded."""
         if body is None or not shapes.any:
             return body
-        taker.by_hand = not encoded
         if shapes.listed and (left := self._quickly(body, shapes, taker, encoded)) is not body:
-            body = shapes.listed.apply(body, taker) if left is None else left
+            if left is None:
+                taker.twice = not encoded and says_twice(body)
+                left = shapes.listed.apply(body, taker)
+            body = left
         for each in shapes.ruled:
-            body = self._by_rule(each, body, taker) if each.needles.may_be_in(body) else body
+            body = self._by_rule(each, body, taker, encoded) if each.needles.may_be_in(body) else body
         return body
 
     def _quickly(self, body: msgspec.Raw, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
@@ -237,8 +240,9 @@ class Redactor:
             return self._sieve.cut(body, taker)
         return body if self._sieve.is_clean(body, taker) else None
 
-    def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker) -> msgspec.Raw:
+    def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker, encoded: bool) -> msgspec.Raw:
         own = Taker(size(body), "hash" if rule.hashes else "mask", self._key)
+        own.twice = not encoded and says_twice(body)
         new = rule.shape.apply(body, own)
         taker.values += own.values
         return new

@@ -20,7 +20,6 @@ from auditpipeline.core.redaction.layers import (
     UNREADABLE,
     Raw,
     document,
-    encode,
     fields,
     is_array,
     is_object,
@@ -32,6 +31,7 @@ from auditpipeline.core.redaction.layers import (
     over_fields,
     over_items,
     rebuilt,
+    says_twice,
     size,
     string,
 )
@@ -153,19 +153,20 @@ class Nested:
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The text with what is in it changed."""
-        by_hand = taker.by_hand
+        twice = taker.twice
         if not is_text(value) or not taker.unwrap():
             return masked(value, taker)
         try:
             said = string(value)
-            found, taker.by_hand = document(said), True
+            found = document(said)
+            taker.twice = says_twice(found)
             new = self.inner.apply(found, taker)
             return value if new is found else made(bytes(new).decode())
         except UNREADABLE:
             return masked(value, taker)
         finally:
             taker.wrap()
-            taker.by_hand = by_hand
+            taker.twice = twice
 
     def member(self, key: str) -> Shape:
         """A text has nothing that a pointer leads to."""
@@ -354,11 +355,14 @@ class Anywhere:
     def _object(self, value: Raw, taker: Taker) -> Raw:
         """A program may stand in the command, and its options in the arguments beside it."""
         line = self._command_line(value, taker)
-        return over_fields(
-            value, taker, lambda key, each: line[key] if key in line else self.member(key).apply(each, taker)
-        )
 
-    def _command_line(self, value: Raw, taker: Taker) -> dict[str, Raw]:
+        def change(key: str, each: Raw) -> Raw:
+            return (line[key] or each) if key in line else self.member(key).apply(each, taker)
+
+        return over_fields(value, taker, change)
+
+    def _command_line(self, value: Raw, taker: Taker) -> dict[str, Raw | None]:
+        """What becomes of a command and of its arguments, if both are there; None if they stay."""
         if not all(isinstance(self._known.get(key), Arguments) for key in _COMMAND_LINE):
             return {}
         try:
@@ -367,16 +371,15 @@ class Anywhere:
             if len(lists) < len(_COMMAND_LINE):
                 return {}
             command, rest = (items(each) for each in lists)
+            whole = made([*command, *rest])
+            left = ARGUMENTS.apply(whole, taker)
+            if left is whole:
+                return dict.fromkeys(_COMMAND_LINE)
+            both = items(left)
         except UNREADABLE:
             return {}
-        both = items(ARGUMENTS.apply(made([*command, *rest]), taker))
-        if len(both) != len(command) + len(rest):
-            return {}
-        halves = (both[: len(command)], both[len(command) :])
-        return {
-            key: Raw(encode(half)) if encode(half) != bytes(old) else old
-            for key, old, half in zip(_COMMAND_LINE, lists, halves, strict=True)
-        }
+        middle = len(command)
+        return {"command": made(both[:middle]), "args": made(both[middle:])}
 
     def member(self, key: str) -> Shape:
         """The key's own shape, or the same further in."""

@@ -23,14 +23,14 @@ _BYTES, _CHARACTERS = 2**25, 2**15
 
 
 class Taker:
-    """Takes values from one event of `size` bytes, and counts them. What it looks at was written `by_hand`, or else by
-    kube-apiserver's own encoder, which says nothing twice."""
+    """Takes values from one event of `size` bytes, and counts them. With `twice`, what it looks at may have a key
+    twice, as somebody may have written it by hand; kube-apiserver's own encoder writes nothing twice."""
 
-    __slots__ = ("_bytes", "_characters", "_key", "_levels", "_nested", "by_hand", "values")
+    __slots__ = ("_bytes", "_characters", "_key", "_levels", "_nested", "twice", "values")
 
     def __init__(self, size: int, method: Method = "mask", key: bytes | None = None) -> None:
         self.values = 0
-        self.by_hand = True
+        self.twice = False
         self._key = key if method == "hash" else None
         self._bytes, self._characters = _BYTES + 2 * size, [_CHARACTERS + size // 16]
         self._levels = self._nested = 0
