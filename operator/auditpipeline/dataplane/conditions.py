@@ -15,24 +15,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from auditpipeline.core.conditions.model import Condition
 from auditpipeline.core.conditions.values import Get
+from auditpipeline.core.conditions.view import seen
 from auditpipeline.core.config import Route
 from auditpipeline.core.errors import Invalid
+from auditpipeline.core.policy import Decision
 from auditpipeline.core.report import ConditionReport
 
 WINDOW = 100
 LIMIT = 0.001
 """Seconds of CPU that an evaluation may take on average over a window."""
 Clock = Callable[[], float]
+Tell = Callable[[Condition], None]
 Decide = Callable[[Get], bool | str]
 
 
 class Watched:
     """One condition, and what became of it since the process started."""
 
-    def __init__(self, condition: Condition, clock: Clock) -> None:
+    def __init__(self, condition: Condition, clock: Clock, tell: Tell) -> None:
         self.condition = condition
         self.off = False
         self.evaluations = self.rejected = self.failures = 0
@@ -40,19 +44,30 @@ class Watched:
         self.last_failure = ""
         self._decide = _compiled(condition.expression)
         self._clock = clock
+        self._tell = tell
         self._window = 0
         self._spent = 0.0
 
-    def keeps(self, get: Get, *, again: bool = False) -> bool:
-        """Whether the event whose fields `get` finds is kept. An event that is looked at `again` is not counted."""
+    def ask(self, get: Get) -> bool | str | None:
+        """What it says of the event whose fields `get` finds, or why it fails; None if it is off. Nothing is counted
+        but time."""
         if self.off:
-            return True
+            return None
         begun = self._clock()
         found = self._decide(get)
         self._took(self._clock() - begun)
-        if not again:
-            self._count(found)
-        return found is not False
+        return found
+
+    def count(self, found: bool | str | None) -> None:
+        """Counts an answer: once for each event."""
+        if found is None:
+            return
+        self.evaluations += 1
+        if found is False:
+            self.rejected += 1
+        elif found is not True:
+            self.failures += 1
+            self.last_failure = found
 
     def report(self) -> ConditionReport:
         """What /status and the metrics say of it."""
@@ -67,14 +82,6 @@ class Watched:
             last_failure=self.last_failure,
         )
 
-    def _count(self, found: bool | str) -> None:
-        self.evaluations += 1
-        if found is False:
-            self.rejected += 1
-        elif found is not True:
-            self.failures += 1
-            self.last_failure = found
-
     def _took(self, seconds: float) -> None:
         """A window ends early if what is spent is too much for the whole of it."""
         self.seconds += seconds
@@ -82,32 +89,82 @@ class Watched:
         self._window += 1
         if self._spent > WINDOW * LIMIT:
             self.off = True
+            self._tell(self.condition)
         elif self._window >= WINDOW:
             self._window, self._spent = 0, 0.0
 
 
-class Conditions:
-    """The conditions of a configuration. `clock` gives seconds of CPU time."""
+class Asked(NamedTuple):
+    """The conditions of one route that wants an event, and what its policies decide; None if the event is cut to that
+    already."""
 
-    def __init__(self, clock: Clock = time.thread_time) -> None:
+    watched: tuple[Watched, ...]
+    decision: Decision | None = None
+
+
+def keeps_any(asked: Sequence[Asked], find: Get) -> bool:
+    """Whether one of these routes keeps an event that is about to be stored for all of them.
+
+    A condition of an output is counted here only if the event ends here, or if there is no other route: the route
+    counts it otherwise, when it delivers (`keeps`).
+    """
+    said: dict[tuple[Watched, Decision | None], bool | str | None] = {}
+    kept = any(_keeps(each, find, said) for each in asked)
+    counted = dict.fromkeys(watched for watched, _ in said)
+    first = {watched: found for (watched, _), found in reversed(said.items())}
+    for watched in counted:
+        if not kept or len(asked) == 1 or not watched.condition.output:
+            watched.count(first[watched])
+    return kept
+
+
+def _keeps(asked: Asked, find: Get, said: dict[tuple[Watched, Decision | None], bool | str | None]) -> bool:
+    get = find if asked.decision is None else seen(find, asked.decision)
+    for watched in asked.watched:
+        key = (watched, asked.decision)
+        if key not in said:
+            said[key] = watched.ask(get)
+        if said[key] is False:
+            return False
+    return True
+
+
+def keeps(watched: Iterable[Watched], find: Get) -> bool:
+    """Whether a route keeps an event that was stored for several of them."""
+    for each in watched:
+        found = each.ask(find)
+        if each.condition.output:
+            each.count(found)
+        if found is False:
+            return False
+    return True
+
+
+class Conditions:
+    """The conditions of a configuration. `clock` gives seconds of CPU time; `tell` is called with one that is switched
+    off."""
+
+    def __init__(self, tell: Tell = lambda condition: None, clock: Clock = time.thread_time) -> None:
         self._clock = clock
+        self._tell = tell
         self._watched: dict[Condition, Watched] = {}
 
-    def follow(self, routes: Iterable[Route]) -> None:
-        """From now on these are the routes: a condition that stays keeps what is known of it."""
-        wanted = dict.fromkeys(condition for route in routes for condition in route.conditions)
-        self._watched = {each: self._watched.get(each) or Watched(each, self._clock) for each in wanted}
-
     def of(self, conditions: Sequence[Condition]) -> tuple[Watched, ...]:
-        """Those of one route."""
+        """Those of one route, with all that is known of them."""
         for condition in conditions:
             if condition not in self._watched:
-                self._watched[condition] = Watched(condition, self._clock)
+                self._watched[condition] = Watched(condition, self._clock, self._tell)
         return tuple(self._watched[condition] for condition in conditions)
 
-    def report(self) -> tuple[ConditionReport, ...]:
-        """What is known of each."""
-        return tuple(each.report() for each in self._watched.values())
+    def forget(self, routes: Iterable[Route]) -> None:
+        """Forgets the conditions that none of these routes has."""
+        wanted = {condition for route in routes for condition in route.conditions}
+        self._watched = {each: watched for each, watched in self._watched.items() if each in wanted}
+
+    def report(self, routes: Iterable[Route]) -> tuple[ConditionReport, ...]:
+        """What is known of the conditions of these routes."""
+        wanted = dict.fromkeys(condition for route in routes for condition in route.conditions)
+        return tuple(each.report() for each in self.of(tuple(wanted)))
 
 
 def _compiled(expression: str) -> Decide:
