@@ -79,7 +79,7 @@ def asked(*found: ConditionReport, config: str = "c1", known: bool = True) -> di
     return {"conditional": True, "reports": [PodReport("audit-security-0", made)]}
 
 
-FAILING = ConditionReport("team", "archive", evaluations=9, failures=2, last_failure="a key is not there")
+FAILING = ConditionReport("team", "archive", evaluations=9, failures=2, failure="a key is not there")
 REFUSED = Report("receiver", "security", "c0", Events(), (), config_error="routes[0]: no")
 CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("all is well", {}, "Ready", "True", "Ready"),

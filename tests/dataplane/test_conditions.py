@@ -78,9 +78,9 @@ def test_a_condition_that_fails_keeps_the_event_and_is_counted(separators: tuple
     route = Route("a", (EVERYTHING,), FileOutput("/x"), conditions=(FAILS, broken))
     first, second = conditions.report([route])
     assert (first.evaluations, first.rejected, first.failures) == (3, 1, 1)
-    assert first.last_failure.startswith("a key is not there")
+    assert first.failure.startswith("a key is not there")
     assert (second.evaluations, second.failures) == (2, 2)
-    assert second.last_failure.startswith("it cannot be compiled: at character 1: undefined field")
+    assert second.failure.startswith("it cannot be compiled: at character 1: undefined field")
 
 
 def test_only_what_the_policies_keep_is_asked_about() -> None:
@@ -281,7 +281,7 @@ async def test_a_receiver_follows_its_conditions(setting: Setting) -> None:
         assert report.events.received == 2
         (found,) = report.conditions or ()
         assert (found.name, found.evaluations, found.rejected, found.failures) == ("team", 2, 1, 1)
-        assert found.last_failure.startswith("a key is not there")
+        assert found.failure.startswith("a key is not there")
         metrics = (await process.ops(setting, "/metrics")).decode()
         assert 'auditpipeline_condition_failures_total{condition="team",output=""} 1.0' in metrics
         assert 'auditpipeline_condition_off{condition="team",output=""} 0.0' in metrics

@@ -41,7 +41,7 @@ def _off(found: Sequence[ConditionReport]) -> Verdict | None:
 
 
 def _evaluated(found: Sequence[ConditionReport]) -> Verdict:
-    failing = sorted({f"{_name(each)}: {each.last_failure}" for each in found if each.failures})
+    failing = sorted({f"{_name(each)}: {each.failure}" for each in found if each.failures})
     if failing:
         message = f"events on which a condition fails are kept and counted; {'; '.join(failing)}"
         return Verdict("True", "SomeEvaluationsFail", message)

@@ -104,7 +104,7 @@ class ConditionReport(_Value, frozen=True):
     """A condition of the pipeline, or of the `output` that is named.
 
     `evaluations` were made since the process started, one for each event that the policy kept; `rejected` were false,
-    and `failures` failed: `last_failure` says why the last one did, with nothing of the event. `seconds` is the CPU
+    and `failures` failed: `failure` says why the first one did, with nothing of the event. `seconds` is the CPU
     time that all took. One that took too long is `off`: it counts as true.
     """
 
@@ -115,7 +115,7 @@ class ConditionReport(_Value, frozen=True):
     failures: int = 0
     seconds: float = 0.0
     off: bool = False
-    last_failure: str = ""
+    failure: str = ""
 
 
 class Report(_Value, frozen=True):

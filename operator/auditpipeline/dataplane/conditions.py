@@ -41,7 +41,7 @@ class Watched:
         self.off = False
         self.evaluations = self.rejected = self.failures = 0
         self.seconds = 0.0
-        self.last_failure = ""
+        self.failure = ""
         self._decide = _compiled(condition.expression)
         self._clock = clock
         self._tell = tell
@@ -67,7 +67,7 @@ class Watched:
             self.rejected += 1
         elif found is not True:
             self.failures += 1
-            self.last_failure = found
+            self.failure = self.failure or found
 
     def report(self) -> ConditionReport:
         """What /status and the metrics say of it."""
@@ -79,7 +79,7 @@ class Watched:
             failures=self.failures,
             seconds=self.seconds,
             off=self.off,
-            last_failure=self.last_failure,
+            failure=self.failure,
         )
 
     def _took(self, seconds: float) -> None:

@@ -19,7 +19,8 @@ from auditpipeline.core.errors import Invalid, Permanent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CACHED = 1024
+_CACHED = 4096
+"""Answers that are kept: an operator looks at the same specs again and again."""
 _PLACE = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 _VARIABLE = re.compile(r"__\d+")
 _ABSENT = re.compile(r'No value with name "(__\d+)"')
@@ -67,6 +68,7 @@ class Program:
         return next((said for words, said in _REASONS if words in error), "it cannot be evaluated")
 
 
+@lru_cache(_CACHED)
 def problem_of(expression: str) -> str:
     """What is wrong with an expression, and where; empty if nothing is."""
     try:
@@ -76,9 +78,8 @@ def problem_of(expression: str) -> str:
     return ""
 
 
-@lru_cache(_CACHED)
 def compile_expression(expression: str) -> Program:
-    """The expression as a program; Invalid, with no path, that says what is wrong with it and where."""
+    """The expression as a program, which takes some 100 kB; Invalid, with no path, that says what is wrong with it and where."""
     if size_of(expression) > MAX_EXPRESSION:
         raise Invalid("", f"must have at most {MAX_EXPRESSION} bytes")
     static = examine(expression)

@@ -1,7 +1,8 @@
 """From an event to the values that an expression asks for: nothing else of it is decoded. Pure.
 
-The variables are a tree, which goes down into the event's raw JSON. What is absent reads as in Go: a text as "", a
-number as 0, a list or map as an empty one. An absent part of a body, or time, has no value.
+The variables are a tree, which goes down into the event's raw JSON; each branch of it becomes a function once. What is
+absent reads as in Go: a text as "", a number as 0, a list or map as an empty one. An absent part of a body, or time,
+has no value.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from auditpipeline.core.conditions.fields import Kind
 from auditpipeline.core.conditions.static import Ref, Static
 from auditpipeline.core.errors import Permanent
 
-Get = Callable[[str], msgspec.Raw | str | None]
+Found = msgspec.Raw | str | None
+Get = Callable[[str], Found]
 """A field of an event by its name: raw JSON, or a text that is decoded already; None if it is absent."""
+Read = Callable[[Found, dict[str, Any]], int]
+"""Adds the values of a field's variables; how many bytes of JSON they have."""
 MAX_VALUES = 256 * 2**10
 """Bytes of JSON of all fields that an expression names."""
 MAX_EACH = 256
 """Items of a list that is looked through."""
-_NULL = b"null"
+_NULL, _OBJECT = b"null", b"{"
+_NONE: Mapping[str, msgspec.Raw] = {}
 _UNREAD = (ValueError, RecursionError)
-_OBJECTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_objects = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _DECODERS: Mapping[Kind, Callable[[msgspec.Raw], Any]] = {
     Kind.TEXT: msgspec.json.Decoder(str | None).decode,
     Kind.NUMBER: msgspec.json.Decoder(int | None).decode,
@@ -35,13 +40,8 @@ _DECODERS: Mapping[Kind, Callable[[msgspec.Raw], Any]] = {
     Kind.TIME: msgspec.json.Decoder(datetime | None).decode,
     Kind.BODY: msgspec.json.Decoder().decode,
 }
-_ZERO: Mapping[Kind, Callable[[], Any]] = {
-    Kind.TEXT: str,
-    Kind.NUMBER: int,
-    Kind.TEXTS: list,
-    Kind.PAIRS: dict,
-    Kind.LISTS: dict,
-}
+_ZERO: Mapping[Kind, Any] = {Kind.TEXT: "", Kind.NUMBER: 0, Kind.TEXTS: [], Kind.PAIRS: {}, Kind.LISTS: {}}
+_LARGE = f"the fields that it names have more than {MAX_VALUES} bytes"
 
 
 @dataclass
@@ -59,20 +59,24 @@ class Values:
     """Finds the values of an expression's variables in events."""
 
     def __init__(self, static: Static) -> None:
-        self._roots: dict[str, _Branch] = {}
+        roots: dict[str, _Branch] = {}
         for name, ref in static.variables.items():
-            _place(self._roots, name, ref, name in static.each)
+            _place(roots, name, ref, each=name in static.each)
+        self._readers = [(name, _reader(branch)) for name, branch in roots.items()]
 
     def of(self, get: Get) -> dict[str, Any]:
         """The values by the names of the variables; Permanent if one cannot be read, or they are too large."""
         found: dict[str, Any] = {}
-        left = MAX_VALUES
-        for name, branch in self._roots.items():
-            left = _read(get(name), branch, found, left)
+        size = 0
+        for name, read in self._readers:
+            size += read(get(name), found)
+        if size > MAX_VALUES:
+            raise Permanent(_LARGE)
         return found
 
 
-def _place(branches: dict[str, _Branch], name: str, ref: Ref, each: bool) -> None:
+def _place(branches: dict[str, _Branch], name: str, ref: Ref, *, each: bool) -> None:
+    """Puts a variable into the tree."""
     for depth, step in enumerate(ref.path, 1):
         kind = ref.kind if depth == len(ref.path) else Kind.BODY
         branch = branches.setdefault(step, _Branch(Ref(ref.path[:depth], kind)))
@@ -85,53 +89,76 @@ def _place(branches: dict[str, _Branch], name: str, ref: Ref, each: bool) -> Non
         branch.value = name
 
 
-def _read(raw: msgspec.Raw | str | None, branch: _Branch, found: dict[str, Any], left: int) -> int:
-    """Adds what is asked of a field; how many bytes may still be decoded."""
+def _reader(branch: _Branch) -> Read:
+    """The branch as a function."""
+    parts = list[Read]()
     if branch.presence:
-        found[branch.presence] = raw is not None and (isinstance(raw, str) or bytes(raw) != _NULL)
+        parts.append(_presence(branch.presence))
     if branch.value:
-        left = _decode(raw, branch, found, left)
+        parts.append(_value(branch))
     if branch.below:
-        fields = _fields(raw, branch)
-        for name, below in branch.below.items():
-            left = _read(fields.get(name), below, found, left)
-    return left
+        parts.append(_below(branch))
+    if len(parts) == 1:
+        return parts[0]
+    return lambda raw, found: sum([part(raw, found) for part in parts])
 
 
-def _decode(raw: msgspec.Raw | str | None, branch: _Branch, found: dict[str, Any], left: int) -> int:
-    kind = branch.path.kind
-    if isinstance(raw, str):
-        found[branch.value] = raw
-        return left - len(raw)
-    if raw is not None:
-        left -= len(raw)
-        if left < 0:
-            raise Permanent(f"the fields that it names have more than {MAX_VALUES} bytes")
+def _presence(name: str) -> Read:
+    def read(raw: Found, found: dict[str, Any]) -> int:
+        found[name] = raw is not None and (isinstance(raw, str) or bytes(raw) != _NULL)
+        return 0
+
+    return read
+
+
+def _value(branch: _Branch) -> Read:
+    name, kind, path, each = branch.value, branch.path.kind, branch.path, branch.each
+    decode, has_zero, zero, is_body = _DECODERS[kind], kind in _ZERO, _ZERO.get(kind), kind is Kind.BODY
+
+    def read(raw: Found, found: dict[str, Any]) -> int:
+        if raw is None:
+            if has_zero:
+                found[name] = zero
+            return 0
+        if isinstance(raw, str):
+            found[name] = raw
+            return len(raw)
+        if (size := len(raw)) > MAX_VALUES:
+            raise Permanent(_LARGE)
         try:
-            value = _DECODERS[kind](raw)
+            value = decode(raw)
         except _UNREAD as error:
-            raise Permanent(f"{branch.path} is not of type {kind.value}") from error
-        if branch.each:
-            _bound(value, branch)
-        if value is not None or kind is Kind.BODY:
-            found[branch.value] = value
-            return left
-    if kind in _ZERO:
-        found[branch.value] = _ZERO[kind]()
-    return left
+            raise Permanent(f"{path} is not of type {kind.value}") from error
+        if value is None and not is_body:
+            return read(None, found)
+        if each:
+            _bound(value, path)
+        found[name] = value
+        return size
+
+    return read
 
 
-def _bound(value: Any, branch: _Branch) -> None:
-    lists = value.values() if isinstance(value, dict) else (value or (),)
+def _below(branch: _Branch) -> Read:
+    readers = [(name, _reader(below)) for name, below in branch.below.items()]
+    path = branch.path
+
+    def read(raw: Found, found: dict[str, Any]) -> int:
+        fields = _NONE
+        if raw is not None and not isinstance(raw, str) and bytes(memoryview(raw)[:1]) == _OBJECT:
+            try:
+                fields = _objects(raw)
+            except _UNREAD as error:
+                raise Permanent(f"{path} cannot be read") from error
+        size = 0
+        for name, below in readers:
+            size += below(fields.get(name), found)
+        return size
+
+    return read
+
+
+def _bound(value: Any, path: Ref) -> None:
+    lists = value.values() if isinstance(value, dict) else (value,)
     if any(len(items) > MAX_EACH for items in lists):
-        raise Permanent(f"{branch.path} has more than {MAX_EACH} items")
-
-
-def _fields(raw: msgspec.Raw | str | None, branch: _Branch) -> dict[str, msgspec.Raw]:
-    """The fields of an object; none of what is something else."""
-    if raw is None or isinstance(raw, str) or bytes(memoryview(raw)[:1]) != b"{":
-        return {}
-    try:
-        return _OBJECTS.decode(raw)
-    except _UNREAD as error:
-        raise Permanent(f"{branch.path} cannot be read") from error
+        raise Permanent(f"{path} has more than {MAX_EACH} items")

@@ -7,6 +7,7 @@ that the level does not have, and no managedFields that are left out.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +30,9 @@ class Verdict(NamedTuple):
     def keeps(self) -> bool:
         """Whether the event is kept, as far as this condition goes."""
         return self.found is not False
+
+
+_program = lru_cache(256)(compile_expression)
 
 
 def seen(find: Get, decision: Decision) -> Get:
@@ -55,4 +59,4 @@ def is_exempt(policies: Iterable[Policy], request: Attributes) -> bool:
 
 def verdicts(conditions: Iterable[Condition], find: Get) -> list[Verdict]:
     """What each condition says of an event; Invalid if one cannot be compiled."""
-    return [Verdict(each, compile_expression(each.expression).decide(find)) for each in conditions]
+    return [Verdict(each, _program(each.expression).decide(find)) for each in conditions]
