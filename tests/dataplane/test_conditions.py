@@ -94,7 +94,7 @@ def test_only_what_the_policies_keep_is_asked_about() -> None:
 
 
 def test_changes_to_auditing_are_stored_whatever_a_condition_says() -> None:
-    """The floor: at the filter, and where a route narrows again."""
+    """The floor: at the filter, and when a route narrows again."""
     never = Condition("never", "false")
     policy = with_floor(METADATA)
     ref = {"resource": "auditpipelines", "apiGroup": "auditpipeline.dev", "name": "security"}
@@ -139,7 +139,7 @@ def test_an_output_without_conditions_gets_everything_and_the_other_asks_when_it
 
 
 def test_a_condition_sees_what_the_policies_of_its_route_leave() -> None:
-    """Not what is stored for another one; at the filter as where the route narrows again."""
+    """Not what is stored for another one; at the filter as when the route narrows again."""
     has_body = Condition("body", "has(event.requestObject) || event.level == 'RequestResponse'")
     managed = Condition("managed", "has(event.requestObject.metadata.managedFields)")
     sent = known(requestObject={"metadata": {"managedFields": [1]}})

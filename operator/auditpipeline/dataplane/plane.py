@@ -312,7 +312,7 @@ class Plane:
         await asyncio.gather(*(self._routes.pop(name).stop(grace) for name in names))
 
 
-def _filter(config: Config, key: bytes | None, conditions: Conditions) -> Filter:
+def _filter(config: Config, key: bytes | None, conditions: Conditions | None = None) -> Filter:
     routes = () if config.suspended else config.routes
     return Filter((Wanted(route.policies, route.taken, route.conditions) for route in routes), key, conditions)
 

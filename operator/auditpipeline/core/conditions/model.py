@@ -1,6 +1,6 @@
 """What a user writes: a name and a CEL expression, as in a webhook's matchConditions. Pure.
 
-Bounds and names are those of Kubernetes (k8s.io/apiserver/pkg/cel, ValidateQualifiedName), where they are not narrower.
+Bounds and names are those of Kubernetes (k8s.io/apiserver/pkg/cel, ValidateQualifiedName), unless they are narrower.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from auditpipeline.core.errors import Invalid, Permanent
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_CACHED = 4096
+_CACHED = 1024
 """Answers that are kept: an operator looks at the same specs again and again."""
 _PLACE = re.compile(r"<input>:(\d+):(\d+): ([^\n]*)")
 _VARIABLE = re.compile(r"__\d+")
@@ -79,7 +79,8 @@ def problem_of(expression: str) -> str:
 
 
 def compile_expression(expression: str) -> Program:
-    """The expression as a program, which takes some 100 kB; Invalid, with no path, that says what is wrong with it and where."""
+    """The expression as a program, which takes some 100 kB of memory; Invalid, with no path, that says what is wrong
+    with it and where."""
     if size_of(expression) > MAX_EXPRESSION:
         raise Invalid("", f"must have at most {MAX_EXPRESSION} bytes")
     static = examine(expression)

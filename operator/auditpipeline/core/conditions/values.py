@@ -105,7 +105,7 @@ def _reader(branch: _Branch) -> Read:
 
 def _presence(name: str) -> Read:
     def read(raw: Found, found: dict[str, Any]) -> int:
-        found[name] = raw is not None and (isinstance(raw, str) or bytes(raw) != _NULL)
+        found[name] = raw is not None and (isinstance(raw, str) or len(raw) != 4 or bytes(raw) != _NULL)
         return 0
 
     return read
