@@ -173,7 +173,7 @@ def test_the_digest_holds_the_conditions() -> None:
 
 
 class Clock:
-    """CPU time that passes when an evaluation ends."""
+    """CPU time, of which each evaluation takes so much: it passes when the clock is looked at after one."""
 
     def __init__(self, *costs: float) -> None:
         self._costs: Iterator[float] = iter(costs)

@@ -34,7 +34,8 @@ Decide = Callable[[Get], bool | str]
 
 
 class Watched:
-    """One condition, and what became of it since the process started."""
+    """One condition, and what became of it since the process started. `decide` says what it is of an event; whoever
+    calls it says what it `took`, by its `clock`."""
 
     def __init__(self, condition: Condition, clock: Clock, tell: Tell) -> None:
         self.condition = condition
@@ -42,8 +43,8 @@ class Watched:
         self.evaluations = self.rejected = self.failures = 0
         self.seconds = 0.0
         self.failure = ""
-        self._decide = _compiled(condition.expression)
-        self._clock = clock
+        self.decide = _compiled(condition.expression)
+        self.clock = clock
         self._tell = tell
         self._window = 0
         self._spent = 0.0
@@ -53,9 +54,9 @@ class Watched:
         but time."""
         if self.off:
             return None
-        begun = self._clock()
-        found = self._decide(get)
-        self._took(self._clock() - begun)
+        begun = self.clock()
+        found = self.decide(get)
+        self.took(self.clock() - begun)
         return found
 
     def count(self, found: bool | str | None) -> None:
@@ -82,7 +83,7 @@ class Watched:
             failure=self.failure,
         )
 
-    def _took(self, seconds: float) -> None:
+    def took(self, seconds: float) -> None:
         """A window ends early if what is spent is too much for the whole of it."""
         self.seconds += seconds
         self._spent += seconds
@@ -108,14 +109,30 @@ def keeps_any(asked: Sequence[Asked], find: Get) -> bool:
     A condition of an output is counted here only if the event ends here, or if there is no other route: the route
     counts it otherwise, when it delivers (`keeps`).
     """
+    if len(asked) == 1:
+        return _keeps_alone(asked[0].watched, find)
     said: dict[tuple[Watched, Decision | None], bool | str | None] = {}
     kept = any(_keeps(each, find, said) for each in asked)
     counted = dict.fromkeys(watched for watched, _ in said)
     first = {watched: found for (watched, _), found in reversed(said.items())}
     for watched in counted:
-        if not kept or len(asked) == 1 or not watched.condition.output:
+        if not kept or not watched.condition.output:
             watched.count(first[watched])
     return kept
+
+
+def _keeps_alone(watched: tuple[Watched, ...], find: Get) -> bool:
+    """Whether the only route that wants an event keeps it: nearly all events come this way."""
+    ended = watched[0].clock()
+    for each in watched:
+        if not each.off:
+            begun, found = ended, each.decide(find)
+            ended = each.clock()
+            each.took(ended - begun)
+            each.count(found)
+            if found is False:
+                return False
+    return True
 
 
 def _keeps(asked: Asked, find: Get, said: dict[tuple[Watched, Decision | None], bool | str | None]) -> bool:
