@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from auditpipeline.core.conditions.model import Condition
+from auditpipeline.core.conditions.model import MAX_CONDITIONS, Condition
 from auditpipeline.core.destination import FileCompression, Format, Fsync, HttpCompression
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
@@ -164,7 +164,7 @@ class Route(_Value, frozen=True):
     throttle: Throttle | None = None
     max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] | None = None
     redaction: Redaction | None = None
-    conditions: tuple[Condition, ...] = ()
+    conditions: Annotated[tuple[Condition, ...], msgspec.Meta(max_length=2 * MAX_CONDITIONS)] = ()
 
     @property
     def taken(self) -> Redaction:
