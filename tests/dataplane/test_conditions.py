@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -306,3 +307,16 @@ async def test_outputs_of_one_receiver_have_conditions_of_their_own(setting: Set
         assert ids(lines_in(alerts)) == ids(events[1:])
         (found,) = (await plane.report()).conditions or ()
         assert (found.output, found.evaluations, found.rejected) == ("alerts", 2, 1)
+
+
+async def test_very_large_events_are_asked_about_too(setting: Setting) -> None:
+    """They are decided on in another thread, while others are decided on in this one; each is counted once."""
+    large = {"metadata": {"name": "a"}, "data": "x" * 2**18}
+    async with setting.running(setting.config(setting.route(conditions=(NO_PROBES,)))) as plane:
+        small = [[known(), known("kube-probe/1")] for _ in range(20)]
+        big = [[known(requestObject=large), known("kube-probe/1", requestObject=large)] for _ in range(5)]
+        assert set(await asyncio.gather(*(plane.post(events) for events in (*small, *big)))) == {200}
+        await until(lambda: setting.file.exists() and len(lines_in(setting.file)) == 25)
+        assert set(ids(lines_in(setting.file))) == {*ids(events[0] for events in (*small, *big))}
+        (found,) = (await plane.report()).conditions or ()
+        assert (found.evaluations, found.rejected, found.failures) == (50, 25, 0)

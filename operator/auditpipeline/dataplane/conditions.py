@@ -8,13 +8,14 @@
    switched off, and counts as true. It stays off until the process starts again or its expression changes.
 3. The same condition of several routes is one, and is asked once about an event.
 
-Only the event loop's thread may use it.
+Bodies with very large events are decided on in a thread of their own: one thread at a time asks conditions.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
 from typing import NamedTuple
 
 from auditpipeline.core.conditions.model import Condition
@@ -37,8 +38,9 @@ class Watched:
     """One condition, and what became of it since the process started. `decide` says what it is of an event; whoever
     calls it says what it `took`, by its `clock`."""
 
-    def __init__(self, condition: Condition, clock: Clock, tell: Tell) -> None:
+    def __init__(self, condition: Condition, clock: Clock, tell: Tell, lock: Lock) -> None:
         self.condition = condition
+        self.lock = lock
         self.off = False
         self.evaluations = self.rejected = self.failures = 0
         self.seconds = 0.0
@@ -109,8 +111,11 @@ def keeps_any(asked: Sequence[Asked], find: Get) -> bool:
     A condition of an output is counted here only if the event ends here, or if there is no other route: the route
     counts it otherwise, when it delivers (`keeps`).
     """
-    if len(asked) == 1:
-        return _keeps_alone(asked[0].watched, find)
+    with asked[0].watched[0].lock:
+        return _keeps_alone(asked[0].watched, find) if len(asked) == 1 else _keeps_any(asked, find)
+
+
+def _keeps_any(asked: Sequence[Asked], find: Get) -> bool:
     said: dict[tuple[Watched, Decision | None], bool | str | None] = {}
     kept = any(_keeps(each, find, said) for each in asked)
     counted = dict.fromkeys(watched for watched, _ in said)
@@ -146,15 +151,16 @@ def _keeps(asked: Asked, find: Get, said: dict[tuple[Watched, Decision | None], 
     return True
 
 
-def keeps(watched: Iterable[Watched], find: Get) -> bool:
+def keeps(watched: Sequence[Watched], find: Get) -> bool:
     """Whether a route keeps an event that was stored for several of them."""
-    for each in watched:
-        found = each.ask(find)
-        if each.condition.output:
-            each.count(found)
-        if found is False:
-            return False
-    return True
+    with watched[0].lock:
+        for each in watched:
+            found = each.ask(find)
+            if each.condition.output:
+                each.count(found)
+            if found is False:
+                return False
+        return True
 
 
 class Conditions:
@@ -164,19 +170,22 @@ class Conditions:
     def __init__(self, tell: Tell = lambda condition: None, clock: Clock = time.thread_time) -> None:
         self._clock = clock
         self._tell = tell
+        self._lock = Lock()
         self._watched: dict[Condition, Watched] = {}
 
     def of(self, conditions: Sequence[Condition]) -> tuple[Watched, ...]:
         """Those of one route, with all that is known of them."""
-        for condition in conditions:
-            if condition not in self._watched:
-                self._watched[condition] = Watched(condition, self._clock, self._tell)
-        return tuple(self._watched[condition] for condition in conditions)
+        with self._lock:
+            for condition in conditions:
+                if condition not in self._watched:
+                    self._watched[condition] = Watched(condition, self._clock, self._tell, self._lock)
+            return tuple(self._watched[condition] for condition in conditions)
 
     def forget(self, routes: Iterable[Route]) -> None:
         """Forgets the conditions that none of these routes has."""
         wanted = {condition for route in routes for condition in route.conditions}
-        self._watched = {each: watched for each, watched in self._watched.items() if each in wanted}
+        with self._lock:
+            self._watched = {each: watched for each, watched in self._watched.items() if each in wanted}
 
     def report(self, routes: Iterable[Route]) -> tuple[ConditionReport, ...]:
         """What is known of the conditions of these routes."""
