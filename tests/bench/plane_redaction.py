@@ -5,7 +5,7 @@
     full, off          everything in full, `default: false`
     full               the same, redacted by default: `1 worker` of the other table
     full, rules        the default and two rules of a user's
-    full, conditions   the default and three conditions, which keep every event; left out where routes have none
+    full, conditions   the default and three conditions, which keep every event
 
 Each is compared, round by round, with the row that it adds something to: a busy machine slows both.
 """
@@ -15,10 +15,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from functools import partial
-from importlib import import_module
 from typing import Any
 
-from auditpipeline.core.config import Route
+from auditpipeline.core.conditions.model import Condition
 from auditpipeline.core.policy import Policy, Rule
 from auditpipeline.core.redaction.model import Redaction
 from tests.bench.plane_figures import Figures, Start, percentile, ratio
@@ -29,9 +28,9 @@ OFF = Redaction(default=False)
 METADATA = Policy((Rule("Metadata"),))
 DEFAULT = "1 worker"
 CONDITIONS = (
-    ("no-probes", "!event.userAgent.startsWith('kube-probe/')"),
-    ("not-from-there", "!event.sourceIPs.exists(address, address.startsWith('192.0.2.'))"),
-    ("no-plain-reads", "!(event.verb == 'get' && event.objectRef.name.startsWith('scratch-'))"),
+    Condition("no-probes", "!event.userAgent.startsWith('kube-probe/')"),
+    Condition("not-from-there", "!event.sourceIPs.exists(address, address.startsWith('192.0.2.'))"),
+    Condition("no-plain-reads", "!(event.verb == 'get' && event.objectRef.name.startsWith('scratch-'))"),
 )
 BASES = {
     "Metadata": ("Metadata, off", "within noise"),
@@ -45,21 +44,14 @@ BASES = {
 def contenders(full: Policy, cores: set[int]) -> dict[str, Start]:
     """The rows, and how each is started."""
     one: Any = partial(ours, 1, cores=cores)
-    found: dict[str, Start] = {
+    return {
         "Metadata, off": partial(one, policy=METADATA, redaction=OFF),
         "Metadata": partial(one, policy=METADATA),
         "full, off": partial(one, policy=full, redaction=OFF),
         DEFAULT: partial(one, policy=full),
         "full, rules": partial(one, policy=full, redaction=Redaction(rules=RULES)),
+        "full, conditions": partial(one, policy=full, conditions=CONDITIONS),
     }
-    if "conditions" in Route.__struct_fields__:
-        found["full, conditions"] = partial(one, policy=full, conditions=_conditions())
-    return found
-
-
-def _conditions() -> tuple[Any, ...]:
-    model = import_module("auditpipeline.core.conditions.model")
-    return tuple(model.Condition(name, expression) for name, expression in CONDITIONS)
 
 
 def show(found: Mapping[str, Figures]) -> None:

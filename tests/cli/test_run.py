@@ -105,6 +105,24 @@ async def test_certificates_are_private_and_are_used_again(bench: Bench) -> None
         assert code == 0
 
 
+async def test_conditions_decide_without_a_cluster_too(bench: Bench) -> None:
+    """And one that does not compile is refused with its field."""
+    condition = {"name": "no-reads", "expression": "!(event.verb in ['get', 'list', 'watch'])"}
+    bench.write(pipeline(archive(), matchConditions=[condition]))
+    recorded = [json.loads(line) for line in EVENTS.read_text().splitlines()]
+    expected = {identity(event) for event in recorded if event["verb"] not in ("get", "list", "watch")}
+    assert 10 < len(expected) < len(recorded)
+    async with bench.running() as process:
+        assert (await bench.replay())[0] == 0
+        await until(lambda: len(set(bench.delivered())) >= len(expected))
+        assert await end(process) == 0
+    assert set(bench.delivered()) == expected
+    bench.write(pipeline(archive(), matchConditions=[{**condition, "expression": "event.vrb == 'get'"}]))
+    code, _, err = await call(*bench.arguments())
+    assert code == 2
+    assert "spec.matchConditions[0].expression: at character 1: undefined field 'vrb' of event: is verb meant?" in err
+
+
 async def test_a_changed_pipeline_is_followed_and_a_broken_one_refused(bench: Bench) -> None:
     """The old one stays in force meanwhile."""
     bench.write(pipeline(archive()))

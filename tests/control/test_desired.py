@@ -282,3 +282,22 @@ def test_the_spool_takes_what_the_files_leave(size: str, spool: int) -> None:
     found = desired.receiver_config(value).spool.max_bytes
     assert abs(found - spool) <= 2**20
     assert found + 1100 * 2**20 <= parse_bytes(size, "")
+
+
+def test_conditions_of_the_pipeline_come_before_those_of_the_output() -> None:
+    """A route says whose each of them is; without conditions the bytes are those that the release before made."""
+    own = {"name": "own", "expression": "event.responseStatus.code == 403"}
+    everybody = {"name": "everybody", "expression": "event.verb != 'get'"}
+    outputs = [{"name": "a", "stdout": {}, "matchConditions": [own]}, {"name": "b", "stdout": {}}]
+    value = bodies.parsed(bodies.pipeline(outputs=outputs, matchConditions=[everybody]))
+    made = config.decode(config.encode(desired.receiver_config(value)))
+    assert [[(each.name, each.expression, each.output) for each in route.conditions] for route in made.routes] == [
+        [("everybody", everybody["expression"], ""), ("own", own["expression"], "a")],
+        [("everybody", everybody["expression"], "")],
+    ]
+    assert b"onditions" not in config.encode(desired.receiver_config(bodies.parsed(bodies.rich())))
+    sinks = [
+        desired.audit_sink(each, "audit", TLS.bundle, SETTINGS, Features(), "")["spec"]
+        for each in (value, bodies.parsed(bodies.pipeline(outputs=outputs[1:])))
+    ]
+    assert sinks[0] == sinks[1]

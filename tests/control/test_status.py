@@ -14,7 +14,7 @@ from auditpipeline.control.facts import Facts, Left, Losses, PodFacts, PodReport
 from auditpipeline.control.published import PipelineStatus, decode, patch
 from auditpipeline.control.recorder import transitions
 from auditpipeline.control.status import conditions
-from auditpipeline.core.report import Events, OutputReport, Report
+from auditpipeline.core.report import ConditionReport, Events, OutputReport, Report
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LATER = datetime(2026, 1, 1, 13, tzinfo=UTC)
@@ -71,6 +71,15 @@ def unstarted(problem: Problem) -> dict[str, Any]:
 
 
 SEEN = CanaryFacts((), Seen(1767225600.0, 0.4))
+
+
+def asked(*found: ConditionReport, config: str = "c1", known: bool = True) -> dict[str, Any]:
+    """A spec with conditions, and what a Pod says of them."""
+    made = msgspec.structs.replace(report(config=config), conditions=found if known else None)
+    return {"conditional": True, "reports": [PodReport("audit-security-0", made)]}
+
+
+FAILING = ConditionReport("team", "archive", evaluations=9, failures=2, failure="a key is not there")
 REFUSED = Report("receiver", "security", "c0", Events(), (), config_error="routes[0]: no")
 CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("all is well", {}, "Ready", "True", "Ready"),
@@ -115,6 +124,16 @@ CASES: list[tuple[str, dict[str, Any], str, Truth, str]] = [
     ("suspended", {"suspended": True}, "Ready", "False", "Suspended"),
     ("suspended", {"suspended": True}, "SinkRegistered", "False", "Suspended"),
     ("waiting", {"waiting": Problem("Replacing", "x")}, "Reconciling", "True", "Replacing"),
+    ("conditions", asked(ConditionReport("a", evaluations=9)), "ConditionsEvaluated", "True", "Evaluated"),
+    ("a condition fails", asked(FAILING), "ConditionsEvaluated", "True", "SomeEvaluationsFail"),
+    ("a condition fails", asked(FAILING), "Ready", "True", "Ready"),
+    ("one is off", asked(ConditionReport("a", off=True)), "ConditionsEvaluated", "False", "ConditionSwitchedOff"),
+    ("one is off", asked(ConditionReport("a", off=True)), "Ready", "False", "ConditionSwitchedOff"),
+    ("nobody asks them", asked(known=False), "ConditionsEvaluated", "False", "ConditionsIgnored"),
+    ("nobody asks them", asked(known=False), "Ready", "False", "ConditionsIgnored"),
+    ("an old configuration", asked(config="c0"), "ConditionsEvaluated", "Unknown", "Reconciling"),
+    ("nobody could ask", {"conditional": True, "reports": []}, "ConditionsEvaluated", "Unknown", "NoPodRunning"),
+    ("one look missed", missed() | {"conditional": True}, "ConditionsEvaluated", "False", "ConditionsIgnored"),
 ]
 
 
@@ -323,3 +342,23 @@ def test_events_are_told_for_transitions_and_only_for_them() -> None:
 def times(made: dict[str, Any]) -> dict[str, str]:
     """Transition times by condition."""
     return {entry["type"]: entry["lastTransitionTime"] for entry in made["conditions"]}
+
+
+def test_what_is_said_of_conditions_names_them_and_not_their_counts() -> None:
+    """A count would be news at each look; and a pipeline without conditions says nothing of them."""
+    said = conditions(good(**asked(FAILING, ConditionReport("a", off=True))))["ConditionsEvaluated"]
+    assert said.message.startswith("condition a: took more than 1 ms an event and is switched off")
+    said = conditions(good(**asked(FAILING, ConditionReport("a"))))["ConditionsEvaluated"]
+    assert said.message.endswith("condition team of output archive: a key is not there")
+    assert said == conditions(good(**asked(msgspec.structs.replace(FAILING, failures=7))))["ConditionsEvaluated"]
+    assert "ConditionsEvaluated" not in conditions(good())
+
+
+def test_what_was_said_of_conditions_stays_while_a_pod_is_silent() -> None:
+    """As everything that was not looked at."""
+    first = status(good(**asked(FAILING)), {})
+    again = status(good(conditional=True, reports=silent(), unheard=frozenset({"audit-security-0"})), first)
+    kept = [
+        next(each for each in made["conditions"] if each["type"] == "ConditionsEvaluated") for made in (first, again)
+    ]
+    assert kept[0] == kept[1]

@@ -93,3 +93,14 @@ def test_outside_of_a_pod_every_path_lies_below_the_root() -> None:
     assert '"/var' not in moved
     assert '"/secrets' not in moved
     assert '"127.0.0.1:0"' in moved
+
+
+def test_the_conditions_of_a_route_are_bounded() -> None:
+    """Eight of the pipeline, and eight of the output."""
+    body = msgspec.json.decode(contract.encode(CONFIG))
+    condition = {"name": "a", "expression": "event.verb != 'get'"}
+    body["routes"][0]["conditions"] = [condition] * 16
+    assert len(contract.decode(msgspec.json.encode(body)).routes[0].conditions) == 16
+    body["routes"][0]["conditions"] = [condition] * 17
+    with pytest.raises(Invalid, match="conditions"):
+        contract.decode(msgspec.json.encode(body))

@@ -186,3 +186,18 @@ def test_quantities_and_durations_are_numbers() -> None:
 def test_no_init_file_makes_the_source_root_shadow_the_standard_library() -> None:
     """`operator/__init__.py` would replace the module `operator` for everybody."""
     assert not (Path(__file__).parents[2] / "operator" / "__init__.py").exists()
+
+
+def test_a_condition_that_does_not_compile_is_refused_with_its_field() -> None:
+    """Of the pipeline and of an output: the API server cannot know."""
+    bad, good = {"name": "a", "expression": "event.usr == 'a'"}, {"name": "a", "expression": "event.verb == 'get'"}
+    for spec, path in (
+        ({"matchConditions": [bad]}, "spec.matchConditions[0].expression"),
+        ({"outputs": [output(stdout={}, matchConditions=[bad])]}, "spec.outputs[0].matchConditions[0].expression"),
+    ):
+        with pytest.raises(Invalid, match="undefined field 'usr' of event") as caught:
+            parse_pipeline(pipeline(**spec))
+        assert caught.value.path == path
+    found = parse_pipeline(pipeline(matchConditions=[good])).spec
+    assert (found.is_conditional, found.match_conditions[0].expression) == (True, "event.verb == 'get'")
+    assert not parse_pipeline(pipeline()).spec.is_conditional

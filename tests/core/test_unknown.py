@@ -208,3 +208,15 @@ def test_nothing_is_hidden_that_the_later_release_records(policy: Policy, field:
         if theirs.level:
             assert ours.omit_stages <= theirs.omit_stages
             assert ours.omit_managed_fields <= theirs.omit_managed_fields
+
+
+def test_a_condition_that_loses_a_field_is_dropped() -> None:
+    """Conditions only take events away: without this one more is recorded."""
+    body = rich()
+    kept = {"name": "kept", "expression": "event.verb != 'get'"}
+    body["spec"]["matchConditions"] = [kept, {"name": "new", "expression": "true", "unless": "event.verb == 'x'"}]
+    body["spec"]["outputs"][0]["matchConditions"] = [{"name": "new", "expression": "true", "unless": "x"}]
+    found = stored_pipeline(body)
+    assert [condition.name for condition in found.spec.match_conditions] == ["kept"]
+    assert found.spec.outputs[0].match_conditions == ()
+    assert set(found.ignored) == {"spec.matchConditions[1].unless", "spec.outputs[0].matchConditions[0].unless"}

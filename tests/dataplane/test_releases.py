@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from auditpipeline.control import names, rendering
+from auditpipeline.control.conditions import conditions_evaluated
 from auditpipeline.control.facts import Facts, PodReport
 from auditpipeline.control.gateway import reconcile_gateway
 from auditpipeline.control.recorder import Recorder
@@ -183,6 +184,20 @@ async def test_a_receiver_of_one_release_beside_an_operator_of_the_other(
     assert [(line["verb"], line["level"]) for line in lines] == [("list", "Metadata"), ("create", "Metadata")]
     assert said[:3] == ["receiver", digest, ""]
     assert said[4] == [output["name"] for output in body["spec"]["outputs"]]
+
+
+async def test_a_receiver_of_the_release_before_records_everything_that_a_condition_would_not(tmp_path: Path) -> None:
+    """It does not know conditions; the status says that they are not asked, and is not Ready."""
+    body = pipeline()
+    body["spec"]["matchConditions"] = [{"name": "none", "expression": "false"}]
+    files, digest = await rendered(THIS, body)
+    pod = Pod(tmp_path, files)
+    async with pod.serving(FORMER) as process:
+        assert await pod.post(process, event_list([event(verb="list")])) == 200
+        await until(lambda: pod.file.exists() and pod.file.read_bytes().count(b"\n"))
+        said = await process.report(pod.setting)
+    assert (said.config, said.config_error, said.conditions) == (digest, "", None)
+    assert conditions_evaluated([PodReport("a", said)]).reason == "ConditionsIgnored"
 
 
 SINKS = [bodies.sink(f"s{number}", url="https://siem.example/audit") for number in range(3)]

@@ -36,6 +36,7 @@ from auditpipeline.control.status import conditions
 from auditpipeline.control.trouble import REASONS
 from auditpipeline.core.report import (
     Canary,
+    ConditionReport,
     Events,
     OutputReport,
     Report,
@@ -175,7 +176,7 @@ GIVEN_BY = {
     "_configured": ("Ready",),
     "_proven": ("Ready",),
     "_as_before": ("Ready",),
-    "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "Redacted", "AuditLoss"),
+    "_unseen": (*PARTS, "UpstreamCovers", "Delivering", "ConditionsEvaluated", "Redacted", "AuditLoss"),
     "certificate_ready": ("CertificateReady",),
     "webhook_available": ("WebhookAvailable",),
     "_some_ready": ("WebhookAvailable",),
@@ -196,6 +197,10 @@ GIVEN_BY = {
     "_met": ("UpstreamCovers",),
     "delivering": ("Delivering",),
     "_arriving": ("Delivering",),
+    "conditions_evaluated": ("ConditionsEvaluated",),
+    "_ignored": ("ConditionsEvaluated",),
+    "_off": ("ConditionsEvaluated",),
+    "_evaluated": ("ConditionsEvaluated",),
     "audit_loss": ("AuditLoss",),
     "redacted": ("Redacted",),
     "_receivers": ("Redacted",),
@@ -312,7 +317,11 @@ def test_every_condition_and_reason_of_an_auditsink_is_documented() -> None:
 def test_every_condition_is_documented() -> None:
     """Those of a pipeline that is stalled, and of one that is not."""
     waiting = Facts(
-        1, datetime(2026, 1, 1, tzinfo=UTC), upstream=Verdict("Unknown", "ComparisonPending", ""), losses=Losses()
+        1,
+        datetime(2026, 1, 1, tzinfo=UTC),
+        upstream=Verdict("Unknown", "ComparisonPending", ""),
+        losses=Losses(),
+        conditional=True,
     )
     stalled = Facts(1, waiting.now, stalled=Problem("InvalidSpec", "no"))
     types = conditions(waiting).keys() | conditions(stalled).keys()
@@ -453,7 +462,15 @@ def test_every_metric_of_the_data_plane_is_documented() -> None:
     metrics = plane_metrics.Metrics()
     metrics.requests.labels(code="200").inc()
     source = SourceReport("/var/log/audit.log", foreign={"component": 1})
-    report = Report("receiver", "a", "", Events(), (OutputReport("out"),), sources=(source,))
+    report = Report(
+        "receiver",
+        "a",
+        "",
+        Events(),
+        (OutputReport("out"),),
+        sources=(source,),
+        conditions=(ConditionReport("a", "out"),),
+    )
     gate = GateCounts({"known": 1}, {"unknown_idle": 1})
     process = plane_metrics.Process({"out": Counts()}, {"audit": 0.0}, 1, 0, 0, 0.0, 0, {"audit": gate}, 0)
     metrics.expose(report, Figures(0, 0, [("out", "refused", 1)], 0, 0, {}, {"out": 1}), process)
@@ -552,6 +569,7 @@ def test_every_field_of_the_report_is_documented() -> None:
         "sources": ("sources[].", SourceReport),
         "canaries": ("canaries[].", Canary),
         "routes": ("routes[].", RouteReport),
+        "conditions": ("conditions[].", ConditionReport),
         "static_policy": ("staticPolicy.", StaticPolicy),
     }
     fields: set[str] = set()

@@ -57,6 +57,7 @@ PIPELINE: Object = {
                 {"level": "Metadata"},
             ],
         },
+        "matchConditions": [{"name": "example.com/people", "expression": "event.userAgent.startsWith('kubectl/')"}],
         "outputs": [
             {
                 "name": "archive",
@@ -85,6 +86,7 @@ PIPELINE: Object = {
                 },
                 "delivery": "BestEffort",
                 "policy": {"rules": [{"level": "Metadata"}]},
+                "matchConditions": [{"name": "refused", "expression": "event.responseStatus.code == 403"}],
             },
             {"name": "console", "stdout": {}},
             {"name": "basic", "http": HTTPS | {"basicAuthSecretRef": {"name": "siem"}, "caBundle": BUNDLE}},
@@ -149,7 +151,19 @@ class Bad(NamedTuple):
 
 HTTP = "spec.outputs.1.http"
 RULE, OUTPUT, CONFIG = "spec.policy.rules.0", "spec.outputs.0", "spec.webhook.clientConfig"
+CONDITION = {"name": "a", "expression": "true"}
 BAD_PIPELINES = [
+    Bad("spec.matchConditions", [{"name": f"c{n}", "expression": "true"} for n in range(9)], "at most 8"),
+    Bad("spec.matchConditions", [CONDITION, CONDITION], 'Duplicate value: {"name":"a"}'),
+    Bad(
+        "spec.matchConditions", [{"name": "a b", "expression": "true"}], "matchConditions[0].name in body should match"
+    ),
+    Bad("spec.matchConditions", [{"name": "/a", "expression": "true"}], "matchConditions[0].name in body should match"),
+    Bad("spec.matchConditions", [{"name": "a"}], "matchConditions[0].expression: Required value"),
+    Bad("spec.matchConditions", [{"name": "a", "expression": ""}], "should be at least 1 chars long"),
+    Bad("spec.matchConditions", [{"name": "a", "expression": "true" + " " * 2045}], "2048"),
+    Bad("spec.outputs.0.matchConditions", [{"name": f"c{n}", "expression": "true"} for n in range(9)], "at most 8"),
+    Bad("spec.outputs.0.matchConditions", [{"expression": "true"}], "matchConditions[0].name: Required value"),
     Bad("metadata.name", "a" * 41, "must be a DNS label of at most 40 characters"),
     Bad("metadata.name", "a.b", "must be a DNS label of at most 40 characters"),
     Bad("spec.policy", REMOVED, "spec.policy: Required value"),

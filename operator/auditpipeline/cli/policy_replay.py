@@ -14,7 +14,7 @@ from auditpipeline.core.eventlog import Broken, events
 from auditpipeline.core.explain import summary
 from auditpipeline.core.policy import Level
 from auditpipeline.core.policyfile import Source
-from auditpipeline.core.replay import Change, Replay, Sum
+from auditpipeline.core.replay import Change, Conditions, Replay, Sum
 
 _TOLD = 5
 _WIDE = 72
@@ -41,7 +41,11 @@ def replay(file: Path, log: Path, against: Path | None, top: int, output: str, n
     """
     source = policy_of(file, name)
     other = policy_of(against) if against else None
-    found = Replay(source.rules, other.rules if other else None)
+    conditions = Conditions(source.conditions, source.deciding)
+    if other:
+        found = Replay(source.rules, other.rules, conditions, Conditions(other.conditions, other.deciding))
+    else:
+        found = Replay(source.rules, None, conditions)
     broken = _count(found, log)
     if output == "json":
         click.echo(json.dumps(_fields(found, broken, source, compared=other is not None), indent=2))
@@ -87,6 +91,13 @@ def _text(found: Replay, broken: int, source: Source, log: str) -> Iterator[str]
     yield table(
         ("RULE", "LINE", "EVENTS", "", "BYTES", "", "WHAT"), list(_rules(found, source)), right=(0, 1, 2, 3, 4, 5)
     )
+    if found.by_condition:
+        yield ""
+        asked = [
+            (condition.name, condition.output or "-", f"{said.true:,}", f"{said.false:,}", f"{said.failed:,}")
+            for condition, said in found.by_condition.items()
+        ]
+        yield table(("CONDITION", "OUTPUT", "TRUE", "FALSE", "FAILED"), asked, right=(2, 3, 4))
     if rules := _never_hit(found, source):
         yield ""
         yield f"never hit: {'rule' if len(rules) == 1 else 'rules'} {', '.join(map(str, rules))}"
@@ -153,6 +164,11 @@ def _fields(found: Replay, broken: int, source: Source, *, compared: bool) -> di
         "rules": [_rule(source, rule, total) for rule, total in found.by_rule.items()],
         "neverHit": _never_hit(found, source),
     }
+    if found.by_condition:
+        fields["conditions"] = [
+            {"name": condition.name, "output": condition.output, **asked._asdict()}
+            for condition, asked in found.by_condition.items()
+        ]
     if compared:
         fields["added"], fields["removed"] = _json(found.added), _json(found.removed)
         fields["changes"] = [_change(change, total) for change, total in sorted(found.changes.items())]

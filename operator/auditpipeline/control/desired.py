@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from auditpipeline.control.desired_pod import metadata
 from auditpipeline.control.resources import Features
 from auditpipeline.control.settings import Settings
 from auditpipeline.core import config, packing
+from auditpipeline.core.conditions.model import Condition, MatchCondition
 from auditpipeline.core.destination import File, Http, basic_keys, ca_text, certificate_keys
 from auditpipeline.core.floor import level_without_rules
 from auditpipeline.core.policy import Policy, Rule, wanted_stages
@@ -132,8 +133,19 @@ def _spool_bytes(size: int, files: int) -> int:
 
 def _route(spec: PipelineSpec, output: Output, redaction: Redaction | None) -> config.Route:
     policy = spec.policy.effective
-    policies = (policy, output.policy.effective) if output.policy else (policy,)
-    return config.Route(output.name, policies, _destination(output), delivery=output.delivery, redaction=redaction)
+    return config.Route(
+        output.name,
+        (policy, output.policy.effective) if output.policy else (policy,),
+        _destination(output),
+        delivery=output.delivery,
+        redaction=redaction,
+        conditions=(*_conditions(spec.match_conditions), *_conditions(output.match_conditions, output.name)),
+    )
+
+
+def _conditions(conditions: Sequence[MatchCondition], output: str = "") -> Iterator[Condition]:
+    for condition in conditions:
+        yield Condition(condition.name, condition.expression, output)
 
 
 def _destination(output: Output) -> config.StdoutOutput | config.FileOutput | config.HttpOutput:

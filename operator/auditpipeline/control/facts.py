@@ -116,8 +116,8 @@ class Facts:
     asked once and never heard. `given_up` is how many events the gateways could not keep for the pipeline.
     `needs_proof` says that Ready has to wait for a first event or canary. `redaction` is what is taken from events;
     `unhashed` says why there is no key for hashes that it asks for. `has_gateway`: events come by way of our gateway;
-    `unredacting` are its Pods whose release takes nothing. `notes` are said beside whatever Ready says;
-    `refused` is why Kubernetes makes no Pods.
+    `unredacting` are its Pods whose release takes nothing. `conditional` says that the spec has conditions. `notes` are
+    said beside whatever Ready says; `refused` is why Kubernetes makes no Pods.
     """
 
     generation: int
@@ -146,6 +146,7 @@ class Facts:
     forgiven: frozenset[str] = frozenset()
     unheard: frozenset[str] = frozenset()
     absent: frozenset[str] = frozenset()
+    conditional: bool = False
     pending: set[str] = field(default_factory=set)
     needs_proof: bool = True
     redaction: Redaction | None = None

@@ -179,6 +179,7 @@ def _unsaid(this: Round, error: Exception) -> PipelineStatus:
     """The status that says that there is none."""
     facts = this.facts
     plain = Facts(facts.generation, facts.now, facts.outputs, waiting=fault(error), absent=facts.absent)
+    plain.conditional = facts.conditional
     return status(plain, this.previous)
 
 

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 NAMESPACE, FORMER_NAMESPACE = "default", "kube-system"
 QUIET = 600.0
-TOLD = ("Ready", "Stalled", "SinkRegistered", "UpstreamCovers", "Delivering", "AuditLoss")
+TOLD = ("Ready", "Stalled", "SinkRegistered", "UpstreamCovers", "Delivering", "ConditionsEvaluated", "AuditLoss")
 BAD = ("Stalled", "AuditLoss")
 _MAX_REMEMBERED = 5000
 

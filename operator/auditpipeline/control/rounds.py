@@ -96,6 +96,7 @@ class Round:
         self.facts.outputs = tuple(output.name for output in pipeline.spec.outputs)
         self.facts.suspended = pipeline.spec.suspend
         self.facts.redaction = pipeline.spec.redaction or DEFAULT
+        self.facts.conditional = pipeline.spec.is_conditional
         note = f"this release does not know {paths(pipeline.ignored)} and leaves it aside: upgrade the operator"
         if pipeline.ignored and note not in self.facts.notes:
             self.facts.notes.append(note)

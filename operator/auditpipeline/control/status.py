@@ -3,7 +3,7 @@
                  CertificateReady --+
     Stalled? --> WebhookAvailable --+--> Ready     Reconciling while neither Ready, Stalled nor suspended
                  SinkRegistered   --+
-                 UpstreamCovers, Delivering (may be Unknown: nobody can say)
+                 UpstreamCovers, Delivering, ConditionsEvaluated (may be Unknown: nobody can say)
                  a first event or canary, ever
 
 Conventions: kstatus (sigs.k8s.io/cli-utils/pkg/kstatus) and meta/v1 Condition. Nothing is claimed that was not seen:
@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
+from auditpipeline.control.conditions import conditions_evaluated
 from auditpipeline.control.facts import Facts, Left, Losses, PodReport, Problem, Verdict, counting
 from auditpipeline.control.published import (
     ERROR,
@@ -32,8 +33,15 @@ from auditpipeline.control.published import conditions as by_type
 from auditpipeline.control.redacted import redacted
 from auditpipeline.core.report import OutputReport, Report
 
-PARTS = ("CertificateReady", "WebhookAvailable", "SinkRegistered", "UpstreamCovers", "Delivering")
-MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering")
+PARTS = (
+    "CertificateReady",
+    "WebhookAvailable",
+    "SinkRegistered",
+    "UpstreamCovers",
+    "Delivering",
+    "ConditionsEvaluated",
+)
+MAY_BE_UNKNOWN = ("UpstreamCovers", "Delivering", "ConditionsEvaluated")
 _STATES = ("Idle", "Delivering", "Failing")
 
 
@@ -77,6 +85,8 @@ def _parts(facts: Facts, before: Mapping[str, Condition]) -> dict[str, Verdict |
         "Redacted": redacted(facts, before.get("Redacted")) or _not_reached(facts),
         "AuditLoss": audit_loss(facts.losses) if facts.losses else _not_reached(facts),
     }
+    if facts.conditional:
+        found["ConditionsEvaluated"] = _conditions_evaluated(facts)
     if _undecided(facts, found["Delivering"], before.get("Delivering")):
         found["Delivering"] = None
     return {
@@ -228,6 +238,15 @@ def _arriving(facts: Facts, reports: list[Report]) -> Verdict:
             return Verdict("True", "CanarySeen", "no event has come yet, and canaries do")
         return Verdict("Unknown", "NoEventsYet", "no event has come yet")
     return Verdict("True", "Delivering", f"{len(facts.outputs)} of {len(facts.outputs)} outputs take events")
+
+
+def _conditions_evaluated(facts: Facts) -> Verdict | None:
+    """Nothing new is said while a Pod was not heard, or is not on the newest configuration."""
+    if facts.reports is None:
+        return _not_reached(facts)
+    counting = _counting(facts)
+    behind = any(entry.report is None or entry.report.config != facts.config for entry in counting)
+    return None if behind else conditions_evaluated(counting)
 
 
 def audit_loss(losses: Losses) -> Verdict:

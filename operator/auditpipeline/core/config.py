@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from auditpipeline.core.conditions.model import MAX_CONDITIONS, Condition
 from auditpipeline.core.destination import FileCompression, Format, Fsync, HttpCompression
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.policy import Policy, validate
@@ -150,6 +151,9 @@ class Route(_Value, frozen=True):
 
     `redaction` is what this destination must not get, None for the default. What all routes take is taken before
     events are stored.
+
+    `conditions` must all be true of an event that passes the policies. One that fails counts as true, and one that
+    cannot be compiled fails on every event.
     """
 
     name: str
@@ -160,6 +164,7 @@ class Route(_Value, frozen=True):
     throttle: Throttle | None = None
     max_events: Annotated[int, msgspec.Meta(ge=1, le=10000)] | None = None
     redaction: Redaction | None = None
+    conditions: Annotated[tuple[Condition, ...], msgspec.Meta(max_length=2 * MAX_CONDITIONS)] = ()
 
     @property
     def taken(self) -> Redaction:

@@ -24,6 +24,7 @@ CHECKS: dict[str, Check] = {
     "AP005": Check("error", "no rules"),
     "AP006": Check("error", "refused by kube-apiserver"),
     "AP007": Check("warning", "empty list"),
+    "AP008": Check("error", "condition that cannot be used"),
     # Rules, one after the other.
     "AP101": Check("error", "rule that never matches"),
     "AP102": Check("warning", "duplicate"),

@@ -14,6 +14,7 @@ Source: k8s.io/apiserver/pkg/apis/audit/v1/types.go, in its order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -100,6 +101,19 @@ def has_excess_known(event: Known, level: Level) -> bool:
     if event.response_object is UNSET:
         return event.request_object is not UNSET and level < _REQUEST
     return level < _EVERYTHING
+
+
+_ATTRIBUTES = {field.encode_name: field.name for field in msgspec.structs.fields(Known)}
+
+
+def find_known(event: Known) -> Callable[[str], Raw | str | None]:
+    """The fields of the event, as `dict.get` finds those of any form; words are decoded."""
+
+    def find(name: str) -> Raw | str | None:
+        value = getattr(event, _ATTRIBUTES[name])
+        return None if value is UNSET else value
+
+    return find
 
 
 def cut_known(event: Known, captured: Level, decision: Decision) -> Known:

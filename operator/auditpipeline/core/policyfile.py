@@ -16,6 +16,8 @@ import msgspec
 import yaml
 
 from auditpipeline.core import presets
+from auditpipeline.core.conditions.check import problems
+from auditpipeline.core.conditions.model import Condition, MatchCondition
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.finding import Finding
 from auditpipeline.core.floor import has_floor, with_floor
@@ -36,7 +38,8 @@ class Source(NamedTuple):
     """One policy of a file.
 
     `policy` is as it is written, None where it cannot be used; `outer` is what an output's policy narrows; `pipeline`
-    says that it is of an AuditPipeline, which has the floor, and `preset` which preset it names.
+    says that it is of an AuditPipeline, which has the floor, and `preset` which preset it names. `conditions` are those
+    of an AuditPipeline and its outputs; a finding about one has a path that begins with `^`, for `spec`.
     """
 
     document: Document
@@ -47,6 +50,7 @@ class Source(NamedTuple):
     outer: Policy | None = None
     pipeline: bool = False
     preset: str = ""
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def file(self) -> str:
@@ -58,6 +62,11 @@ class Source(NamedTuple):
         """What decides, of a source that is `usable`: the policy, behind the floor where it is a pipeline's."""
         assert self.policy is not None  # noqa: S101
         return with_floor(self.policy) if self.pipeline else self.policy
+
+    @property
+    def deciding(self) -> tuple[Condition, ...]:
+        """The conditions that take an event away from this policy; those of an output take it from that one."""
+        return tuple(each for each in self.conditions if self.outer is not None or not each.output)
 
     def is_floor(self, rule: int | None) -> bool:
         """Whether that one of `rules` is the floor, which does not stand in the file."""
@@ -90,6 +99,8 @@ class Source(NamedTuple):
 
     def path(self, path: str) -> str:
         """A field of the policy, as it is called in the whole object."""
+        if path.startswith("^"):
+            return self.base.removesuffix("policy") + path[1:]
         return _join(self.base, path)
 
     def position(self, path: str) -> Position:
@@ -181,13 +192,43 @@ def _pipeline(document: Document, value: Any, base: str) -> Iterator[Source]:
         yield _unusable(document, base, "an AuditPipeline has its policy in spec.policy")
         return
     whole = _of_pipeline(document, spec["policy"], _join(base, "spec.policy"), name)
+    conditions, refused = _conditions(spec)
+    whole = whole._replace(conditions=conditions, findings=(*whole.findings, *refused))
     yield whole
     outputs = spec.get("outputs")
     for index, output in enumerate(outputs if isinstance(outputs, list) else ()):
         if isinstance(output, dict) and isinstance(output.get("policy"), dict):
             path = _join(base, f"spec.outputs[{index}].policy")
             inner = _of_pipeline(document, output["policy"], path, f"{name}/{output.get('name', index)}")
-            yield inner._replace(outer=whole.policy or Policy())
+            own = tuple(each for each in conditions if each.output in ("", str(output.get("name", ""))))
+            yield inner._replace(outer=whole.policy or Policy(), conditions=own)
+
+
+def _conditions(spec: dict[Any, Any]) -> tuple[tuple[Condition, ...], list[Finding]]:
+    """The conditions of a pipeline and of its outputs, and what is wrong with them."""
+    outputs = spec.get("outputs")
+    found, refused = list[Condition](), list[Finding]()
+    places = [("", "^matchConditions", spec.get("matchConditions"))]
+    for index, output in enumerate(outputs if isinstance(outputs, list) else ()):
+        if isinstance(output, dict):
+            where = f"^outputs[{index}].matchConditions"
+            places.append((str(output.get("name", index)), where, output.get("matchConditions")))
+    for output_name, where, value in places:
+        if value is None:
+            continue
+        try:
+            written = msgspec.convert(value, tuple[MatchCondition, ...])
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `$")
+            refused.append(_refused(where + path.rstrip("`"), message[:1].lower() + message[1:]))
+            continue
+        refused += [_refused(each.path, each.message) for each in problems(written, where)]
+        found += [Condition(each.name, each.expression, output_name) for each in written]
+    return tuple(found), refused
+
+
+def _refused(path: str, message: str) -> Finding:
+    return Finding("AP008", path, message, "a condition as docs/conditions.md has them, or leave it out")
 
 
 def _of_pipeline(document: Document, value: dict[Any, Any], base: str, name: str) -> Source:

@@ -5,9 +5,12 @@ A log only holds what the policy of its time recorded, so what a new policy woul
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from auditpipeline.core.compile import compile_policy
+from auditpipeline.core.conditions.model import Condition
+from auditpipeline.core.conditions.view import Verdict, is_exempt, seen, verdicts
 from auditpipeline.core.event import Head, cut, encode_event, head
 from auditpipeline.core.eventlog import Raw
 from auditpipeline.core.explain import full_resource
@@ -27,6 +30,29 @@ class Sum(NamedTuple):
         return Sum(self.events + 1, self.size + size)
 
 
+class Asked(NamedTuple):
+    """Events that a condition was asked about: how many it is true and false of, and how many it fails on."""
+
+    true: int = 0
+    false: int = 0
+    failed: int = 0
+
+    def plus(self, verdict: Verdict) -> Asked:
+        """With one more event."""
+        found = verdict.found
+        return Asked(self.true + (found is True), self.false + (found is False), self.failed + isinstance(found, str))
+
+
+class Conditions(NamedTuple):
+    """The conditions beside a policy: those that are asked and counted, and those that take an event away from it."""
+
+    all: Sequence[Condition] = ()
+    deciding: Collection[Condition] = ()
+
+
+NO_CONDITIONS = Conditions()
+
+
 class Change(NamedTuple):
     """What two policies make differently of one kind of request; level None: it is not recorded."""
 
@@ -39,12 +65,29 @@ class Change(NamedTuple):
 class _Judge:
     """What one policy makes of events."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, conditions: Conditions = NO_CONDITIONS) -> None:
         self.policy = policy
+        self.conditions = conditions
+        self.asked = dict.fromkeys(conditions.all, Asked())
         self._decide = compile_policy(policy)
 
     def left(self, event: Raw, captured: Head, size: int) -> tuple[Decision, Level, int]:
         """The decision on an event, the level at which it is recorded, and its size then."""
+        found = self._left(event, captured, size)
+        decision, level, _ = found
+        if level > Level.NONE and self.conditions.all and not is_exempt((self.policy,), captured.request):
+            kept = self._keeps(event, decision._replace(level=level))
+            return found if kept else (decision, Level.NONE, 0)
+        return found
+
+    def _keeps(self, event: Raw, decision: Decision) -> bool:
+        """Asks each condition, and counts; whether those that decide are all true."""
+        said = verdicts(self.conditions.all, seen(event.get, decision))
+        for verdict in said:
+            self.asked[verdict.condition] = self.asked[verdict.condition].plus(verdict)
+        return all(verdict.keeps for verdict in said if verdict.condition in self.conditions.deciding)
+
+    def _left(self, event: Raw, captured: Head, size: int) -> tuple[Decision, Level, int]:
         decision = self._decide(captured.request)
         level = min(captured.level, decision.level)
         codes = () if decision.rule is None else self.policy.rules[decision.rule].omit_response_codes
@@ -56,11 +99,18 @@ class _Judge:
 
 
 class Replay:
-    """The sums over all events that were added."""
+    """The sums over all events that were added. `conditions` are asked about what the policy records;
+    those of the policy to compare with are `others`."""
 
-    def __init__(self, policy: Policy, against: Policy | None = None) -> None:
-        self._judge = _Judge(policy)
-        self._other = None if against is None else _Judge(against)
+    def __init__(
+        self,
+        policy: Policy,
+        against: Policy | None = None,
+        conditions: Conditions = NO_CONDITIONS,
+        others: Conditions = NO_CONDITIONS,
+    ) -> None:
+        self._judge = _Judge(policy, conditions)
+        self._other = None if against is None else _Judge(against, others)
         self.read = Sum()
         self.recorded = Sum()
         # Bytes as recorded; for NONE, and for it alone, the bytes that are left out.
@@ -94,6 +144,11 @@ class Replay:
             self.added = self.added.plus(now)
         elif after == Level.NONE:
             self.removed = self.removed.plus(was)
+
+    @property
+    def by_condition(self) -> Mapping[Condition, Asked]:
+        """What each condition said of the events that the policy records."""
+        return self._judge.asked
 
     def never_hit(self) -> list[int]:
         """The rules that decided no event."""

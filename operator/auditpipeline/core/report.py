@@ -100,12 +100,30 @@ class RouteReport(_Value, frozen=True):
     shard: int = 0
 
 
+class ConditionReport(_Value, frozen=True):
+    """A condition of the pipeline, or of the `output` that is named.
+
+    `evaluations` were made since the process started, one for each event that the policy kept; `rejected` were false,
+    and `failures` failed: `failure` says why the first one did, with nothing of the event. `seconds` is the CPU
+    time that all took. One that took too long is `off`: it counts as true.
+    """
+
+    name: str
+    output: str = ""
+    evaluations: int = 0
+    rejected: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    off: bool = False
+    failure: str = ""
+
+
 class Report(_Value, frozen=True):
     """The whole answer. `config` is the digest (core.config.digest) of the configuration in force, at a gateway of its
     head; `config_error` why a newer one, or a part of it, was refused or is not in force yet; `source_error` why no
     audit log is read though one should be. `routes` has a gateway's routes; None at a receiver, and at a gateway of a
     release that does not report them. `redacts`: secrets are taken from events; False of a release before, which takes
-    none."""
+    none. `conditions` has those of all routes; None at a receiver of a release that does not evaluate them."""
 
     plane: str
     name: str
@@ -124,6 +142,7 @@ class Report(_Value, frozen=True):
     sources: tuple[SourceReport, ...] = ()
     routes: tuple[RouteReport, ...] | None = None
     redacts: bool = False
+    conditions: tuple[ConditionReport, ...] | None = None
 
 
 def encode(report: Report) -> bytes:

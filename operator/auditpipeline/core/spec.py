@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from auditpipeline.core import policy as audit_policy
+from auditpipeline.core.conditions.model import MatchCondition
 from auditpipeline.core.destination import File, Http, Stdout, file_problems, http_problems, url_problems
 from auditpipeline.core.errors import Invalid
 from auditpipeline.core.floor import with_floor
@@ -78,6 +79,7 @@ class Output(_Value, frozen=True):
     file: File | None = None
     http: Http | None = None
     policy: PipelinePolicy | None = None
+    match_conditions: tuple[MatchCondition, ...] = ()
     delivery: Literal["Guaranteed", "BestEffort"] = "Guaranteed"
 
 
@@ -121,6 +123,7 @@ class PipelineSpec(_Value, frozen=True):
 
     policy: PipelinePolicy
     outputs: Annotated[tuple[Output, ...], msgspec.Meta(min_length=1, max_length=16)]
+    match_conditions: tuple[MatchCondition, ...] = ()
     target_namespace: Label | None = None
     webhook: Webhook = Webhook()
     throttle: Throttle = Throttle()
@@ -132,6 +135,11 @@ class PipelineSpec(_Value, frozen=True):
     def opts_out(self) -> bool:
         """Whether secrets of the default list stay in the events."""
         return self.redaction is not None and not self.redaction.default
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the pipeline or an output has conditions."""
+        return bool(self.match_conditions) or any(output.match_conditions for output in self.outputs)
 
 
 class Meta(msgspec.Struct, frozen=True, rename="camel"):
@@ -278,6 +286,7 @@ def _fits(value: str, kind: Any) -> bool:
 
 def _pipeline_problems(spec: PipelineSpec) -> list[Invalid]:
     problems = _policy_problems(spec.policy, "spec.policy")
+    problems += _condition_problems(spec.match_conditions, "spec.matchConditions")
     names: set[str] = set()
     paths: set[str] = set()
     for index, output in enumerate(spec.outputs):
@@ -357,7 +366,16 @@ def _output_problems(output: Output, where: str) -> list[Invalid]:
         problems += http_problems(output.http, f"{where}.http")
     if output.policy:
         problems += _policy_problems(output.policy, f"{where}.policy")
-    return problems
+    return problems + _condition_problems(output.match_conditions, f"{where}.matchConditions")
+
+
+def _condition_problems(conditions: tuple[MatchCondition, ...], where: str) -> list[Invalid]:
+    """A spec without conditions loads no CEL library."""
+    if not conditions:
+        return []
+    from auditpipeline.core.conditions.check import problems
+
+    return problems(conditions, where)
 
 
 def _sink_problems(spec: SinkSpec) -> list[Invalid]:

@@ -11,6 +11,8 @@ That must not hide an event:
     level None      the rule is dropped: the rules after it decide
     another level   it records at its own level or at the highest of the rules after it, whichever is more, and leaves
                     nothing out: a request that it does not really match would have been theirs
+
+A match condition that loses a field is dropped: conditions only ever take events away.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from auditpipeline.core.conditions.model import MatchCondition
 from auditpipeline.core.policy import Level, Rule
 
 _OMISSIONS = ("omitStages", "omitManagedFields", "omitResponseCodes")
@@ -52,7 +55,9 @@ def _of(value: Any, kind: inspect.Type, path: str, found: list[str]) -> Any:
         return _struct(value, kind, path, found)
     if isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
         items = [_of(item, kind.item_type, f"{path}[{index}]", found) for index, item in enumerate(value)]
-        return _cautious(value, items) if _is_rule(kind.item_type) else items
+        if _is(kind.item_type, MatchCondition):
+            return [left for condition, left in zip(value, items, strict=True) if condition == left]
+        return _cautious(value, items) if _is(kind.item_type, Rule) else items
     return value
 
 
@@ -60,8 +65,8 @@ def _holds(kind: inspect.Type, value: Any) -> bool:
     return isinstance(kind, inspect.StructType) and isinstance(value, Mapping)
 
 
-def _is_rule(kind: inspect.Type) -> bool:
-    return isinstance(kind, inspect.StructType) and kind.cls is Rule
+def _is(kind: inspect.Type, struct: type[msgspec.Struct]) -> bool:
+    return isinstance(kind, inspect.StructType) and kind.cls is struct
 
 
 def _struct(value: Mapping[str, Any], kind: inspect.StructType, path: str, found: list[str]) -> dict[str, Any]:

@@ -3,8 +3,8 @@ redaction takes, bounded in number and size.
 
     rows --narrow, redact--> pieces (lines, and the cursor behind each) --cut to size--> batches
 
-What was stored under exactly this output's policies and redaction is passed on as it is, a row at a time; anything else
-is parsed, narrowed and redacted again, line by line.
+What was stored under exactly this output's policies, redaction and conditions is passed on as it is, a row at a time;
+anything else is parsed, narrowed, redacted and asked about again, line by line.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import delivery_key
+from auditpipeline.dataplane.conditions import Conditions
 from auditpipeline.dataplane.filter import Wanted, digest, narrow_line, redactor
 from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
@@ -55,7 +56,14 @@ class Feed:
     """The events of one output from a cursor on, and before the event `until`. `key` is that of hashes."""
 
     def __init__(
-        self, config: RouteConfig, spool: Spool, position: int, key: bytes | None = None, until: int = FOR_EVER
+        self,
+        config: RouteConfig,
+        spool: Spool,
+        position: int,
+        key: bytes | None = None,
+        until: int = FOR_EVER,
+        *,
+        conditions: Conditions | None = None,
     ) -> None:
         self.position = position
         self._until = until
@@ -64,7 +72,8 @@ class Feed:
         self._redactor = redactor(config.taken, key)
         self._most = config.batch_events
         self._enough = config.batch_bytes
-        self._digest = digest([Wanted(config.policies, config.taken)], key)
+        self._digest = digest([Wanted(config.policies, config.taken, config.conditions)], key)
+        self._watched = (conditions or Conditions()).of(config.conditions)
         self._pieces: deque[_Piece] = deque()
         self._waiting = 0
         self._size = 0
@@ -121,7 +130,7 @@ class Feed:
         lines, ends = list[bytes](), list[int]()
         for line, end in zip(piece.lines, piece.ends, strict=True):
             try:
-                found = narrow_line(line, self._config.policies, self._redactor)
+                found = narrow_line(line, self._config.policies, self._redactor, self._watched)
                 if found is not None:
                     lines.append(found)
                     ends.append(end)

@@ -2,8 +2,9 @@
 
 An event is stored as the widest of its routes wants it, and each route narrows it again when it delivers: one row
 serves them all. So it is with secrets: what every one of these routes takes is gone before anything is stored, and each
-takes the rest when it delivers. `digest` names what decided, so that a route that was alone in that may deliver the
-stored lines as they are.
+takes the rest when it delivers. An event that the conditions of no route keep is not stored, and each route asks its
+own when it delivers. `digest` names what decided, so that a route that was alone in that may deliver the stored lines
+as they are.
 
 What cannot be read becomes a dead letter, never an error: kube-apiserver would send it again and again. One odd event
 costs none of its neighbours: a body that the quick decoders refuse is read item by item (`core.eventlist`), which is
@@ -22,6 +23,9 @@ import msgspec
 
 from auditpipeline.core.canary import PATH as CANARIES
 from auditpipeline.core.compile import Compiled
+from auditpipeline.core.conditions.model import Condition
+from auditpipeline.core.conditions.values import Get
+from auditpipeline.core.conditions.view import is_exempt
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import (
     Head,
@@ -52,6 +56,7 @@ from auditpipeline.core.known import (
     cut_known,
     decode_known,
     facts_of_known,
+    find_known,
     has_excess_known,
 )
 from auditpipeline.core.mend import mended
@@ -59,6 +64,7 @@ from auditpipeline.core.policy import Decision, Level, Policy
 from auditpipeline.core.redaction.events import redacted, redacted_known
 from auditpipeline.core.redaction.model import DEFAULT, Redaction, common
 from auditpipeline.core.redaction.redactor import Redactor, edition
+from auditpipeline.dataplane.conditions import Asked, Conditions, Watched, keeps, keeps_any
 from auditpipeline.dataplane.lines import Lines
 from auditpipeline.dataplane.store import NO_OUTPUT, Dead
 
@@ -66,10 +72,12 @@ Policies = tuple[Policy, ...]
 
 
 class Wanted(NamedTuple):
-    """What one route wants: what passes all of its policies, without what its redaction takes."""
+    """What one route wants: what passes all of its policies, without what its redaction takes, if all of its conditions
+    are true of that."""
 
     policies: Policies
     redaction: Redaction = DEFAULT
+    conditions: tuple[Condition, ...] = ()
 
 
 class Taken(NamedTuple):
@@ -88,12 +96,14 @@ class Taken(NamedTuple):
 
 class _Fate(NamedTuple):
     """What becomes of events of one combination: the level that they were captured at, what is left of them (None:
-    nothing), whether that is the whole event, and what takes secrets from it (None: nobody does)."""
+    nothing), whether that is the whole event, what takes secrets from it (None: nobody does), and the conditions of
+    each route that wants it (none if a route has none)."""
 
     captured: Level
     decision: Decision | None
     whole: bool
     redactor: Redactor | None
+    asked: tuple[Asked, ...]
 
 
 _MAX_FATES = 4096
@@ -109,6 +119,7 @@ class _Form(NamedTuple, Generic[E]):
     excess: Callable[[E, Level], bool]
     cut: Callable[[E, Level, Decision], E]
     redacted: Callable[[E, Kind, Redactor], tuple[E, int]]
+    find: Callable[[E], Get]
     raw: Callable[[E], Raw]
     tidy: Callable[[E], msgspec.Raw | Raw] | None = None
 
@@ -119,9 +130,12 @@ _KNOWN = _Form[Known](
     has_excess_known,
     cut_known,
     redacted_known,
+    find_known,
     lambda event: without_envelope(decode_event(encode_plain(event))),
 )
-_PLAIN = _Form[Raw](facts_of, response_code, has_excess, cut, redacted, lambda event: event, with_envelope)
+_PLAIN = _Form[Raw](
+    facts_of, response_code, has_excess, cut, redacted, lambda event: event.get, lambda event: event, with_envelope
+)
 _ANY = _PLAIN._replace(tidy=lambda event: msgspec.Raw(encode_line(event)))
 
 
@@ -164,9 +178,12 @@ class Filter:
     for each such combination the answer is worked out once, by the interpreter, and then looked up.
     """
 
-    def __init__(self, routes: Iterable[Wanted], key: bytes | None = None) -> None:
+    def __init__(
+        self, routes: Iterable[Wanted], key: bytes | None = None, conditions: Conditions | None = None
+    ) -> None:
         self._routes = tuple(dict.fromkeys(routes))
         self._key = key
+        self._conditions = conditions or Conditions()
         self._redactors: dict[Redaction, Redactor | None] = {}
         self.digest = digest(self._routes, key)
         policies = dict.fromkeys(policy for route in self._routes for policy in route.policies)
@@ -221,10 +238,14 @@ class Filter:
                 if more := has_more(event, fate.captured):
                     excess += 1
                 left = event if fate.whole and not more else form.cut(event, fate.captured, fate.decision)
+                taken = 0
                 if fate.redactor:
                     left, taken = redacted(left, kind, fate.redactor)
-                    if taken:
-                        lighter, values = lighter + 1, values + taken
+                if fate.asked and not keeps_any(fate.asked, form.find(left)):
+                    filtered += 1
+                    continue
+                if taken:
+                    lighter, values = lighter + 1, values + taken
                 kept.append(tidy(left) if tidy else left)
             except Permanent as error:
                 refused.append((event, error))
@@ -242,8 +263,22 @@ class Filter:
         captured = head(event)
         decision = self.decide(captured)
         whole = decision is not None and is_whole(captured.level, decision)
-        self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured))
+        asked = self._asked(captured, decision)
+        self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured), asked)
         return self._fates[combination]
+
+    def _asked(self, captured: Head, widest: Decision | None) -> tuple[Asked, ...]:
+        """The conditions that decide whether the event is stored."""
+        found = list[Asked]()
+        for policies, _, conditions in self._routes:
+            decision = narrow(captured, policies)
+            if decision is None:
+                continue
+            if not conditions or is_exempt(policies, captured.request):
+                return ()
+            cut_so = widest and _leaves(decision) == _leaves(widest)
+            found.append(Asked(self._conditions.of(conditions), None if cut_so else decision))
+        return tuple(found)
 
     def _redactor(self, captured: Head) -> Redactor | None:
         """What takes secrets from the event before it is stored."""
@@ -260,6 +295,11 @@ class Filter:
             return None
         widest = max(wanted, key=lambda decision: decision.level)
         return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for decision in wanted))
+
+
+def _leaves(decision: Decision) -> tuple[Level, bool]:
+    """What a decision leaves of an event that it keeps."""
+    return decision.level, decision.omit_managed_fields
 
 
 def decode(body: bytes) -> Decoded | None:
@@ -330,19 +370,25 @@ def redactor(redaction: Redaction, key: bytes | None = None) -> Redactor | None:
     return None if made.idle else made
 
 
-def narrow_line(line: bytes, policies: Policies, redactor: Redactor | None) -> bytes | None:
-    """What a route with these policies gets of a stored line; None if nothing. Permanent if it cannot be read."""
+def narrow_line(
+    line: bytes, policies: Policies, redactor: Redactor | None, watched: tuple[Watched, ...] = ()
+) -> bytes | None:
+    """What a route with these policies and conditions gets of a stored line; None if nothing. Permanent if it cannot be
+    read."""
     try:
-        return _narrowed(decode_event(line), policies, redactor)
+        return _narrowed(decode_event(line), policies, redactor, watched)
     except Permanent:
         # The deeper the stack is here, the fewer levels can be decoded.
-        return _narrowed(mended(line), policies, redactor)
+        return _narrowed(mended(line), policies, redactor, watched)
 
 
-def _narrowed(event: Raw, policies: Policies, redactor: Redactor | None) -> bytes | None:
+def _narrowed(event: Raw, policies: Policies, redactor: Redactor | None, watched: tuple[Watched, ...]) -> bytes | None:
     captured = head(event)
     decision = narrow(captured, policies)
     if not decision:
         return None
     left = cut(event, captured.level, decision)
-    return encode_line(redactor.event(left, facts_of(left)[2])[0] if redactor else left)
+    left = redactor.event(left, facts_of(left)[2])[0] if redactor else left
+    if watched and not is_exempt(policies, captured.request) and not keeps(watched, left.get):
+        return None
+    return encode_line(left)

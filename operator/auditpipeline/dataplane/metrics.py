@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, ProcessCollector, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from auditpipeline.core.report import Report
+from auditpipeline.core.report import ConditionReport, Report
 from auditpipeline.dataplane.gate import Counts
 from auditpipeline.dataplane.route import Counts as RouteCounts
 from auditpipeline.dataplane.store import Figures
@@ -63,6 +63,7 @@ class Metrics(Collector):
             *_plane(report, figures, process),
             *_outputs(report, process.routes),
             *_sources(report),
+            *_conditions(report),
             _losses(figures),
             *_connections(process.connections),
             _removed(report, figures),
@@ -148,6 +149,27 @@ def _sources(report: Report) -> Iterator[Metric]:
         for kind, lines in source.foreign.items():
             foreign.add_metric([source.path, kind], lines)
     yield foreign
+
+
+def _conditions(report: Report) -> Iterator[Metric]:
+    conditions = report.conditions or ()
+    counters: dict[str, tuple[str, Callable[[ConditionReport], float]]] = {
+        "condition_evaluations": ("Events that a condition was asked about", lambda found: found.evaluations),
+        "condition_rejected": ("Events that a condition is false of", lambda found: found.rejected),
+        "condition_failures": ("Events that a condition failed on, and that were kept", lambda found: found.failures),
+        "condition_seconds": ("CPU seconds that a condition took", lambda found: found.seconds),
+    }
+    off = GaugeMetricFamily(
+        f"{PREFIX}_condition_off", "1 if a condition took too long and is not asked", labels=["output", "condition"]
+    )
+    for found in conditions:
+        off.add_metric([found.output, found.name], float(found.off))
+    yield off
+    for name, (text, value) in counters.items():
+        family = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["output", "condition"])
+        for found in conditions:
+            family.add_metric([found.output, found.name], value(found))
+        yield family
 
 
 def _losses(figures: Figures) -> Metric:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable
 from auditpipeline import __version__
 from auditpipeline.core import report as reports
 from auditpipeline.core.bearer import holds
+from auditpipeline.core.conditions.model import Condition
 from auditpipeline.core.config import Config
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Failed, Invalid, Retryable
 from auditpipeline.core.report import Events, Report, RouteReport, SourceReport, Taken
 from auditpipeline.dataplane import outputs
+from auditpipeline.dataplane.conditions import Conditions
 from auditpipeline.dataplane.descriptors import Places
 from auditpipeline.dataplane.door import Door
 from auditpipeline.dataplane.egress import Guard
@@ -50,6 +52,7 @@ class Plane:
     ) -> None:
         config = found.config
         self.config = config
+        self._conditions = Conditions(self._switched_off)
         self._key, said = read_key(config)
         self.config_error = "; ".join(filter(None, (found.error, said)))
         self._waits_for = "its outputs are being started"
@@ -67,7 +70,9 @@ class Plane:
         self._epoch = secrets.token_hex(4)
         self._stopping = False
         self.sources: list[Callable[[], SourceReport]] = []
-        self.intake = Intake(spool, _filter(config, self._key), config.max_body, self._metrics, Seldom(log))
+        self.intake = Intake(
+            spool, _filter(config, self._key, self._conditions), config.max_body, self._metrics, Seldom(log)
+        )
         self.intake.canaries.user = config.canary_user
         listen = config.listen
         token = Token(listen.audit_token_file) if listen.audit_token_file else None
@@ -137,7 +142,7 @@ class Plane:
         new = found.config
         _check_same(self.config, new)
         key, said = read_key(new)
-        names, filter_ = [route.name for route in new.routes], _filter(new, key)
+        names, filter_ = [route.name for route in new.routes], _filter(new, key, self._conditions)
         await self._spool.limit(new.spool)
         cursors = await self._use([*self._routes, *names, *self._unknown(found)])
         await self._leaving.stop(names, HURRY)
@@ -168,6 +173,7 @@ class Plane:
         finally:
             self._start([route for route in found.config.routes if route.name not in self._routes], cursors)
             self._leave(gone, cursors)
+            self._conditions.forget([*found.config.routes, *gone])
             self.config, self._found = found.config, found
 
     @property
@@ -244,6 +250,14 @@ class Plane:
             sources=tuple(source() for source in self.sources),
             routes=self._in_force() if self.config.plane == "gateway" else None,
             redacts=True,
+            conditions=self._conditions.report(self.config.routes),
+        )
+
+    def _switched_off(self, condition: Condition) -> None:
+        self._log.error(
+            "a condition takes more than 1 ms an event and is switched off: events are kept",
+            condition=condition.name,
+            output=condition.output,
         )
 
     def _in_force(self) -> tuple[RouteReport, ...]:
@@ -270,7 +284,9 @@ class Plane:
     def _start(self, routes: Iterable[RouteConfig], cursors: dict[str, Cursor]) -> None:
         for config in routes:
             output = outputs.make(config.output, self._guard)
-            route = Route(config, self._spool, output, self._log, self._patience, self._key)
+            route = Route(
+                config, self._spool, output, self._log, self._patience, self._key, conditions=self._conditions
+            )
             self._routes[config.name] = route
             route.start(cursors[config.name])
 
@@ -279,7 +295,16 @@ class Plane:
         for config in routes:
             end = self._spool.end
             output = outputs.make(config.output, self._guard)
-            route = Route(config, self._spool, output, self._log, self._patience, self._key, until=end)
+            route = Route(
+                config,
+                self._spool,
+                output,
+                self._log,
+                self._patience,
+                self._key,
+                until=end,
+                conditions=self._conditions,
+            )
             route.start(cursors[config.name])
             self._leaving.add(route, end)
 
@@ -287,9 +312,9 @@ class Plane:
         await asyncio.gather(*(self._routes.pop(name).stop(grace) for name in names))
 
 
-def _filter(config: Config, key: bytes | None) -> Filter:
+def _filter(config: Config, key: bytes | None, conditions: Conditions | None = None) -> Filter:
     routes = () if config.suspended else config.routes
-    return Filter((Wanted(route.policies, route.taken) for route in routes), key)
+    return Filter((Wanted(route.policies, route.taken, route.conditions) for route in routes), key, conditions)
 
 
 def _check_same(old: Config, new: Config) -> None:

@@ -33,6 +33,7 @@ from auditpipeline.core.errors import Permanent, Retryable, TooLarge
 from auditpipeline.core.event import delivery_key
 from auditpipeline.core.report import OutputReport, State
 from auditpipeline.core.truncate import truncated
+from auditpipeline.dataplane.conditions import Conditions
 from auditpipeline.dataplane.feed import FOR_EVER, Batch, Feed
 from auditpipeline.dataplane.lines import as_lines
 from auditpipeline.dataplane.log import Log, Seldom
@@ -93,7 +94,7 @@ class Counts:
 class Route:
     """A running route; `start` once, `stop` once. Owns its output."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         config: RouteConfig,
         spool: Spool,
@@ -102,10 +103,13 @@ class Route:
         patience: Patience | None = None,
         key: bytes | None = None,
         until: int = FOR_EVER,
+        *,
+        conditions: Conditions | None = None,
     ) -> None:
         self.config = config
         self.counts = Counts()
         self._key = key
+        self._conditions = conditions
         self._until = until
         self._spool = spool
         self._output = output
@@ -194,7 +198,7 @@ class Route:
             await asyncio.sleep(wait)
 
     def _feed(self) -> Feed:
-        return Feed(self.config, self._spool, self._cursor.next, self._key, self._until)
+        return Feed(self.config, self._spool, self._cursor.next, self._key, self._until, conditions=self._conditions)
 
     async def _deliver(self, batch: Batch) -> None:
         """Delivers the batch and moves the cursor over what the output has judged; Retryable where that is not all."""
@@ -264,7 +268,7 @@ class Route:
         """Whether the output takes an event of the one batch that this try looks at: the first behind `end`, or the one
         behind that of the last try. Where it does, the next try looks there first."""
         start = self._ahead if end < self._ahead < self._spool.end else end
-        feed = Feed(self.config, self._spool, start, self._key)
+        feed = Feed(self.config, self._spool, start, self._key, conditions=self._conditions)
         while start < self._spool.end:
             batch = await feed.take()
             if batch.lines:
