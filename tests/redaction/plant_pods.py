@@ -240,6 +240,22 @@ def ephemeral(mint: Mint) -> Event:
     return event(mint, "update", former, named(former, {"ephemeralContainers": [debug]}))
 
 
+def the_same_again(mint: Mint) -> Event:
+    """Pods of one template: the same secrets several times, in containers, in what was applied, and in a list."""
+    workload = mint.pick(*WORKLOADS[:9])
+    secret = container(mint, env=environment(mint), args=["serve", f"--password={mint.word()}"])
+    spec = {"containers": [secret, secret | {"name": "b"}], "initContainers": [secret | {"command": ["sh"]}]}
+    made = made_of(workload, spec)
+    made["metadata"]["annotations"] = applied(mint, made)
+    verb = mint.pick("create", "update", "list", "patch")
+    answer = (
+        mint.one_of(lambda: listed(workload.resource, [made] * 3), lambda: table([made] * 3))
+        if verb == "list"
+        else made
+    )
+    return event(mint, verb, workload.resource, None if verb == "list" else made, answer)
+
+
 def applied_within(mint: Mint) -> Event:
     """What was applied, in the annotations of a template, and in those of what was applied."""
     workload = mint.pick(*(each for each in WORKLOADS if "template" in each.way))
@@ -315,6 +331,7 @@ KINDS: dict[str, Callable[[Mint], Event]] = {
     "pods/ephemeralcontainers": ephemeral,
     "containers by other names": alone,
     "last-applied within": applied_within,
+    "the same again": the_same_again,
     "controllerrevisions.apps: templates of others": revised,
     "pods: last-applied with keys that come twice": applied_twice,
 }

@@ -87,6 +87,14 @@ def test_each_route_takes_what_another_one_keeps() -> None:
         assert faults(each, delivered) == [], each.kind
 
 
+def test_what_came_before_changes_nothing() -> None:
+    """Thousands of events later, no more is taken from one, and no less."""
+    own = Filter([Wanted(EVERYTHING)])
+    for each in several(6000, kinds=[kind for kind in KINDS if kind.startswith(("command", "env", "pods", "probes"))]):
+        (line,) = own.take(listed([each.item])).lines
+        assert faults(each, line) == [], each.kind
+
+
 def test_a_hash_becomes_a_mask() -> None:
     """What is stored with hashes for one route is delivered with masks to another: wherever there was a hash."""
     hashing, masking = Redactor(Redaction(method="hash"), KEY), Redactor(DEFAULT)
