@@ -58,7 +58,7 @@ def _query(query: str, taker: Taker) -> str:
     found = [part.partition("=") for part in parts]
     commands = [number for number, (name, equals, _) in enumerate(found) if equals and _plain(name) in COMMANDS]
     said = [_plain(found[number][2]) for number in commands]
-    new = dict(zip(commands, zip(said, arguments(said, taker.take, scripts=True), strict=True), strict=True))
+    new = dict(zip(commands, zip(said, arguments(said, taker.take, scripts=len(said) == 1), strict=True), strict=True))
     return "".join(
         _command(part, *new[number]) if number in new else _arguments(part, taker) for number, part in enumerate(parts)
     )
