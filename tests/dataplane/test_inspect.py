@@ -34,7 +34,7 @@ def lines(*audit_ids: str) -> list[bytes]:
 
 def made(path: Path) -> Store:
     """A spool with five events, of which siem got two, and three dead letters."""
-    writer = Store(layout.open_checked(path), 2**30)
+    writer = Store(layout.open_checked(path), 2**30, dead_letters="whole")
     with writer.transaction():
         writer.use(["archive", "siem"])
         writer.append(lines("a", "b", "c"), "filter")
@@ -202,7 +202,7 @@ def test_a_letter_whose_output_is_gone_stays(tmp_path: Path) -> None:
 def test_a_letter_stays_while_there_is_no_output_at_all(tmp_path: Path, output: str) -> None:
     """Whatever came next would begin behind it: nobody would get the event, and nobody miss it."""
     path = tmp_path / "spool.sqlite"
-    writer = Store(layout.open_checked(path), 2**30)
+    writer = Store(layout.open_checked(path), 2**30, dead_letters="whole")
     with writer.transaction():
         writer.append([], "", [Dead(output, "refused", json.dumps(event()).encode())])
     writer.close()
