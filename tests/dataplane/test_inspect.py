@@ -287,7 +287,7 @@ def test_requeue_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def many(path: Path, letters: int, size: int) -> None:
     """A spool with dead letters of incompressible events of that size."""
-    writer = Store(layout.open_checked(path), 2**40)
+    writer = Store(layout.open_checked(path), 2**40, dead_letters="whole")
     with writer.transaction():
         writer.use(["siem", "archive"])
     for number in range(letters):

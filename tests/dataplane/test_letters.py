@@ -99,7 +99,8 @@ async def test_outputs_that_are_gone_share_one_budget(tmp_path: Path) -> None:
 async def test_what_goes_is_said_and_not_for_each_letter(tmp_path: Path) -> None:
     """Two lines here: at the first one that goes, and at the end."""
     log = io.StringIO()
-    spool = await open_spool(contract.Spool(str(tmp_path / "spool.sqlite"), SMALL), ("out",), logs.make(log))
+    config = contract.Spool(str(tmp_path / "spool.sqlite"), SMALL, dead_letters="whole")
+    spool = await open_spool(config, ("out",), logs.make(log))
     await spool.use(["out"])
     for _ in range(100):
         await spool.append([], dead=[Dead(NO_OUTPUT, "junk", noise())])
