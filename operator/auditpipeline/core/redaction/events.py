@@ -12,7 +12,7 @@ from auditpipeline.core.redaction.layers import size
 from auditpipeline.core.redaction.redactor import ENCODED, NOTES, SAYS, Parts, Redactor, counted
 from auditpipeline.core.redaction.url import CALM
 
-_is_calm, _says, _notes = CALM.fullmatch, SAYS.search, NOTES.search
+_is_calm = CALM.fullmatch
 
 
 def redacted(event: Raw, kind: Kind, redactor: Redactor) -> tuple[Raw, int]:
@@ -23,14 +23,17 @@ def redacted(event: Raw, kind: Kind, redactor: Redactor) -> tuple[Raw, int]:
 def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known, int]:
     """Likewise of an event as kube-apiserver writes it; it is this event itself that is changed."""
     if _is_calm(event.request_uri):
-        if not redactor.shapes(kind).any:
+        shapes = redactor.known(kind) or redactor.shapes(kind)
+        if not shapes.any:
             return event, 0
-        status, notes = event.response_status, event.annotations
-        request, response = event.request_object, event.response_object
-        if (status is UNSET or not _says(status)) and (notes is UNSET or not _notes(notes)):
-            if request is UNSET and response is UNSET:
+        status, notes, calm = event.response_status, event.annotations, redactor.calm
+        # Most statuses, and most annotations, are one of a few: looking them up costs less than looking into them.
+        if (status is UNSET or bytes(status) in calm or redactor.is_calm(status, SAYS)) and (
+            notes is UNSET or bytes(notes) in calm or redactor.is_calm(notes, NOTES)
+        ):
+            if event.request_object is UNSET and event.response_object is UNSET:
                 return event, 0
-            if redactor.shapes(kind).template:
+            if shapes.template:
                 return event, _bodies(event, kind, redactor)
     taken = redactor.parts(kind, _parts(event))
     if taken is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from operator import is_
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -116,6 +116,33 @@ def over_fields(value: Raw, taker: Taker, change: Callable[[str, Raw], Raw | Non
 
 def _changed(found: Object, change: Callable[[str, Raw], Raw | None]) -> Object:
     return {key: new for key, each in found.items() if (new := change(key, each)) is not None}
+
+
+def over_members(value: Raw, taker: Taker, shape_of: Callable[[str], Shape]) -> Raw:
+    """The object with each member changed by its own shape; likewise. Most members are kept."""
+
+    def work() -> Raw:
+        old, new = fields(value), Object()
+        for key, each in old.items():
+            shape = shape_of(key)
+            new[key] = each if shape.keeps else shape.apply(each, taker)
+        return rebuilt(value, old, new, taker)
+
+    return _within(value, taker, work)
+
+
+class Shape(Protocol):
+    """What is taken of a value. Immutable; its `repr` says all of it."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether nothing is taken at all."""
+
+    def apply(self, value: Raw, taker: Taker) -> Raw:
+        """The value without what is taken; the same object if that is nothing. Never raises."""
+
+    def member(self, key: str) -> Shape:
+        """The shape of what is at a key, or at an index, of a value of this shape."""
 
 
 def over_items(value: Raw, taker: Taker, change: Callable[[Raw], Raw]) -> Raw:

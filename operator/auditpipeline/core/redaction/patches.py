@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from auditpipeline.core.redaction.layers import (
     UNREADABLE,
     Raw,
+    Shape,
     fields,
     is_array,
     is_object,
@@ -22,7 +23,7 @@ from auditpipeline.core.redaction.layers import (
     rebuilt,
     string,
 )
-from auditpipeline.core.redaction.shapes import MASK, Shape
+from auditpipeline.core.redaction.shapes import MASK, Selective
 from auditpipeline.core.redaction.taking import Taker
 
 _WORDS = ("op", "path", "from")
@@ -30,7 +31,7 @@ _STEPS = 64
 
 
 @dataclass(frozen=True)
-class Body:
+class Body(Selective):
     """An object of the shape `inner`, or a patch of one in any of the four forms."""
 
     inner: Shape

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from auditpipeline.core.redaction.layers import Raw
+from auditpipeline.core.redaction.layers import Raw, Shape
 from auditpipeline.core.redaction.shapes import (
     AGAIN,
     KEEP,
@@ -27,7 +27,7 @@ from auditpipeline.core.redaction.shapes import (
     Mask,
     Message,
     Nested,
-    Shape,
+    Selective,
     Word,
 )
 from auditpipeline.core.redaction.taking import Taker
@@ -36,7 +36,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True)
-class Secret:
+class Secret(Selective):
     """A Secret, a list or a Table of Secrets, or a patch of one. What is not known goes, as a patch may hold a value
     under any key. `annotations` are the shapes of those that are taken; AGAIN is this shape as JSON in a text."""
 

@@ -20,6 +20,7 @@ from auditpipeline.core.event import Kind, Raw, decode_event, encode_line, encod
 from auditpipeline.core.redaction import names, places, rules, text, url
 from auditpipeline.core.redaction.layers import (
     UNREADABLE,
+    Shape,
     fields,
     is_object,
     is_text,
@@ -33,11 +34,11 @@ from auditpipeline.core.redaction.layers import (
 from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASH, MASK, Redaction
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
-from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested, Shape
+from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested
 from auditpipeline.core.redaction.sieve import KEYS, Sieve
 from auditpipeline.core.redaction.taking import Taker
 
-_MOST = 4096
+_MOST, _CALM_BYTES = 4096, 512
 STATUS = re.compile(rb'\s*\{\s*"kind"\s*:\s*"Status"')
 SAYS = re.compile(rb"message|details|\\")
 """What a status has that may repeat a value."""
@@ -113,6 +114,8 @@ class Redactor:
         self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
         self._masks = redaction.default and not redaction.hashes
         self._shapes: dict[Kind, Shapes] = {}
+        self.known = self._shapes.get
+        self.calm: set[bytes] = set()
 
     @property
     def idle(self) -> bool:
@@ -160,6 +163,17 @@ class Redactor:
         """What is left of a body that is no Status, itself if nothing is taken. `encoded` if kube-apiserver made it
         from what it had decoded."""
         return self._body(body, self.shapes(kind), taker, encoded) or body
+
+    def is_calm(self, part: msgspec.Raw, says: re.Pattern[bytes]) -> bool:
+        """Whether there is nothing in a status, or in annotations, that has to be looked into; remembered as `calm`."""
+        data = bytes(part)
+        if says.search(data):
+            return False
+        if len(data) <= _CALM_BYTES:
+            if len(self.calm) >= _MOST:
+                self.calm.clear()
+            self.calm.add(data)
+        return True
 
     def shapes(self, kind: Kind) -> Shapes:
         """What is taken of objects that a request is about."""

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from auditpipeline.core.redaction.layers import Raw, is_array, is_object, masked, over_fields, over_items
+from auditpipeline.core.redaction.layers import Raw, Shape, is_array, is_object, masked, over_fields, over_items
 from auditpipeline.core.redaction.model import Rule, Selector
 from auditpipeline.core.redaction.paths import ANY, ONE, Segment, parse
 from auditpipeline.core.redaction.places import LAST_APPLIED
-from auditpipeline.core.redaction.shapes import Each, Fields, Nested, Shape
+from auditpipeline.core.redaction.shapes import Each, Fields, Nested, Selective
 from auditpipeline.core.redaction.taking import Taker
 
 Path = tuple[Segment, ...]
@@ -74,7 +74,7 @@ def _closed(paths: Iterable[Path]) -> frozenset[Path]:
 
 
 @dataclass(frozen=True)
-class Paths:
+class Paths(Selective):
     """What is left of the paths here: an empty one takes what is here, key and all if `removes`. Lists are looked
     through."""
 
@@ -117,7 +117,7 @@ class Paths:
 
 
 @dataclass(frozen=True)
-class Both:
+class Both(Selective):
     """What one shape takes, and then another one."""
 
     first: Shape
@@ -133,7 +133,7 @@ class Both:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Whole(Selective):
     """What is taken of an object, and of those in it: of a list, of a Table, or as `kubectl apply` notes them down."""
 
     inner: Paths

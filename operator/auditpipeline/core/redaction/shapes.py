@@ -13,12 +13,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from auditpipeline.core.redaction import messages
 from auditpipeline.core.redaction.layers import (
     UNREADABLE,
     Raw,
+    Shape,
     document,
     fields,
     is_array,
@@ -30,6 +30,7 @@ from auditpipeline.core.redaction.layers import (
     masked_whole,
     over_fields,
     over_items,
+    over_members,
     rebuilt,
     says_twice,
     size,
@@ -40,19 +41,23 @@ from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, hinted, value_of
 
 
-class Shape(Protocol):
-    """What is taken of a value. Immutable; its `repr` says all of it."""
+class Selective:
+    """A shape that may take something."""
 
-    def apply(self, value: Raw, taker: Taker) -> Raw:
-        """The value without what is taken; the same object if that is nothing."""
-
-    def member(self, key: str) -> Shape:
-        """The shape of what is at a key, or at an index, of a value of this shape."""
+    @property
+    def keeps(self) -> bool:
+        """Not always."""
+        return False
 
 
 @dataclass(frozen=True)
 class Keep:
     """Nothing is taken."""
+
+    @property
+    def keeps(self) -> bool:
+        """Always."""
+        return True
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The same value."""
@@ -67,7 +72,7 @@ KEEP = Keep()
 
 
 @dataclass(frozen=True)
-class Mask:
+class Mask(Selective):
     """All texts and numbers are taken; with `in_base64`, texts are base64."""
 
     in_base64: bool = False
@@ -85,7 +90,7 @@ MASK = Mask()
 
 
 @dataclass(frozen=True)
-class Word:
+class Word(Selective):
     """One of a few words, or one that consists of letters: an enumeration of Kubernetes. Anything else is taken."""
 
     words: tuple[str, ...] = ()
@@ -104,7 +109,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Fields:
+class Fields(Selective):
     """An object, by its keys, in whatever case somebody wrote them; what has another key is of the shape `rest`. A
     list is looked through."""
 
@@ -118,18 +123,18 @@ class Fields:
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The object with each member changed by its own shape."""
         if is_object(value):
-            return over_fields(value, taker, lambda key, each: self.member(key).apply(each, taker))
+            return over_members(value, taker, self.member)
         if is_array(value):
             return over_items(value, taker, lambda each: self.apply(each, taker))
         return self.rest.apply(value, taker)
 
     def member(self, key: str) -> Shape:
         """By the key; an index leads to an element of a list."""
-        return self.known.get(key) or self._folded.get(key.lower(), self.rest)
+        return self.known.get(key) or (self._folded.get(key.lower()) or self.rest)
 
 
 @dataclass(frozen=True)
-class Each:
+class Each(Selective):
     """A list whose elements are of one shape."""
 
     inner: Shape
@@ -146,7 +151,7 @@ class Each:
 
 
 @dataclass(frozen=True)
-class Nested:
+class Nested(Selective):
     """JSON in a text. A text that is not JSON goes whole."""
 
     inner: Shape
@@ -174,7 +179,7 @@ class Nested:
 
 
 @dataclass(frozen=True)
-class Message:
+class Message(Selective):
     """What a server says. It may repeat what it was sent; `thorough`: of what it was sent, everything is secret."""
 
     thorough: bool = False
@@ -198,7 +203,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Variable:
+class Variable(Selective):
     """One environment variable: `{"name": ..., "value": ...}`, or one `header`. `valueFrom` only refers to
     something."""
 
@@ -225,7 +230,7 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Environment:
+class Environment(Selective):
     """The environment of a container: a list of variables, or an object of them, as some custom resources have it; or
     `headers`, likewise."""
 
@@ -250,7 +255,7 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(Selective):
     """A command and its arguments: a list of texts, or one text."""
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
@@ -277,7 +282,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Argument:
+class Argument(Selective):
     """One argument alone. What is not an option may be the value of one."""
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
@@ -323,7 +328,7 @@ _TINY = 8
 
 
 @dataclass(frozen=True)
-class Anywhere:
+class Anywhere(Selective):
     """Values by their keys, at any depth, in whatever case. A JSON pointer leads on until it meets one of the keys."""
 
     keys: tuple[tuple[str, Shape], ...]

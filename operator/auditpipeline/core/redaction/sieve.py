@@ -21,8 +21,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from auditpipeline.core.redaction.layers import UNREADABLE, Raw, encode, items
-from auditpipeline.core.redaction.shapes import Shape
+from auditpipeline.core.redaction.layers import UNREADABLE, Raw, Shape, encode, items
 from auditpipeline.core.redaction.taking import Taker
 
 ENV, COMMAND, ARGS, HEADERS = "env", "command", "args", "httpheaders"
