@@ -20,9 +20,9 @@ RULES = (Rule(("spec.password",)),)
 FORMER = Condition("Redacted", "True", "Default")
 
 
-def pod(config: str = "c1", *, redacts: bool = True) -> PodReport:
+def pod(config: str = "c1", *, redacts: bool = True, unhashed: str = "") -> PodReport:
     """A receiver that answers."""
-    return PodReport("audit-a-0", Report("receiver", "a", config, Events(), (), redacts=redacts))
+    return PodReport("audit-a-0", Report("receiver", "a", config, Events(), (), redacts=redacts, unhashed=unhashed))
 
 
 SILENT = PodReport("audit-a-0", None, "no answer within 3 s")
@@ -49,6 +49,7 @@ def facts(**changed: Any) -> Facts:
         ({"redaction": Redaction(method="hash")}, "True", "Default"),
         ({"redaction": Redaction(rules=RULES)}, "True", "Rules"),
         ({"redaction": Redaction(method="hash"), "unhashed": "the Secret is empty"}, "True", "KeyMissing"),
+        ({"redaction": Redaction(method="hash"), "reports": [pod(unhashed="no file")]}, "True", "KeyMissing"),
         ({"redaction": Redaction(default=False)}, "False", "OptedOut"),
         ({"redaction": Redaction(default=False, rules=RULES), "reports": []}, "False", "OptedOut"),
         ({"reports": [pod(redacts=False)]}, "False", "ReleaseBefore"),

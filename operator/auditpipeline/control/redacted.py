@@ -57,7 +57,10 @@ def redacted(facts: Facts, former: Condition | None) -> Verdict | None:
         return _before(old)
     doubt = _receivers(facts, entries) or _gateway(facts)
     if doubt is None:
-        return _taken(facts.redaction, facts.unhashed)
+        keyless = (
+            f"Pod {entry.pod}: {entry.report.unhashed}" for entry in entries if entry.report and entry.report.unhashed
+        )
+        return _taken(facts.redaction, facts.unhashed or next(keyless, ""))
     return None if former and doubt.reason in _BRIEF else doubt
 
 

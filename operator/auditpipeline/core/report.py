@@ -123,7 +123,8 @@ class Report(_Value, frozen=True):
     head; `config_error` why a newer one, or a part of it, was refused or is not in force yet; `source_error` why no
     audit log is read though one should be. `routes` has a gateway's routes; None at a receiver, and at a gateway of a
     release that does not report them. `redacts`: secrets are taken from events; False of a release before, which takes
-    none. `conditions` has those of all routes; None at a receiver of a release that does not evaluate them."""
+    none. `unhashed` says why values are masked where hashes are asked for. `conditions` has those of all routes; None
+    at a receiver of a release that does not evaluate them."""
 
     plane: str
     name: str
@@ -142,6 +143,7 @@ class Report(_Value, frozen=True):
     sources: tuple[SourceReport, ...] = ()
     routes: tuple[RouteReport, ...] | None = None
     redacts: bool = False
+    unhashed: str = ""
     conditions: tuple[ConditionReport, ...] | None = None
 
 

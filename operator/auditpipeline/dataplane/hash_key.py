@@ -9,7 +9,6 @@ from auditpipeline.core.config import Config
 from auditpipeline.core.redaction.model import KEY_BYTES
 
 MAX_BYTES = 4096
-_MASKED = "values are masked instead of hashed"
 
 
 class HashKey(NamedTuple):
@@ -24,12 +23,12 @@ def read_key(config: Config) -> HashKey:
     if not any(route.taken.hashes for route in config.routes):
         return HashKey()
     if config.redaction_key_file is None:
-        return HashKey(error=f"no key of hashes is configured: {_MASKED}")
+        return HashKey(error="no key of hashes is configured")
     try:
         with Path(config.redaction_key_file).open("rb") as file:
             key = file.read(MAX_BYTES)
     except OSError as error:
-        return HashKey(error=f"{config.redaction_key_file}: cannot be read ({error.strerror}): {_MASKED}")
+        return HashKey(error=f"{config.redaction_key_file}: cannot be read: {error.strerror}")
     if len(key) < KEY_BYTES:
-        return HashKey(error=f"{config.redaction_key_file}: has fewer than {KEY_BYTES} bytes: {_MASKED}")
+        return HashKey(error=f"{config.redaction_key_file}: has fewer than {KEY_BYTES} bytes")
     return HashKey(key)

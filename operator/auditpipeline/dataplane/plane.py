@@ -53,8 +53,8 @@ class Plane:
         config = found.config
         self.config = config
         self._conditions = Conditions(self._switched_off)
-        self._key, said = read_key(config)
-        self.config_error = "; ".join(filter(None, (found.error, said)))
+        self._key, self._unhashed = read_key(config)
+        self.config_error = found.error
         self._waits_for = "its outputs are being started"
         self.reading: Supervised | None = None
         self._found = found
@@ -141,7 +141,7 @@ class Plane:
         """
         new = found.config
         _check_same(self.config, new)
-        key, said = read_key(new)
+        key, unhashed = read_key(new)
         names, filter_ = [route.name for route in new.routes], _filter(new, key, self._conditions)
         await self._spool.limit(new.spool)
         cursors = await self._use([*self._routes, *names, *self._unknown(found)])
@@ -152,17 +152,19 @@ class Plane:
         kept = {
             route.name for route in new.routes if self._runs(route) and (key == self._key or not route.taken.hashes)
         }
-        self._key = key
+        self._key, self._unhashed = key, unhashed
         ending = [name for name in self._routes if name not in kept]
         gone = [self._routes[name].config for name in ending if name not in names and new.plane == "gateway"]
         # Those that are new need not wait for what ends.
         self._start([route for route in new.routes if route.name not in self._routes], cursors)
         await self._end(ending, HURRY)
         await self._succeed(found, gone)
-        self.config_error = "; ".join(filter(None, (found.error, said)))
+        self.config_error = found.error
         self._log.info("the configuration is in force", digest=found.digest, routes=len(names), unchanged=len(kept))
-        if self.config_error:
-            self._log.error("a part of the configuration is not in force", error=self.config_error)
+        if found.error:
+            self._log.error("a part of the configuration is not the newest", error=found.error)
+        if unhashed:
+            self._log.error("secrets are masked instead of hashed", error=unhashed)
 
     async def _succeed(self, found: Found, gone: list[RouteConfig]) -> None:
         """Starts what does not run yet. Cursors of outputs that are gone stay if there is no room to remove them."""
@@ -250,6 +252,7 @@ class Plane:
             sources=tuple(source() for source in self.sources),
             routes=self._in_force() if self.config.plane == "gateway" else None,
             redacts=True,
+            unhashed=self._unhashed,
             conditions=self._conditions.report(self.config.routes),
         )
 
