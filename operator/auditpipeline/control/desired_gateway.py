@@ -23,7 +23,7 @@ from auditpipeline.control.shards import Held, Written
 from auditpipeline.core import config, packing
 from auditpipeline.core.canary import with_canary
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.redaction.model import Redaction
+from auditpipeline.core.redaction.model import DEFAULT, Redaction
 from auditpipeline.core.spec import ServiceReference, Sink, sink_policy
 
 CLIENT = config.Tls(f"{names.TLS_FOLDER}/tls.crt", f"{names.TLS_FOLDER}/tls.key")
@@ -120,6 +120,12 @@ def _shard(number: int, data: Mapping[str, bytes]) -> Written | None:
     found = packing.decode_shard(body)
     held = Held({route.name: route for route in found.routes}, frozenset(found.moving))
     return Written(held, data, len(small), len(body), config.digest(body))
+
+
+def stricter(one: Redaction | None, other: Redaction | None) -> Redaction | None:
+    """That of two redactions of sinks which leaves less in the events: masks less than hashes, and these less than
+    nothing at all."""
+    return min(one, other, key=lambda each: (not (each or DEFAULT).default, (each or DEFAULT).hashes))
 
 
 def route(

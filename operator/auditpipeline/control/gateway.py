@@ -18,7 +18,7 @@ import structlog
 from msgspec.structs import replace
 
 from auditpipeline.control import desired, gateway_secrets, names
-from auditpipeline.control.desired_gateway import asked_redaction, route
+from auditpipeline.control.desired_gateway import asked_redaction, route, stricter
 from auditpipeline.control.facts import PodFacts, PodReport, Verdict
 from auditpipeline.control.gateway_nodes import unready
 from auditpipeline.control.gateway_state import Standing, changed
@@ -247,8 +247,9 @@ async def _add(world: World, made: _Rendering, body: dict[str, Any], own_address
     made.found[name] = _standing(body)
     redaction = asked_redaction(made.found[name].redaction, world.settings.redaction_opt_out)
     former = world.gateway.former(name, made.found[name].identity[0])
-    # Whatever becomes of its spec, what its annotation says counts at once.
-    former = former and replace(former, redaction=redaction)
+    # Whatever becomes of its spec, an opt-out that has ended ends at once. One that begins may be meant for another
+    # destination than the former one, and its author judged by that.
+    former = former and replace(former, redaction=stricter(former.redaction, redaction))
     try:
         sink = stored_sink(body)
         own = bool(entry_of(SINKS.plural, body).owner)

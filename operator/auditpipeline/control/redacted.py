@@ -99,7 +99,8 @@ def _taken(redaction: Redaction, unhashed: str) -> Verdict:
     if redaction.hashes and unhashed:
         return Verdict("True", "KeyMissing", f"secrets are masked, since there is no key for hashes: {unhashed}")
     how = "hashed" if redaction.method == "hash" else "masked"
-    said = f"secrets of the default list are {how} before events are stored"
+    said = f"secrets of the default list are {how} before events are stored; a gateway keeps those whole that a"
+    said += " pipeline or a sink wants which opts out"
     if not redaction.rules:
         return Verdict("True", "Default", said)
     return Verdict("True", "Rules", f"{said}, and receivers take what spec.redaction.rules name")

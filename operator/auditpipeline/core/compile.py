@@ -54,7 +54,7 @@ class _Rest(NamedTuple):
 class Compiled:
     """One compiled policy. `decide` is what to call; `branches` and `branch` are for callers that decode themselves.
 
-    Not for several threads at once.
+    Several threads may use it: what one of them forgets, another one makes again.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -68,15 +68,16 @@ class Compiled:
         """The function for requests with this verb and resource; from now on it is found in `branches`, unless their
         names are longer than any real ones."""
         rests = tuple(_rests(self.policy, key))
-        if rests not in self._functions:
+        found = self._functions.get(rests)
+        if found is None:
             if len(self._functions) >= MAX_KEYS:
                 self._functions.clear()
-            self._functions[rests] = _function(rests, self._decisions)
+            found = self._functions[rests] = _function(rests, self._decisions)
         if sum(map(len, filter(None, key))) <= MAX_KEY:
             if len(self.branches) >= MAX_KEYS:
                 self.branches.clear()
-            self.branches[key] = self._functions[rests]
-        return self._functions[rests]
+            self.branches[key] = found
+        return found
 
 
 def compile_policy(policy: Policy) -> Callable[[Attributes], Decision]:

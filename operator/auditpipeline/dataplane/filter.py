@@ -61,8 +61,8 @@ from auditpipeline.core.known import (
 )
 from auditpipeline.core.mend import mended
 from auditpipeline.core.policy import Decision, Level, Policy
-from auditpipeline.core.redaction.events import redacted, redacted_known
-from auditpipeline.core.redaction.model import DEFAULT, Redaction, common
+from auditpipeline.core.redaction.events import redacted, redacted_known, size_of, size_of_known
+from auditpipeline.core.redaction.model import DEFAULT, Redaction, Stays, common
 from auditpipeline.core.redaction.redactor import Redactor, edition
 from auditpipeline.dataplane.conditions import Asked, Conditions, Watched, keeps, keeps_any
 from auditpipeline.dataplane.lines import Lines
@@ -119,6 +119,7 @@ class _Form(NamedTuple, Generic[E]):
     excess: Callable[[E, Level], bool]
     cut: Callable[[E, Level, Decision], E]
     redacted: Callable[[E, Kind, Redactor], tuple[E, int]]
+    size: Callable[[E], int]
     find: Callable[[E], Get]
     raw: Callable[[E], Raw]
     tidy: Callable[[E], msgspec.Raw | Raw] | None = None
@@ -130,11 +131,20 @@ _KNOWN = _Form[Known](
     has_excess_known,
     cut_known,
     redacted_known,
+    size_of_known,
     find_known,
     lambda event: without_envelope(decode_event(encode_plain(event))),
 )
 _PLAIN = _Form[Raw](
-    facts_of, response_code, has_excess, cut, redacted, lambda event: event.get, lambda event: event, with_envelope
+    facts_of,
+    response_code,
+    has_excess,
+    cut,
+    redacted,
+    size_of,
+    lambda event: event.get,
+    lambda event: event,
+    with_envelope,
 )
 _ANY = _PLAIN._replace(tidy=lambda event: msgspec.Raw(encode_line(event)))
 
@@ -184,7 +194,6 @@ class Filter:
         self._routes = tuple(dict.fromkeys(routes))
         self._key = key
         self._conditions = conditions or Conditions()
-        self._redactors: dict[Redaction, Redactor | None] = {}
         self.digest = digest(self._routes, key)
         policies = dict.fromkeys(policy for route in self._routes for policy in route.policies)
         # Without routes there is one judge all the same, who wants nothing.
@@ -264,8 +273,9 @@ class Filter:
         decision = self.decide(captured)
         whole = decision is not None and is_whole(captured.level, decision)
         asked = self._asked(captured, decision)
-        self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured), asked)
-        return self._fates[combination]
+        # Very large events are decided on in another thread, which may clear what is remembered.
+        fate = self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured), asked)
+        return fate
 
     def _asked(self, captured: Head, widest: Decision | None) -> tuple[Asked, ...]:
         """The conditions that decide whether the event is stored."""
@@ -281,12 +291,18 @@ class Filter:
         return tuple(found)
 
     def _redactor(self, captured: Head) -> Redactor | None:
-        """What takes secrets from the event before it is stored."""
-        wanted = {route.redaction for route in self._routes if narrow(captured, route.policies)}
-        redaction = common(wanted or {DEFAULT})
-        if redaction not in self._redactors:
-            self._redactors[redaction] = redactor(redaction, self._key)
-        return self._redactors[redaction]
+        """What takes secrets from the event before it is stored. A part of it stays as it came if a route that opted
+        out wants that part: one that wants no bodies has no say in these."""
+        decided = [(route.redaction, narrow(captured, route.policies)) for route in self._routes]
+        wanted = [(redaction, decision.level) for redaction, decision in decided if decision]
+        redaction = common({each for each, _ in wanted} or {DEFAULT})
+        if redaction.default or len({each for each, _ in wanted}) == 1:
+            return redactor(redaction, self._key)
+        needs: dict[Stays, Level] = {"beside": Level.NONE, "request": Level.REQUEST, "response": Level.REQUEST_RESPONSE}
+        stays = {
+            part for part, least in needs.items() if not all(each.default for each, level in wanted if level >= least)
+        }
+        return redactor(Redaction(method=redaction.method), self._key, frozenset(stays))
 
     def decide(self, captured: Head) -> Decision | None:
         """The widest of what the routes want of the event; None where no route wants it."""
@@ -363,10 +379,10 @@ def _is_utf8(body: bytes) -> bool:
 
 
 @lru_cache(32)
-def redactor(redaction: Redaction, key: bytes | None = None) -> Redactor | None:
+def redactor(redaction: Redaction, key: bytes | None = None, stays: frozenset[Stays] = frozenset()) -> Redactor | None:
     """What applies a redaction; None if there is nothing to apply. All routes with one redaction share what it
     remembers, which is some megabytes."""
-    made = Redactor(redaction, key)
+    made = Redactor(redaction, key, stays=stays)
     return None if made.idle else made
 
 
@@ -388,7 +404,7 @@ def _narrowed(event: Raw, policies: Policies, redactor: Redactor | None, watched
     if not decision:
         return None
     left = cut(event, captured.level, decision)
-    left = redactor.event(left, facts_of(left)[2])[0] if redactor else left
+    left = redactor.event(left, facts_of(left)[2], stored=True)[0] if redactor else left
     if watched and not is_exempt(policies, captured.request) and not keeps(watched, left.get):
         return None
     return encode_line(left)

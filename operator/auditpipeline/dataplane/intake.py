@@ -28,7 +28,7 @@ from auditpipeline.dataplane.worker import Worker
 
 ROOM = 64 * 2**20
 _HEAVY = 2**17
-"""Bytes that an event of a body has on average if it is decided on in a thread."""
+"""Bytes that the bodies of one event have if all of its request is decided on in a thread."""
 T = TypeVar("T")
 
 
@@ -89,7 +89,7 @@ class Intake:
 
     async def _decide(self, deciding: Filter, decoded: Decoded, size: int) -> Taken:
         """What becomes of the events of a body of that size, while other bodies are taken."""
-        if size < _HEAVY * max(1, len(decoded.events)):
+        if size < _HEAVY or not any(decoded.form.size(event) > _HEAVY for event in decoded.events):
             return await _decided(deciding.slices(decoded))
         return await self._elsewhere(lambda: merged(list(deciding.slices(decoded))))
 

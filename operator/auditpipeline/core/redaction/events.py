@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from auditpipeline.core.event import Kind, Raw
 from auditpipeline.core.known import Known
+from auditpipeline.core.mend import BODIES
 from auditpipeline.core.redaction.layers import size
 from auditpipeline.core.redaction.redactor import ENCODED, NOTES, SAYS, Parts, Redactor, counted
 from auditpipeline.core.redaction.url import CALM
@@ -46,13 +47,26 @@ def redacted_known(event: Known, kind: Kind, redactor: Redactor) -> tuple[Known,
     return event, values
 
 
+def size_of(event: Raw) -> int:
+    """Bytes of the bodies of an event: what redaction may have to take apart."""
+    return sum(size(event[name]) for name in BODIES if name in event)
+
+
+def size_of_known(event: Known) -> int:
+    """Likewise of an event as kube-apiserver writes it."""
+    request, response = event.request_object, event.response_object
+    if request is UNSET and response is UNSET:
+        return 0
+    return (0 if request is UNSET else size(request)) + (0 if response is UNSET else size(response))
+
+
 def _bodies(event: Known, kind: Kind, redactor: Redactor) -> int:
     """Changes the bodies of the event; how many values were taken."""
     request, response = event.request_object, event.response_object
     taker = redactor.taker(sum(size(each) for each in (request, response) if each is not UNSET))
-    if request is not UNSET:
+    if request is not UNSET and "request" not in redactor.stays:
         event.request_object = redactor.body(kind, request, kind[0] in ENCODED, taker)
-    if response is not UNSET:
+    if response is not UNSET and "response" not in redactor.stays:
         event.response_object = redactor.body(kind, response, True, taker)
     if taker.values:
         event.annotations = counted(_given(event.annotations), taker.values)

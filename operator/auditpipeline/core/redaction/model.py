@@ -66,6 +66,10 @@ class Redaction(_Value, frozen=True):
 DEFAULT = Redaction()
 
 
+Stays = Literal["beside", "request", "response"]
+"""A part of an event that stays as it came: a body, or what is beside the bodies."""
+
+
 def common(wanted: Collection[Redaction]) -> Redaction:
     """What may be taken before events are stored for all of these: what one of them keeps, stays. Each takes the rest
     itself when it delivers."""

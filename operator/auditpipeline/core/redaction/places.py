@@ -187,7 +187,11 @@ def may_hold_template(group: str, resource: str) -> bool:
     return group not in OTHER_GROUPS if group else resource in TEMPLATES
 
 
+_ODD = ("controllerrevisions", "podpresets")
+"""Their objects have a template, or a part of one, where others have none."""
+
+
 def is_own(group: str, resource: str) -> bool:
     """Whether kube-apiserver knows what is in an object: it encodes what it has decoded, and nothing else. What a
     ControllerRevision holds is as its controller wrote it."""
-    return (not group or group in TEMPLATE_GROUPS) and resource != "controllerrevisions"
+    return (not group or group in TEMPLATE_GROUPS) and resource not in _ODD

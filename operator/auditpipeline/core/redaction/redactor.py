@@ -31,7 +31,7 @@ from auditpipeline.core.redaction.layers import (
     size,
     string,
 )
-from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASH, MASK, Redaction
+from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASH, MASK, Redaction, Stays
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
 from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested
@@ -84,7 +84,9 @@ class Shapes(NamedTuple):
     template: bool = False
 
 
-HASHED = re.compile(re.escape(HASH).encode() + b"[0-9a-f]{32}")
+HASHED = re.compile(re.escape(HASH).encode() + rb'[0-9a-f]{32}(?!(?:[^"\\]|\\.)*+"\s*+:)')
+"""A hash in a value, and not in a key."""
+_NUMBER = re.compile(rb'"([0-9]{1,9})"')
 _VERSION = 1
 """Counts changes of what is taken that none of the lists shows."""
 ENCODED = ("create", "update")
@@ -99,16 +101,26 @@ def edition(listed: Sequence[Place] = PLACES) -> str:
 
 
 class Redactor:
-    """Applies one redaction. `key` is what hashes are made with: without one, what should be hashed is masked."""
+    """Applies one redaction. `key` is what hashes are made with: without one, what should be hashed is masked. `stays`
+    are parts of events that it leaves alone."""
 
     def __init__(
-        self, redaction: Redaction = DEFAULT, key: bytes | None = None, listed: Sequence[Place] = PLACES
+        self,
+        redaction: Redaction = DEFAULT,
+        key: bytes | None = None,
+        listed: Sequence[Place] = PLACES,
+        stays: frozenset[Stays] = frozenset(),
     ) -> None:
+        self.stays = stays
         self.redaction = redaction
         self._key = key
         self._listed = tuple(listed) if redaction.default else ()
-        self._parts = {place.part for place in self._listed if isinstance(place, Part)}
-        self._notes = [place for place in self._listed if isinstance(place, Annotation)]
+        # What is said of an object, and patches of it, may have what the rules name, with the default list or without.
+        beside = listed if (redaction.default or redaction.rules) and "beside" not in stays else ()
+        self._parts = {
+            place.part for place in beside if isinstance(place, Part) and (redaction.default or place.part == "status")
+        }
+        self._notes = [place for place in beside if isinstance(place, Annotation)]
         keys = tuple((place.key, place.shape) for place in self._listed if isinstance(place, Key))
         self._anywhere = Anywhere(keys) if keys else None
         self._sieve = self._made_sieve(self._anywhere) if self._anywhere else None
@@ -126,28 +138,32 @@ class Redactor:
         """An event as a line, without its line end, likewise out. Doing it twice changes nothing more. Permanent if
         the line is not an event that can be read. One that has to be mended is, even if nothing is taken."""
         event = decode_event(line)
-        new, values = self.event(event, facts_of(event)[2])
+        new, values = self.event(event, facts_of(event)[2], stored=True)
         return Redacted(line if new is event and _is_same(event, line) else encode_line(new), values)
 
-    def event(self, event: Raw, kind: Kind) -> tuple[Raw, int]:
+    def event(self, event: Raw, kind: Kind, stored: bool = False) -> tuple[Raw, int]:
         """The fields of an event, with the number of values that were taken; the same dict if nothing changes."""
         parts = Parts(*(event.get(name) for name in FIELDS))
-        taken = self.parts(kind, parts)
+        taken = self.parts(kind, parts, stored)
         if taken is None:
             return event, 0
         new, values = taken
         return {**event, **{name: each for name, each in zip(FIELDS, new, strict=True) if each is not None}}, values
 
-    def parts(self, kind: Kind, parts: Parts) -> tuple[Parts, int] | None:
-        """What is left of the parts, and the number of values that were taken; None if nothing changes."""
+    def parts(self, kind: Kind, parts: Parts, stored: bool = False) -> tuple[Parts, int] | None:
+        """What is left of the parts, and the number of values that were taken; None if nothing changes. In what was
+        `stored`, hashes may stand that another redaction made."""
         shapes = self.shapes(kind)
         taker = self.taker(sum(size(each) for each in parts if each is not None))
-        given, parts = parts, Parts(*map(_unhashed, parts)) if self._masks else parts
+        given, parts = parts, Parts(*map(_unhashed, parts)) if stored and self._masks else parts
         uri, status = self._uri(parts.uri, taker), self._status(parts.status, shapes, taker)
         notes = self._annotations(parts.annotations, shapes, taker)
         known = shapes.template or not kind[1]
-        request = self._body(parts.request, shapes, taker, known and kind[0] in ENCODED)
-        response = self._response(parts.response, shapes, taker, known)
+        request, response = parts.request, parts.response
+        if "request" not in self.stays:
+            request = self._body(request, shapes, taker, known and kind[0] in ENCODED)
+        if "response" not in self.stays:
+            response = self._response(response, shapes, taker, known)
         new = Parts(uri, status, notes, request, response)
         if all(map(is_, new, given)):
             return None
@@ -181,7 +197,9 @@ class Redactor:
             if len(self._shapes) >= _MOST:
                 self._shapes.clear()
             _, group, resource, subresource = kind
-            found = self._shapes[kind] = self._made(group, resource or "", subresource)
+            found = self._made(group, resource or "", subresource)
+            if len(kind[0]) + len(group) + len(resource or "") + len(subresource) <= _CALM_BYTES:
+                self._shapes[kind] = found
         return found
 
     def _made(self, group: str, resource: str, subresource: str) -> Shapes:
@@ -276,8 +294,11 @@ class Redactor:
             if name.startswith(place.begins) and is_text(value):
                 if not place.within:
                     return Nested(place.shape).apply(value, taker) if shapes.thorough else value
-                for shape in [shapes.listed, *(each.shape for each in shapes.ruled)]:
-                    value = Nested(Fields({place.within: shape})).apply(value, taker) if shape else value
+                if shapes.listed:
+                    value = Nested(Fields({place.within: shapes.listed})).apply(value, taker)
+                for each in shapes.ruled:
+                    patch = each._replace(shape=Nested(Fields({place.within: each.shape})))
+                    value = self._by_rule(patch, value, taker, encoded=False)
         return value
 
 
@@ -305,7 +326,7 @@ def counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:
     """The annotations, which say how many values the event lost, now and before."""
     try:
         found = fields(notes) if notes is not None and is_object(notes) else {}
-        before = int(string(found[ANNOTATION])) if ANNOTATION in found else 0
-    except (*UNREADABLE, ValueError):
-        found, before = {}, 0
-    return made({**found, ANNOTATION: made(str(before + values))})
+    except UNREADABLE:
+        found = {}
+    before = _NUMBER.fullmatch(found[ANNOTATION]) if ANNOTATION in found else None
+    return made({**found, ANNOTATION: made(str(values + (int(before[1]) if before else 0)))})

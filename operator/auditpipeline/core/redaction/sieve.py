@@ -184,7 +184,7 @@ class Sieve:
         old, harmless = bytes(value), self._harmless[key]
         if old not in harmless:
             shape = self._shapes[key]
-            cut = self._cut(old, taker, lambda own: bytes(shape.apply(value, own)))
+            cut = self._cut(key, old, taker, lambda own: bytes(shape.apply(value, own)))
             if cut.new == old:
                 self._remember(harmless, old)
             else:
@@ -197,7 +197,7 @@ class Sieve:
         if whole in self._lines:
             return
         line, middle = [*items(command), *items(args)], len(items(command))
-        cut = self._cut(b"[" + b",".join(map(bytes, line)) + b"]", taker, lambda own: self._of_line(line, own))
+        cut = self._cut(ARGS, b"[" + b",".join(map(bytes, line)) + b"]", taker, lambda own: self._of_line(line, own))
         new = items(cut.new)
         if len(new) != len(line):
             raise ValueError("a command line that cannot be looked into")
@@ -213,13 +213,14 @@ class Sieve:
     def _of_line(self, line: list[Raw], taker: Taker) -> bytes:
         return bytes(self._shapes[ARGS].apply(Raw(encode(line)), taker))
 
-    def _cut(self, old: bytes, taker: Taker, make: Callable[[Taker], bytes]) -> _Cut:
-        """What stands for these bytes, as it was made before or as `make` makes it."""
-        name = hashlib.blake2b(old, digest_size=16, key=self._key).digest()
+    def _cut(self, key: str, old: bytes, taker: Taker, make: Callable[[Taker], bytes]) -> _Cut:
+        """What stands for these bytes at a key, as it was made before or as `make` makes it. What went whole because
+        the rest of its event was too much is no answer for another event."""
+        name = hashlib.blake2b(key.encode() + b"\n" + old, digest_size=16, key=self._key).digest()
         if (cut := self._left.get(name)) is None:
             own = taker.another(len(old))
             cut = _Cut(make(own), own.values)
-            if cut.new != old and len(cut.new) <= _LONGEST:
+            if cut.new != old and len(cut.new) <= _LONGEST and taker.look(0):
                 self._make_room(len(cut.new))
                 self._left[name] = cut
         return cut

