@@ -20,7 +20,7 @@ def test_an_empty_folder_is_taken_also_at_the_top_of_a_file_system(tmp_path: Pat
 
 
 def test_the_key_of_hashes_is_made_once_and_is_private(tmp_path: Path) -> None:
-    """Hashes of before and after a restart can be compared; a start that ended before the certificates is no harm."""
+    """Hashes of before and after a restart can be compared; a start that ended before the certificates does no harm."""
     folder = DataFolder(tmp_path)
     folder.make_key()
     first = folder.redaction_key.read_bytes()

@@ -43,7 +43,7 @@ def test_what_is_kept_is_found_again() -> None:
 
 
 def test_redaction_is_a_part_of_what_is_kept_and_the_key_is_not() -> None:
-    """Whoever is redacted stays so while a newer generation is refused; another key is no new generation."""
+    """Anybody who is redacted stays so while a newer generation is refused; another key is not a new generation."""
     body = bodies.redacted()
     found = stored(kept(Accepted(UID, 3, "x", body["spec"])), UID, seal)
     assert found is not None

@@ -110,7 +110,7 @@ async def test_a_new_operator_does_not_take_back_what_a_former_one_has_seen_in_f
 
 
 async def test_a_pipeline_without_a_sink_waits_for_the_gateway_all_the_same() -> None:
-    """What is taken from its events is not claimed before the gateway has its route."""
+    """The status does not claim what is taken from its events before the gateway has its route."""
     made = await world(Answers(), features=Features(sinks="crd"))
     this = Round(made, bodies.pipeline("a"), Facts(3, now()))
     for step in (steps.parse, steps.registered):

@@ -140,7 +140,7 @@ def test_an_export_of_cloudwatch_is_rewritten() -> None:
 
 
 def test_a_log_that_begins_with_a_brace_alone_is_read_as_lines() -> None:
-    """It is no body: the rest of it is a log."""
+    """It is not a body: the rest of it is a log."""
     found = Found(b"{\n" + log(secret(2)))
     assert is_clean(found.data)
     assert ([each.line for each in found.unread], found.lines) == ([1], [2])
@@ -154,7 +154,7 @@ TORN = line(event(9))[:150]
     [(TORN, b""), (b"\0" * 700, b""), (TORN + b"\0" * 30, b""), (b"", TORN), (b'{"torn":', b""), (b" \r", b" \r")],
 )
 def test_intact_events_in_a_torn_line_lose_their_secrets(before: bytes, behind: bytes) -> None:
-    """What is around them stays byte for byte."""
+    """The text around them stays byte for byte."""
     found = Found(before + line(secret(1)) + behind + b"\n" + log(event(2)))
     assert is_clean(found.data)
     assert found.data.startswith(before)

@@ -204,7 +204,7 @@ def kept(*costs: float) -> tuple[int, ConditionReport, list[Condition]]:
 
 
 def test_a_condition_that_takes_too_long_is_switched_off_and_keeps_events() -> None:
-    """Within a window that is too much already, or at the end of one; and it is told once."""
+    """Within a window that is too much already, or at the end of one; and it is reported once."""
     rejected, report, told = kept(*[LIMIT * 1.5] * 1000)
     assert WINDOW / 2 < rejected <= WINDOW
     assert (report.off, report.evaluations, told) == (True, rejected, [NEVER])

@@ -17,7 +17,7 @@ ROWS = re.findall(r"^\| (variable|arguments|script|URI) \| `(.+)` \| (?:`(.+)`|a
 
 
 def left(kind: str, said: str) -> str:
-    """What is left of an example."""
+    """Returns what is left of an example."""
     taker = Taker(len(said))
     if kind == "variable":
         name, _, value = said.partition("=")

@@ -121,7 +121,7 @@ def test_updates_that_change_nothing_are_left_out(local: LocalDeployment, name: 
 
 
 def test_refused_requests_alone(local: LocalDeployment, name: str) -> None:
-    """Whoever may not do what is tried."""
+    """Anybody who may not do what is tried."""
     refused = {"name": "refused", "expression": "event.responseStatus.code == 403"}
     local.apply(pipeline(name, MINE, matchConditions=[refused]))
     local.wait_ready(name)

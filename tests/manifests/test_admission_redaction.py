@@ -1,4 +1,4 @@
-"""Who may opt out of redaction: the admission policies, asked of a real API server. The people are those of
+"""Rights to opt out of redaction: the admission policies, asked of a real API server. The people are those of
 test_admission.py, and:
 
     nadia   may also do everything in the namespace audit, Secrets included
@@ -239,7 +239,7 @@ def test_an_annotation_comes_later_only_from_those_who_may(people: ControlPlane)
 
 
 def test_an_annotation_that_comes_later_is_judged_with_the_spec(people: ControlPlane) -> None:
-    """Whoever opts somebody's sink out needs every right to what it says: it gets more from then on."""
+    """Anybody who opts somebody's sink out needs every right to what it says: it gets more from then on."""
     with kept(people, URL_SINK, "dora"):
         assert URL_REFUSED in answer(people, "bob", annotated("none", URL_SINK), "replace")
         assert answer(people, "bob", changed(URL_SINK, "metadata.labels", {"a": "b"}), "replace") == ""

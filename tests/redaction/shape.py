@@ -73,7 +73,7 @@ def _changed(old: Value, new: Value, at: str) -> Iterator[tuple[str, str]]:
 
 
 def _nested(value: Value) -> Value:
-    """What is in a text that is JSON."""
+    """Returns what is in a text that is JSON."""
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return None
     try:

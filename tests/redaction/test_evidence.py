@@ -38,7 +38,7 @@ def event(resource: str, body: Any = None, group: str = "", **fields: Any) -> by
 
 
 def left(redactor: Redactor, line: bytes) -> Any:
-    """What is left of an event."""
+    """Returns what is left of an event."""
     return json.loads(redactor.line(line).line)
 
 
@@ -59,7 +59,7 @@ def test_an_event_that_is_too_much_to_look_into_costs_no_other_one() -> None:
 
 
 def test_a_uri_that_is_too_long_to_look_into_keeps_its_path() -> None:
-    """Who ran something where is no secret."""
+    """The object of a request is not a secret."""
     path = "/api/v1/namespaces/a/pods/b/exec"
     found = left(Redactor(), event("pods", requestURI=f"{path}?command=sh&command={'password' * 5000}"))
     assert found["requestURI"] == f"{path}?REDACTED"
@@ -127,7 +127,7 @@ def test_keys_that_look_like_hashes_stay() -> None:
 
 
 def test_what_is_remembered_of_requests_is_bounded_by_size() -> None:
-    """Whoever asks for a path of half a megabyte is not remembered by it."""
+    """Anybody who asks for a path of half a megabyte is not remembered by it."""
     redactor = Redactor(DEFAULT)
     for number in range(50):
         assert not redactor.shapes(("get", "", "x" * 500_000 + str(number), "")).any

@@ -44,7 +44,8 @@ def taken(planted_: Sequence[Planted], form: str = "listed") -> list[bytes]:
 
 
 def faults(each: Planted, line: bytes) -> list[str]:
-    """What is wrong with the line that was made of an event: a secret that is there, or anything else that is not."""
+    """Lists what is wrong with the line that was made of an event: a secret that is there, or anything else that is
+    not."""
     left = [f"{number} is still there" for number in sorted(marks_in(line))]
     missing = [f"{text!r} is gone" for text in each.kept if text not in readable(line) and not each.odd]
     return [*left, *missing, *problems(each.item, line, each.odd)]

@@ -87,7 +87,7 @@ def encoded(value: Any) -> msgspec.Raw:
 
 
 def walked(body: msgspec.Raw) -> tuple[Any, int]:
-    """What is left, level by level, and how many values went."""
+    """Returns what is left, level by level, and how many values went."""
     taker = Taker(len(bytes(body)))
     return json.loads(bytes(ANYWHERE.apply(body, taker))), taker.values
 

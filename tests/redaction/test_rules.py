@@ -24,7 +24,7 @@ WIDGETS = (Selector("example.com", ("widgets",)),)
 def redacted(
     body: Any, *rules: Rule, resource: str = "widgets", verb: str = "create", field: str = "requestObject"
 ) -> Any:
-    """What is left of a body, and of it again."""
+    """Returns what is left of a body, and of it again."""
     reference = {"resource": resource, "apiGroup": "example.com", "name": "a"}
     event = {"level": "RequestResponse", "stage": "ResponseComplete", "auditID": "1", "requestURI": "/", "verb": verb}
     line = json.dumps({**event, "user": {}, "objectRef": reference, field: body}).encode()

@@ -124,7 +124,7 @@ def _captured(path: Path) -> Iterator[Captured]:
 
 
 def _answered(source: Source, captured: Captured) -> tuple[why.Answer, list[Verdict]]:
-    """What is left of an event, and what the conditions say of it: they are asked if the policy records it."""
+    """Returns what is left of an event, and what the conditions say of it: they are asked if the policy records it."""
     answer = why.answer(source.rules, captured.head)
     if not answer.recorded or is_exempt((source.rules,), captured.head.request):
         return answer, []

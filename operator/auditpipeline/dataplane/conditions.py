@@ -188,7 +188,7 @@ class Conditions:
             self._watched = {each: watched for each, watched in self._watched.items() if each in wanted}
 
     def report(self, routes: Iterable[Route]) -> tuple[ConditionReport, ...]:
-        """What is known of the conditions of these routes."""
+        """Returns what is known of the conditions of these routes."""
         wanted = dict.fromkeys(condition for route in routes for condition in route.conditions)
         return tuple(each.report() for each in self.of(tuple(wanted)))
 

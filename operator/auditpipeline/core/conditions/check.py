@@ -1,4 +1,4 @@
-"""What is wrong with the conditions of a spec. Loads the CEL library, if there is a condition."""
+"""Lists what is wrong with the conditions of a spec. Loads the CEL library, if there is a condition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from auditpipeline.core.errors import Invalid
 
 
 def problems(conditions: Sequence[MatchCondition], where: str) -> list[Invalid]:
-    """What is wrong, each with its field, such as `spec.matchConditions[0].expression`."""
+    """Lists what is wrong, each with its field, such as `spec.matchConditions[0].expression`."""
     found = shape_problems(conditions, where)
     if found:
         return found

@@ -37,7 +37,8 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def shape_problems(conditions: Sequence[MatchCondition], where: str) -> list[Invalid]:
-    """What is wrong with names, numbers and sizes, each with its field. What an expression says is not looked at."""
+    """Lists what is wrong with names, numbers and sizes, each with its field. What an expression says is not looked
+    at."""
     if len(conditions) > MAX_CONDITIONS:
         return [Invalid(where, f"at most {MAX_CONDITIONS} conditions are allowed: join some with &&")]
     found, names = list[Invalid](), set[str]()

@@ -70,7 +70,7 @@ class Program:
 
 @lru_cache(_CACHED)
 def problem_of(expression: str) -> str:
-    """What is wrong with an expression, and where; empty if nothing is."""
+    """Lists what is wrong with an expression, and where; empty if nothing is."""
     try:
         compile_expression(expression)
     except Invalid as error:

@@ -177,7 +177,7 @@ class _Walk:
             self.visit(part, {variable.text: None}, within=True)
 
     def _range(self, node: Node, over: Node) -> None:
-        """What is looked through: a list of texts of the event, or one that is written out."""
+        """A list that is looked through: one of texts of the event, or one that is written out."""
         if over.kind == "list":
             _check_items(over)
             return

@@ -46,7 +46,7 @@ _LARGE = f"the fields that it names have more than {MAX_VALUES} bytes"
 
 @dataclass
 class _Branch:
-    """What is asked of one field: its value, whether it is there, and the fields below it."""
+    """The use of one field: its value, whether it is there, and the fields below it."""
 
     path: Ref
     value: str = ""

@@ -22,7 +22,7 @@ _ANY = msgspec.json.Decoder()
 _DOCUMENTS = msgspec.json.Decoder(Raw)
 encode = msgspec.json.Encoder().encode
 UNREADABLE = (*UNPARSED, UnicodeEncodeError, OverflowError)
-"""What is raised if something is not JSON that can be looked into."""
+"""The exceptions that are raised if something is not JSON that can be looked into."""
 _MASK = Raw(encode(MASK))
 
 
@@ -132,7 +132,7 @@ def over_members(value: Raw, taker: Taker, shape_of: Callable[[str], Shape]) -> 
 
 
 class Shape(Protocol):
-    """What is taken of a value. Immutable; its `repr` says all of it."""
+    """Says what is taken of a value. Immutable; its `repr` says all of it."""
 
     @property
     def keeps(self) -> bool:

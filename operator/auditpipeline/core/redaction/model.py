@@ -1,4 +1,4 @@
-"""What is asked of redaction: values that a user writes, a configuration carries, and a digest covers."""
+"""Redaction as it is asked for: values that a user writes, a configuration carries, and a digest covers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Rule(_Value, frozen=True):
 
 
 class Redaction(_Value, frozen=True):
-    """What is taken: with `default` all that the list of `places` has, by `method`; and what the rules name."""
+    """Says what is taken: with `default` all that the list of `places` has, by `method`; and what the rules name."""
 
     default: bool = True
     method: Method = "mask"

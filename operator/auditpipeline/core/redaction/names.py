@@ -53,7 +53,7 @@ _SHELL = re.compile(r"\$(?:\(\w+\)|\{[A-Z_][A-Z0-9_]*\}|[A-Z_][A-Z0-9_]*)", re.A
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what has this name is a secret. What is too long for a name is taken for one."""
+    """Whether what has this name is a secret. A text that is too long for a name is taken for one."""
     return len(name) > LONGEST or _is_secret(name)
 
 

@@ -25,7 +25,7 @@ GROUP = re.compile(r"|\*|[a-z0-9]([a-z0-9.-]*[a-z0-9])?", re.ASCII)
 
 
 class Wild(Enum):
-    """What is not a key."""
+    """A segment that is not a key."""
 
     ONE = "*"
     ANY = "**"
@@ -58,7 +58,7 @@ def _plain(word: str) -> Segment:
 
 
 def problems(redaction: Redaction, where: str) -> list[Invalid]:
-    """What is wrong with a redaction, each with its field."""
+    """Lists what is wrong with a redaction, each with its field."""
     found = list[Invalid]()
     if len(redaction.rules) > MAX_RULES:
         found.append(Invalid(f"{where}.rules", f"at most {MAX_RULES} rules are allowed"))

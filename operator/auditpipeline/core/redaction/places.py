@@ -1,4 +1,4 @@
-"""The list: every place where an event may hold a secret, one line a kind. What is secret by its name is in `names`.
+"""The list: every place where an event may hold a secret, one line a kind. Names of secrets are in `names`.
 
     Objects      objects that are secret as a whole, of these resources: what may stay is known, all else goes
     Key          what goes at any depth of an object that may hold a Pod template, by the key
@@ -37,8 +37,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 @dataclass(frozen=True)
 class Secret(Selective):
-    """A Secret, a list or a Table of Secrets, or a patch of one. What is not known goes, as a patch may hold a value
-    under any key. `annotations` are the shapes of those that are taken; AGAIN is this shape as JSON in a text."""
+    """A Secret, a list or a Table of Secrets, or a patch of one. All that is not known goes, as a patch may hold a
+    value under any key. `annotations` are the shapes of those that are taken; AGAIN is this shape as JSON in a text."""
 
     annotations: tuple[tuple[str, Shape], ...] = ()
     _fields: Shape = field(init=False, repr=False, compare=False)
@@ -70,7 +70,7 @@ _OPTIONS = ("gracePeriodSeconds", "preconditions", "propagationPolicy", "orphanD
 
 
 def status(thorough: bool) -> Shape:
-    """What is taken of a Status: what it says, and of details what each cause says."""
+    """Says what is taken of a Status: what it says, and of details what each cause says."""
     says, word = Message(thorough), ("name", "group", "kind", "uid", "retryAfterSeconds")
     cause = Fields({"reason": KEEP, "field": KEEP, "message": says}, MASK)
     return Fields(

@@ -73,7 +73,7 @@ class Ruled(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """What is taken of objects of one resource: by the list (None: they hold no secret), and by each rule; whether
+    """Says what is taken of objects of one resource: by the list (None: they hold no secret), and by each rule; whether
     there is `any` of these. All that a `thorough` one says is secret. Those that may hold a
     `template` of kube-apiserver's own kinds can be looked at quickly."""
 
@@ -151,8 +151,8 @@ class Redactor:
         return {**event, **{name: each for name, each in zip(FIELDS, new, strict=True) if each is not None}}, values
 
     def parts(self, kind: Kind, parts: Parts, stored: bool = False) -> tuple[Parts, int] | None:
-        """What is left of the parts, and the number of values that were taken; None if nothing changes. In what was
-        `stored`, hashes may stand that another redaction made."""
+        """Returns what is left of the parts, and the number of values that were taken; None if nothing changes. In what
+        was `stored`, hashes may stand that another redaction made."""
         shapes = self.shapes(kind)
         taker = self.taker(sum(size(each) for each in parts if each is not None))
         given, parts = parts, Parts(*map(_unhashed, parts)) if stored and self._masks else parts
@@ -176,8 +176,8 @@ class Redactor:
         return Taker(size, self.redaction.method, self._key)
 
     def body(self, kind: Kind, body: msgspec.Raw, encoded: bool, taker: Taker) -> msgspec.Raw:
-        """What is left of a body that is no Status, itself if nothing is taken. `encoded` if kube-apiserver made it
-        from what it had decoded."""
+        """Returns what is left of a body that is no Status, itself if nothing is taken. `encoded` if kube-apiserver
+        made it from what it had decoded."""
         return self._body(body, self.shapes(kind), taker, encoded) or body
 
     def is_calm(self, part: msgspec.Raw, says: re.Pattern[bytes]) -> bool:
@@ -192,7 +192,7 @@ class Redactor:
         return True
 
     def shapes(self, kind: Kind) -> Shapes:
-        """What is taken of objects that a request is about."""
+        """Says what is taken of objects that a request is about."""
         if (found := self._shapes.get(kind)) is None:
             if len(self._shapes) >= _MOST:
                 self._shapes.clear()
@@ -251,7 +251,7 @@ class Redactor:
         return _SAID[shapes.thorough].apply(body, taker) if "status" in self._parts else body
 
     def _body(self, body: msgspec.Raw | None, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
-        """What is left of a body; `encoded` if kube-apiserver made it from what it had decoded."""
+        """Returns what is left of a body; `encoded` if kube-apiserver made it from what it had decoded."""
         if body is None or not shapes.any:
             return body
         if shapes.listed and (left := self._quickly(body, shapes, taker, encoded)) is not body:
@@ -264,8 +264,8 @@ class Redactor:
         return body
 
     def _quickly(self, body: msgspec.Raw, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
-        """What is left of an object of kube-apiserver's own kinds, or of a patch of one; None if the quick way does not
-        lead there."""
+        """Returns what is left of an object of kube-apiserver's own kinds, or of a patch of one; None if the quick way
+        does not lead there."""
         if self._sieve is None or not shapes.template:
             return None
         if encoded:

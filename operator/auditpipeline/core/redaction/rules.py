@@ -75,8 +75,8 @@ def _closed(paths: Iterable[Path]) -> frozenset[Path]:
 
 @dataclass(frozen=True)
 class Paths(Selective):
-    """What is left of the paths here: an empty one takes what is here, key and all if `removes`. Lists are looked
-    through."""
+    """Returns what is left of the paths here: an empty one takes what is here, key and all if `removes`. Lists are
+    looked through."""
 
     paths: frozenset[Path]
     removes: bool = False
@@ -106,7 +106,7 @@ class Paths(Selective):
         return inner.apply(value, taker)
 
     def at(self, key: str) -> Paths:
-        """What is left of the paths behind a key."""
+        """Returns what is left of the paths behind a key."""
         behind = [path[1:] for path in self.paths if path and path[0] in (key, ONE)]
         return Paths(_closed([*behind, *(path for path in self.paths if path and path[0] is ANY)]), self.removes)
 
@@ -134,7 +134,8 @@ class Both(Selective):
 
 @dataclass(frozen=True)
 class Whole(Selective):
-    """What is taken of an object, and of those in it: of a list, of a Table, or as `kubectl apply` notes them down."""
+    """Says what is taken of an object, and of those in it: of a list, of a Table, or as `kubectl apply` notes them
+    down."""
 
     inner: Paths
     _all: Shape = field(init=False, repr=False, compare=False)

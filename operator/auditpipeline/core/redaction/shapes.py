@@ -283,7 +283,7 @@ class Arguments(Selective):
 
 @dataclass(frozen=True)
 class Argument(Selective):
-    """One argument alone. What is not an option may be the value of one."""
+    """One argument alone. A word that is not an option may be the value of one."""
 
     def apply(self, value: Raw, taker: Taker) -> Raw:
         """The option without its value; anything else is taken."""
@@ -313,7 +313,7 @@ AGAIN = Again()
 
 
 def valued(name: str, value: Raw, taker: Taker, header: bool = False) -> Raw:
-    """What is left of a value with that name; the same object if all of it."""
+    """Returns what is left of a value with that name; the same object if all of it."""
     if not is_text(value):
         secret = is_secret_header(name) if header else is_secret_name(name)
         return masked(value, taker) if secret else value

@@ -118,8 +118,8 @@ class Sieve:
         self._key = secrets.token_bytes(32)
 
     def cut(self, body: Raw, taker: Taker) -> Raw | None:
-        """What is left of an object that kube-apiserver encoded: itself if nothing has to be taken. None if it has to
-        be taken apart."""
+        """Returns what is left of an object that kube-apiserver encoded: itself if nothing has to be taken. None if it
+        has to be taken apart."""
         cuts = self._cuts(body, taker)
         if not cuts:
             return body if cuts is not None else None
@@ -215,7 +215,7 @@ class Sieve:
 
     def _cut(self, key: str, old: bytes, taker: Taker, make: Callable[[Taker], bytes]) -> _Cut:
         """What stands for these bytes at a key, as it was made before or as `make` makes it. What went whole because
-        the rest of its event was too much is no answer for another event."""
+        the rest of its event was too much is not an answer for another event."""
         name = hashlib.blake2b(key.encode() + b"\n" + old, digest_size=16, key=self._key).digest()
         if (cut := self._left.get(name)) is None:
             own = taker.another(len(old))

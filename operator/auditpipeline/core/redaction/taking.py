@@ -96,7 +96,7 @@ class Taker:
 
 
 def _decoded(value: str) -> bytes:
-    """What is in the base64; the text itself if it is none."""
+    """Returns what is in the base64; the text itself if it is none."""
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError):

@@ -69,7 +69,7 @@ _NAME = re.compile(r"-{0,2}[A-Za-z_][\w.-]*", re.ASCII)
 
 
 def value_of(name: str, value: str, taker: Taker, header: bool = False) -> str:
-    """What is left of the value of a variable, or of a `header`, with that name."""
+    """Returns what is left of the value of a variable, or of a `header`, with that name."""
     if is_secret_header(name) if header else is_secret_name(name):
         return value if stays(name, value) else taker.take(value)
     if not hinted(value):

@@ -39,7 +39,7 @@ def uri(value: str, taker: Taker) -> str:
     """The URI without the secrets in it."""
     found = _QUERY.search(value)
     if hinted(value) and not taker.look(len(value)):
-        # Which object was meant is no secret: only what is behind its path goes.
+        # Which object was meant is not a secret: only what is behind its path goes.
         end = found.end() if found else 0
         return value[:end] + taker.take(value[end:]) if 0 < end <= _LONGEST_PATH else taker.take(value)
     if found is None:
