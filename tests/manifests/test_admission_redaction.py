@@ -39,7 +39,7 @@ __all__ = ["installed"]
 KEY = "auditpipeline.dev/redaction"
 RIGHT = "the right to get and list Secrets in all namespaces"
 PIPELINE_REFUSED = f"spec.redaction.default: false keeps secrets in the events, so it needs {RIGHT}: remove the field"
-HASH_REFUSED = "spec.redaction.method: hash lets a reader of the events test guesses"
+HASH_REFUSED = "hash in spec.redaction lets a reader of the events test guesses"
 SINK_REFUSED = f"the annotation {KEY}: none keeps secrets in the events, so it needs {RIGHT}: remove the annotation"
 SINK_HASH_REFUSED = f"the annotation {KEY}: hash lets a reader of the events test guesses"
 WITHOUT_THE_RIGHT = ("alice", "carol", "dora", "nadia", "gert")
@@ -89,13 +89,20 @@ def people(installed: ControlPlane) -> ControlPlane:
         (annotated("none", OWN), SINK_REFUSED),
         (redacting({"method": "hash"}), HASH_REFUSED),
         (redacting({"default": True, "method": "hash"}), HASH_REFUSED),
+        (redacting({"rules": [{"paths": ["a"]}, {"paths": ["b"], "action": "hash"}]}), HASH_REFUSED),
         (annotated("hash"), SINK_HASH_REFUSED),
         (annotated("hash", OWN), SINK_HASH_REFUSED),
     ],
     ids=[
         *("pipeline", "with rules", "suspended", "pipeline's generateName"),
         *("sink", "level None", "sink's generateName", "sink like the operator's"),
-        *("pipeline's hashes", "default with hashes", "sink's hashes", "hashes like the operator's"),
+        *(
+            "pipeline's hashes",
+            "default with hashes",
+            "rule that hashes",
+            "sink's hashes",
+            "hashes like the operator's",
+        ),
     ],
 )
 def test_an_opt_out_is_for_those_who_may_read_every_secret(
@@ -110,7 +117,7 @@ def test_an_opt_out_is_for_those_who_may_read_every_secret(
     "obj",
     [
         *(redacting(value) for value in (None, {}, {"default": None}, {"default": True}, {"method": "mask"})),
-        redacting({"rules": [{"paths": ["spec.key"], "action": action} for action in ("remove", "mask", "hash")]}),
+        redacting({"rules": [{"paths": ["spec.key"], "action": action} for action in ("remove", "mask")]}),
         *(annotated(value) for value in ("", "mask", "None", "NONE", " none", "false", "all", "none,hash")),
         changed(SINK, "metadata.annotations", {f"{KEY}ed": "none", "redaction": "none"}),
         changed(SINK, "metadata.annotations", {}),

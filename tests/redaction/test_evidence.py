@@ -169,3 +169,62 @@ async def test_a_very_large_event_is_decided_on_beside_the_others(tmp_path: Path
     assert spool.end == 3
     intake.close()
     await spool.close()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/logs/kube-apiserver.log",
+        "/logs/kube-apiserver.log?token=" + "x" * 40_000,
+        "/logs/" + "password/" * 5000 + "?token=x",
+        "/logs//user:hunter2@host/" + "x" * 40_000,
+        "/logs/a?" + "&" * 20_000,
+        "/logs/token=" + "x" * 4000,
+        "/logs%3Ftoken=x",
+    ],
+    ids=lambda uri: uri[:24],
+)
+def test_what_a_policy_decides_by_stays(uri: str) -> None:
+    """An event that was acknowledged is wanted by the next hop, and by each route, as it was at first."""
+    policy = Policy((PolicyRule("Metadata", non_resource_urls=("/logs*", "/debug*")),))
+    made = json.loads(event("a", level="Metadata", verb="get", requestURI=uri))
+    del made["objectRef"]
+    wanted = Filter([Wanted((policy,))])
+    (line,) = wanted.take(event_list([made])).lines
+    assert wanted.take(event_list([json.loads(line)])).lines == [line]
+    assert narrow_line(line, (policy,), redactor(DEFAULT)) == line
+
+
+def test_the_same_bytes_in_one_object_may_mean_two_things() -> None:
+    """The options of a program say what its arguments are."""
+    words = ["--password=x", "-phunter2"]
+    body = pod({"name": "a", "args": words}, {"name": "b", "command": ["mysql"], "args": words})
+    for containers in (body["spec"]["containers"], body["spec"]["containers"][::-1]):
+        found = left(Redactor(), event("pods", pod(*containers)))["requestObject"]["spec"]["containers"]
+        assert {each["name"]: each["args"] for each in found} == {
+            "a": ["--password=REDACTED", "-phunter2"],
+            "b": ["--password=REDACTED", "-pREDACTED"],
+        }
+
+
+def test_an_object_with_very_many_secrets_is_taken_apart_in_one_go() -> None:
+    """Not with one look at all of it for each of them."""
+    count = 500
+    body = pod(*({"env": [{"name": "A_KEY", "value": f"secret-{number}"}]} for number in range(count)))
+    redactor = Redactor()
+    found = redactor.line(event("pods", body))
+    assert found.values == count
+    assert b"secret-" not in found.line
+
+
+def test_a_body_without_a_resource_is_taken_for_a_secret() -> None:
+    """kube-apiserver sends none such."""
+    made = json.loads(event("a", {"data": {"a": "hunter2"}}))
+    del made["objectRef"]
+    assert b"hunter2" not in Redactor().line(json.dumps(made).encode()).line
+
+
+def test_hashes_do_not_make_a_body_several_times_as_long() -> None:
+    """Behind very many of them, masks are enough."""
+    line = event("secrets", {"x": ["a"] * 100_000})
+    assert len(Redactor(Redaction(method="hash"), KEY).line(line).line) < 4 * len(line)

@@ -103,10 +103,17 @@ def test_equal_values_have_equal_hashes() -> None:
 
 
 def test_a_rule_is_for_its_resources_alone() -> None:
-    """A resource is not its subresources; without resources, a rule is for all."""
+    """And for their subresources, most of which are answered with the whole object; without resources, for all."""
     body = {"spec": {"a": "x"}}
     assert redacted(body, rule("spec.a"), resource="gadgets") == body
     assert redacted(body, Rule(("spec.a",)), resource="gadgets") != body
+    line = json.dumps(
+        {
+            "level": "Request", "stage": "ResponseComplete", "auditID": "1", "requestURI": "/", "verb": "update", "user": {},
+            "objectRef": {"resource": "widgets", "subresource": "status", "apiGroup": "example.com"}, "requestObject": body,
+        }
+    ).encode()  # fmt: skip
+    assert Redactor(Redaction(rules=(rule("spec.a"),))).line(line).values == 1
     every = Rule(("spec.a",), (Selector("*"),))
     assert redacted(body, every, resource="gadgets") != body
     other = Rule(("spec.a",), (Selector("other.example"),))
@@ -154,6 +161,11 @@ def test_every_text_is_a_path_or_refused(path: str) -> None:
 
 def test_rules_are_bounded() -> None:
     """In number, and each in its paths; resources and groups have names that there can be."""
+    deep = Redaction(rules=(Rule(("**.a",)),) * 64)
+    assert problems(deep, "r") == []
+    assert [each.path for each in problems(Redaction(rules=(*deep.rules[1:], Rule(("**.a", "**.b")))), "r")] == [
+        "r.rules"
+    ]
     many = Redaction(rules=(Rule(("a",)),) * 65)
     assert [each.path for each in problems(many, "r")] == ["r.rules"]
     assert [each.path for each in problems(Redaction(rules=(Rule(()),)), "r")] == ["r.rules[0].paths"]

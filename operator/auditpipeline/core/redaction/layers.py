@@ -21,6 +21,7 @@ _TEXTS = msgspec.json.Decoder(str)
 _ANY = msgspec.json.Decoder()
 _DOCUMENTS = msgspec.json.Decoder(Raw)
 encode = msgspec.json.Encoder().encode
+_LARGE = 2**18
 UNREADABLE = (*UNPARSED, UnicodeEncodeError, OverflowError)
 """The exceptions that are raised if something is not JSON that can be looked into."""
 _MASK = Raw(encode(MASK))
@@ -91,6 +92,8 @@ class _Twice(Exception):
 def says_twice(value: Raw) -> bool:
     """Whether an object in the value, which somebody wrote by hand, has a key twice: the first one says nothing to an
     API server, and is there to be read all the same. True as well if that cannot be told."""
+    if size(value) > _LARGE:
+        return True
     try:
         json.loads(bytes(value), object_pairs_hook=_once, parse_int=str, parse_float=str)
     except (_Twice, ValueError, RecursionError):

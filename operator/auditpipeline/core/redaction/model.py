@@ -18,7 +18,7 @@ KEY_BYTES = 32
 """Random bytes that the key of hashes has at least."""
 MOST_KEY_BYTES = 4096
 """Longer keys make no better hashes, and the key lies in Secrets beside large configurations."""
-MAX_RULES, MAX_PATHS, MAX_PATH = 64, 64, 256
+MAX_RULES, MAX_PATHS, MAX_PATH, MAX_DEEP = 64, 64, 256, 64
 Method = Literal["mask", "hash"]
 Action = Literal["remove", "mask", "hash"]
 

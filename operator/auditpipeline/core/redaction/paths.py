@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Final
 
 from auditpipeline.core.errors import Invalid
-from auditpipeline.core.redaction.model import MAX_PATH, MAX_PATHS, MAX_RULES, Redaction, Rule
+from auditpipeline.core.redaction.model import MAX_DEEP, MAX_PATH, MAX_PATHS, MAX_RULES, Redaction, Rule
 
 _SEGMENT = re.compile(r'(?:^|(?<=.)\.)(\*\*|\*|[\w$/-]+)|\["((?:[^"\\]|\\["\\])*)"\]', re.ASCII)
 _SYNTAX = 'write keys with dots between them, `*`, `**`, or ["a key"]'
@@ -62,6 +62,10 @@ def problems(redaction: Redaction, where: str) -> list[Invalid]:
     found = list[Invalid]()
     if len(redaction.rules) > MAX_RULES:
         found.append(Invalid(f"{where}.rules", f"at most {MAX_RULES} rules are allowed"))
+    if sum("**" in path for rule in redaction.rules[:MAX_RULES] for path in rule.paths[:MAX_PATHS]) > MAX_DEEP:
+        found.append(
+            Invalid(f"{where}.rules", f"at most {MAX_DEEP} paths with ** are allowed: each looks at every key")
+        )
     for number, rule in enumerate(redaction.rules[:MAX_RULES]):
         found += _rule_problems(rule, f"{where}.rules[{number}]")
     return found

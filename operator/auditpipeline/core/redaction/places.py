@@ -32,7 +32,9 @@ from auditpipeline.core.redaction.shapes import (
 )
 from auditpipeline.core.redaction.taking import Taker
 
-LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+LAST_APPLIED, KAPP = "kubectl.kubernetes.io/last-applied-configuration", "kapp.k14s.io/original"
+APPLIED = (LAST_APPLIED, KAPP)
+"""Annotations with an object as it was applied."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ PLACES: tuple[Place, ...] = (
     Key("commands", "command", Arguments()),
     Key("headers", "httpHeaders", Environment(headers=True)),
     Key("applied objects", LAST_APPLIED, AGAIN, secrets=True),
-    Key("objects that kapp applied", "kapp.k14s.io/original", AGAIN, secrets=True),
+    Key("objects that kapp applied", KAPP, AGAIN, secrets=True),
     Key("objects that Rancher applied", "objectset.rio.cattle.io/applied", MASK, secrets=True),
     Key("objects that Banzai Cloud applied", "banzaicloud.com/last-applied", MASK, secrets=True),
     Key("tokens in annotations", "openshift.io/token-secret.value", MASK, secrets=True),

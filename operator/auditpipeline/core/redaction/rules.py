@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from auditpipeline.core.redaction.layers import Raw, Shape, is_array, is_object, masked, over_fields, over_items
 from auditpipeline.core.redaction.model import Rule, Selector
 from auditpipeline.core.redaction.paths import ANY, ONE, Segment, parse
-from auditpipeline.core.redaction.places import LAST_APPLIED
+from auditpipeline.core.redaction.places import APPLIED
 from auditpipeline.core.redaction.shapes import Each, Fields, Nested, Selective
 from auditpipeline.core.redaction.taking import Taker
 
@@ -23,16 +24,17 @@ def selects(rule: Rule, group: str, resource: str, subresource: str) -> bool:
 
 
 def _selects(selector: Selector, group: str, resource: str, subresource: str) -> bool:
-    """As in an audit policy, a resource is not its subresources."""
+    """A resource is all of its subresources, too: most of them are answered with the whole object."""
     if selector.group not in ("*", group):
         return False
     if not selector.resources or "*" in selector.resources:
         return True
-    called = f"{resource}/{subresource}" if subresource else resource
-    return called in selector.resources or (bool(subresource) and f"{resource}/*" in selector.resources)
+    named = (resource, f"{resource}/{subresource}", f"{resource}/*") if subresource else (resource,)
+    return not selector.resources or any(each in selector.resources for each in named)
 
 
 _ESCAPED = re.compile(rb"\\u|\\/")
+_LONGEST_KEY = 256
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -107,6 +109,10 @@ class Paths(Selective):
 
     def at(self, key: str) -> Paths:
         """Returns what is left of the paths behind a key."""
+        return _at(self, key) if len(key) <= _LONGEST_KEY else self.behind(key)
+
+    def behind(self, key: str) -> Paths:
+        """Likewise, without looking whether that was asked before."""
         behind = [path[1:] for path in self.paths if path and path[0] in (key, ONE)]
         return Paths(_closed([*behind, *(path for path in self.paths if path and path[0] is ANY)]), self.removes)
 
@@ -114,6 +120,11 @@ class Paths(Selective):
         """Behind a key; or behind an index, as lists are looked through."""
         inner = self.at(key)
         return Paths(inner.paths | self.paths, self.removes) if key.isdigit() or key == "-" else inner
+
+
+@lru_cache(4096)
+def _at(paths: Paths, key: str) -> Paths:
+    return paths.behind(key)
 
 
 @dataclass(frozen=True)
@@ -144,7 +155,7 @@ class Whole(Selective):
         further: dict[str, Shape] = {
             "items": Each(self),
             "rows": Each(Fields({"object": self})),
-            "metadata": Fields({"annotations": Fields({LAST_APPLIED: Nested(self)})}),
+            "metadata": Fields({"annotations": Fields({key: Nested(self) for key in APPLIED})}),
         }
         object.__setattr__(self, "_all", Both(self.inner, Fields(further)))
 

@@ -30,6 +30,7 @@ KEYS = (ENV, COMMAND, ARGS, HEADERS)
 _NEEDLES = tuple(f'"{key}"'.encode() for key in KEYS)
 _MOST_BYTES, _LONGEST = 4 * 2**20, 16 * 2**10
 """Bytes of what is remembered, and the bytes that one of it has at most."""
+_MOST_CUTS = 64
 
 
 class _Exec(msgspec.Struct, gc=False):
@@ -123,6 +124,9 @@ class Sieve:
         cuts = self._cuts(body, taker)
         if not cuts:
             return body if cuts is not None else None
+        if len(cuts) > _MOST_CUTS:
+            # Each goes over all of the bytes: taking very many of them is quicker level by level.
+            return None
         data = bytes(body)
         for old, each in cuts.items():
             parts = data.split(old)
@@ -158,7 +162,7 @@ class Sieve:
                         self._part(key, notes[key], cuts, taker)
                 for each in _containers(found):
                     self._container(each, cuts, taker)
-        except UNREADABLE:
+        except (*UNREADABLE, ValueError):
             return None
         return cuts
 
@@ -240,7 +244,10 @@ class Sieve:
 
 
 def _add(cuts: _Cuts, old: bytes, cut: _Cut) -> None:
+    """The same bytes at another place may have to become something else: then nobody can cut blindly."""
     before = cuts.get(old)
+    if before and before.new != cut.new:
+        raise ValueError("the same bytes mean two things")
     cuts[old] = before._replace(times=before.times + 1) if before else cut
 
 

@@ -19,6 +19,7 @@ from auditpipeline.core.redaction.model import HASH, MASK, MASK_BASE64, Method
 _HASHED = re.compile(re.escape(HASH) + "[0-9a-f]{32}")
 _HASH_BASE64 = base64.b64encode(HASH.encode()).decode()
 _DEEPEST, _NESTED = 64, 4
+_MOST_HASHES = 10_000
 _BYTES, _CHARACTERS = 2**25, 2**15
 
 
@@ -48,7 +49,7 @@ class Taker:
         if _HASHED.fullmatch(value):
             return value if self._key else MASK
         self.values += 1
-        return self._hash(value.encode("utf-8", "surrogatepass")) if self._key else MASK
+        return self._hash(value.encode("utf-8", "surrogatepass")) if self._hashes else MASK
 
     def take_base64(self, value: str) -> str:
         """What stands for a text that should be base64."""
@@ -61,7 +62,12 @@ class Taker:
         if inner.startswith(HASH.encode()) and _HASHED.fullmatch(inner.decode(errors="replace")):
             return value if self._key else MASK_BASE64
         self.values += 1
-        return base64.b64encode(self._hash(inner).encode()).decode() if self._key else MASK_BASE64
+        return base64.b64encode(self._hash(inner).encode()).decode() if self._hashes else MASK_BASE64
+
+    @property
+    def _hashes(self) -> bool:
+        """Very many hashes would be several times as long as what they stand for."""
+        return self._key is not None and self.values <= _MOST_HASHES
 
     def look(self, characters: int) -> bool:
         """Whether a text of so many, which may hold a credential, may be looked into; if not, it goes whole."""

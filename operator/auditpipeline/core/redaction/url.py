@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, unquote_plus
 
+from auditpipeline.core.redaction.model import MASK
 from auditpipeline.core.redaction.names import is_secret_option, stays
 from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, hinted, text
@@ -27,6 +28,7 @@ SELECTORS = ("labelSelector", "fieldSelector", "continue")
 """Arguments that hold no secret, whatever is in them."""
 COMMANDS = ("command", "cmd", "arg", "args", "script")
 """Arguments that hold a command, or a part of one."""
+_TAKEN = re.compile(f",{MASK}(?:-[0-9a-f]{{32}})?")
 _PROXIED = re.compile(r"(/https?:[^/:@]*:)([^/@]+)(?=@)")
 """User information where the API server has the scheme, the name and the port of what it is a proxy for."""
 _QUERY = re.compile(r"\?|%3[fF]")
@@ -38,13 +40,16 @@ _FINE = "-._~!$'()*,:@/"
 def uri(value: str, taker: Taker) -> str:
     """The URI without the secrets in it."""
     found = _QUERY.search(value)
-    if hinted(value) and not taker.look(len(value)):
-        # Which object was meant is not a secret: only what is behind its path goes.
-        end = found.end() if found else 0
-        return value[:end] + taker.take(value[end:]) if 0 < end <= _LONGEST_PATH else taker.take(value)
+    path = value[: found.start()] if found else value
+    # Policies, and readers, tell requests by their paths: only what is behind a path ever goes whole.
+    left, rest = _path(path[:_LONGEST_PATH], taker), path[_LONGEST_PATH:]
+    if rest:
+        left += rest if _TAKEN.fullmatch(rest) else f",{taker.take(rest)}"
     if found is None:
-        return _path(value, taker)
-    return _path(value[: found.start()], taker) + found[0] + _query(value[found.end() :], taker)
+        return left
+    query = value[found.end() :]
+    taken = _query(query, taker) if not hinted(query) or taker.look(len(query)) else taker.take(query)
+    return left + found[0] + taken
 
 
 def _path(path: str, taker: Taker) -> str:
