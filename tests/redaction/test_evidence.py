@@ -15,7 +15,7 @@ from auditpipeline.core.policy import Policy
 from auditpipeline.core.policy import Rule as PolicyRule
 from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, Redaction, Rule
 from auditpipeline.core.redaction.redactor import Redactor
-from auditpipeline.dataplane.filter import Filter, Wanted, narrow_line, redactor
+from auditpipeline.dataplane.filter import Filter, Wanted, digest, narrow_line, redaction_of, redactor
 from auditpipeline.dataplane.intake import Intake
 from auditpipeline.dataplane.metrics import Metrics
 from tests.dataplane.setting import EVERYTHING, event_list
@@ -217,14 +217,17 @@ def test_an_object_with_very_many_secrets_is_taken_apart_in_one_go() -> None:
     assert b"secret-" not in found.line
 
 
-def test_a_body_without_a_resource_is_taken_for_a_secret() -> None:
-    """kube-apiserver sends none such."""
-    made = json.loads(event("a", {"data": {"a": "hunter2"}}))
-    del made["objectRef"]
-    assert b"hunter2" not in Redactor().line(json.dumps(made).encode()).line
-
-
 def test_hashes_do_not_make_a_body_several_times_as_long() -> None:
     """Behind very many of them, masks are enough."""
     line = event("secrets", {"x": ["a"] * 100_000})
     assert len(Redactor(Redaction(method="hash"), KEY).line(line).line) < 4 * len(line)
+
+
+def test_what_was_redacted_alike_is_not_redacted_again() -> None:
+    """The name of a filter says what all of its routes took, the list and the key included."""
+    one, other = Wanted((Policy((PolicyRule("Metadata"),)),)), Wanted((EVERYTHING,))
+    assert redaction_of(digest([one])) == redaction_of(digest([other])) == redaction_of(digest([one, other])) != ""
+    assert digest([one]) != digest([other]) != digest([one, other])
+    hashes = other._replace(redaction=Redaction(method="hash"))
+    assert redaction_of(digest([one, hashes], KEY)) == redaction_of("of the release before") == ""
+    assert len({redaction_of(digest([hashes], key)) for key in (KEY, b"x" * 32, None)}) == 3

@@ -19,8 +19,9 @@ from typing import NamedTuple
 from auditpipeline.core.config import Route as RouteConfig
 from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import delivery_key
+from auditpipeline.core.redaction.redactor import Redactor
 from auditpipeline.dataplane.conditions import Conditions
-from auditpipeline.dataplane.filter import Wanted, digest, narrow_line, redactor
+from auditpipeline.dataplane.filter import Wanted, digest, narrow_line, redaction_of, redactor
 from auditpipeline.dataplane.lines import Lines, as_lines
 from auditpipeline.dataplane.spool import Spool
 from auditpipeline.dataplane.store import Chunk, Dead, is_for
@@ -119,18 +120,19 @@ class Feed:
         lines = as_lines(chunk.lines if whole else chunk.lines[start - chunk.first : end - chunk.first])
         piece = _Piece(lines, range(start + 1, end + 1))
         if chunk.digest != self._digest:
-            piece = self._prepared(piece)
+            redacted = redaction_of(chunk.digest) == redaction_of(self._digest) != ""
+            piece = self._prepared(piece, None if redacted else self._redactor)
         if piece.lines:
             self._pieces.append(piece)
             self._waiting += len(piece.lines)
             self._size += piece.lines.size
 
-    def _prepared(self, piece: _Piece) -> _Piece:
-        """The piece narrowed and redacted."""
+    def _prepared(self, piece: _Piece, redactor: Redactor | None) -> _Piece:
+        """The piece narrowed; and redacted, unless it was stored without what this output must not have."""
         lines, ends = list[bytes](), list[int]()
         for line, end in zip(piece.lines, piece.ends, strict=True):
             try:
-                found = narrow_line(line, self._config.policies, self._redactor, self._watched)
+                found = narrow_line(line, self._config.policies, redactor, self._watched)
                 if found is not None:
                     lines.append(found)
                     ends.append(end)

@@ -171,13 +171,26 @@ anew when they are delivered."""
 
 def digest(routes: Iterable[Wanted], key: bytes | None = None) -> str:
     """The name of a set of filters: the same routes always have the same name, with the same list of secrets and the
-    same key of hashes, if they have any."""
+    same key of hashes, if they have any. If all of them have one redaction, what is behind the `+` is its name."""
     wanted = set(routes)
     encoded = sorted({msgspec.json.encode(each) for each in wanted})
-    said = [_FORM, edition().encode(), *encoded]
-    if key and any(each.redaction.hashes for each in wanted):
-        said.append(hashlib.sha256(b"key of hashes:" + key).digest())
-    return hashlib.sha256(b"\n".join(said)).hexdigest()[:16]
+    redactions = {each.redaction for each in wanted}
+    name = _name(*encoded, *(_name_of(each, key).encode() for each in redactions if each.hashes))
+    return f"{name}+{_name_of(redactions.pop(), key)}" if len(redactions) == 1 else name
+
+
+def redaction_of(digest: str) -> str:
+    """The name of the redaction in the name of a set of filters; empty if its routes have several."""
+    return digest.partition("+")[2]
+
+
+def _name_of(redaction: Redaction, key: bytes | None) -> str:
+    secret = [hashlib.sha256(b"key of hashes:" + key).digest()] if key and redaction.hashes else []
+    return _name(msgspec.json.encode(redaction), *secret)
+
+
+def _name(*said: bytes) -> str:
+    return hashlib.sha256(b"\n".join([_FORM, edition().encode(), *said])).hexdigest()[:16]
 
 
 class Filter:

@@ -214,9 +214,6 @@ class Redactor:
                 return Shapes(True, Body(self._whole(place.shape)), ruled, thorough=True)
         if self._anywhere and resource and places.may_hold_template(group, resource):
             return Shapes(True, Body(self._anywhere), ruled, template=places.is_own(group, resource))
-        if not resource and (secret := next((each for each in self._listed if isinstance(each, Objects)), None)):
-            # A body without a resource is not kube-apiserver's: nobody can say what is in it.
-            return Shapes(True, Body(self._whole(secret.shape)), ruled)
         return Shapes(bool(ruled), None, ruled)
 
     def _made_sieve(self, anywhere: Anywhere) -> Sieve | None:

@@ -28,7 +28,7 @@ SELECTORS = ("labelSelector", "fieldSelector", "continue")
 """Arguments that hold no secret, whatever is in them."""
 COMMANDS = ("command", "cmd", "arg", "args", "script")
 """Arguments that hold a command, or a part of one."""
-_TAKEN = re.compile(f",{MASK}(?:-[0-9a-f]{{32}})?")
+_TAKEN = re.compile(f",{MASK}(?:-[0-9a-f]{{32}})?\\Z")
 _PROXIED = re.compile(r"(/https?:[^/:@]*:)([^/@]+)(?=@)")
 """User information where the API server has the scheme, the name and the port of what it is a proxy for."""
 _QUERY = re.compile(r"\?|%3[fF]")
@@ -42,14 +42,21 @@ def uri(value: str, taker: Taker) -> str:
     found = _QUERY.search(value)
     path = value[: found.start()] if found else value
     # Policies, and readers, tell requests by their paths: only what is behind a path ever goes whole.
-    left, rest = _path(path[:_LONGEST_PATH], taker), path[_LONGEST_PATH:]
-    if rest:
-        left += rest if _TAKEN.fullmatch(rest) else f",{taker.take(rest)}"
+    left = _path_of_any_length(path, taker)
     if found is None:
         return left
     query = value[found.end() :]
     taken = _query(query, taker) if not hinted(query) or taker.look(len(query)) else taker.take(query)
     return left + found[0] + taken
+
+
+def _path_of_any_length(path: str, taker: Taker) -> str:
+    if len(path) <= _LONGEST_PATH:
+        return _path(path, taker)
+    taken = _TAKEN.search(path)
+    if taken and taken.start() <= 2 * _LONGEST_PATH:
+        return _path(path[: taken.start()], taker) + taken[0]
+    return f"{_path(path[:_LONGEST_PATH], taker)},{taker.take(path[_LONGEST_PATH:])}"
 
 
 def _path(path: str, taker: Taker) -> str:
