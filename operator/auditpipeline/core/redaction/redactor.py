@@ -84,8 +84,8 @@ class Shapes(NamedTuple):
     template: bool = False
 
 
-HASHED = re.compile(re.escape(HASH).encode() + rb'[0-9a-f]{32}(?!(?:[^"\\]|\\.)*+"\s*+:)')
-"""A hash in a value, and not in a key."""
+_HASHED = re.compile(re.escape(HASH).encode() + b"[0-9a-f]{32}")
+_STRINGS = re.compile(rb'("(?:[^"\\]|\\.)*+")(\s*+:)?')
 _NUMBER = re.compile(rb'"([0-9]{1,9})"')
 _VERSION = 1
 """Counts changes of what is taken that none of the lists shows."""
@@ -269,7 +269,11 @@ class Redactor:
         if self._sieve is None or not shapes.template:
             return None
         if encoded:
-            return self._sieve.cut(body, taker)
+            # What it looked at in vain does not count: the slow way has to look at all of it.
+            own = self.taker(size(body))
+            left = self._sieve.cut(body, own)
+            taker.values += 0 if left is None else own.values
+            return left
         return body if self._sieve.is_clean(body, taker) else None
 
     def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker, encoded: bool) -> msgspec.Raw:
@@ -317,9 +321,14 @@ def _is_same(event: Raw, line: bytes) -> bool:
 
 def _unhashed(part: msgspec.Raw | None) -> msgspec.Raw | None:
     """The part with masks for hashes, which another redaction made: in a text, not every one is found again."""
-    if part is None or not HASHED.search(part):
+    if part is None or not _HASHED.search(part):
         return part
-    return msgspec.Raw(HASHED.sub(MASK.encode(), bytes(part)))
+    return msgspec.Raw(_STRINGS.sub(_without_hashes, bytes(part)))
+
+
+def _without_hashes(found: re.Match[bytes]) -> bytes:
+    """A string without hashes in it; a key as it is."""
+    return found[0] if found[2] else _HASHED.sub(MASK.encode(), found[1])
 
 
 def counted(notes: msgspec.Raw | None, values: int) -> msgspec.Raw:

@@ -46,7 +46,8 @@ def uri(value: str, taker: Taker) -> str:
     if found is None:
         return left
     query = value[found.end() :]
-    taken = _query(query, taker) if not hinted(query) or taker.look(len(query)) else taker.take(query)
+    free = "%" not in query and not hinted(query)
+    taken = _query(query, taker) if free or taker.look(len(query)) else taker.take(query)
     return left + found[0] + taken
 
 
