@@ -137,6 +137,10 @@ class _Plain(ApiClient):  # type: ignore[misc]
         return obj
 
 
+_UNSEEN = (0.05, 0.1, 0.2, 0.4)
+"""Seconds between two tries to apply to what an API server does not see yet."""
+
+
 class Client:
     """The Kube of a real API server. Belongs to one event loop; `close` it there. `answered_again` is called with the
     first answer after requests that had none."""
@@ -195,10 +199,24 @@ class Client:
         the defaults would look like somebody else's additions."""
         meta = {key: value for key, value in body["metadata"].items() if key != "resourceVersion"}
         made = await self.create(kind, {**body, "metadata": meta})
-        found = await self._apply(kind, {**body, "metadata": {**meta, "uid": made["metadata"]["uid"]}}, "apply")
+        found = await self._apply_made(kind, {**body, "metadata": {**meta, "uid": made["metadata"]["uid"]}})
         ours = [entry for entry in found["metadata"].get("managedFields", ()) if entry["operation"] == "Apply"]
         change = {"managedFields": ours, "resourceVersion": found["metadata"]["resourceVersion"]}
-        return await self.patch(kind, meta["name"], {"metadata": change}, meta.get("namespace")) or found
+        for pause in _UNSEEN:
+            if left := await self.patch(kind, meta["name"], {"metadata": change}, meta.get("namespace")):
+                return left
+            await asyncio.sleep(pause)
+        return found
+
+    async def _apply_made(self, kind: Resource, body: Body) -> Body:
+        """Applies to what was made a moment ago: an API server may not see it yet ("no existing object was found"), if
+        another one of that name was deleted just before."""
+        for pause in _UNSEEN:
+            try:
+                return await self._apply(kind, body, "apply")
+            except Conflict:
+                await asyncio.sleep(pause)
+        return await self._apply(kind, body, "apply")
 
     async def rehearse(self, kind: Resource, body: Body) -> Body:
         return await self._apply(kind, body, DRY_RUN, dry_run="All")
