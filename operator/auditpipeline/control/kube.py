@@ -200,12 +200,16 @@ class Client:
         meta = {key: value for key, value in body["metadata"].items() if key != "resourceVersion"}
         made = await self.create(kind, {**body, "metadata": meta})
         found = await self._apply_made(kind, {**body, "metadata": {**meta, "uid": made["metadata"]["uid"]}})
-        ours = [entry for entry in found["metadata"].get("managedFields", ()) if entry["operation"] == "Apply"]
-        change = {"managedFields": ours, "resourceVersion": found["metadata"]["resourceVersion"]}
         for pause in _UNSEEN:
-            if left := await self.patch(kind, meta["name"], {"metadata": change}, meta.get("namespace")):
-                return left
-            await asyncio.sleep(pause)
+            entries = found["metadata"].get("managedFields", ())
+            ours = [entry for entry in entries if entry["operation"] == "Apply"]
+            if len(ours) == len(entries):
+                break
+            change = {"managedFields": ours, "resourceVersion": found["metadata"]["resourceVersion"]}
+            left = await self.patch(kind, meta["name"], {"metadata": change}, meta.get("namespace"))
+            if left is None:
+                await asyncio.sleep(pause)
+            found = left or found
         return found
 
     async def _apply_made(self, kind: Resource, body: Body) -> Body:
