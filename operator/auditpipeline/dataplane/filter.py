@@ -80,6 +80,9 @@ class Wanted(NamedTuple):
     conditions: tuple[Condition, ...] = ()
 
 
+_Wanting = list[tuple[Wanted, Decision]]
+
+
 class Taken(NamedTuple):
     """What became of a body: lines to store, the number of events that no route wants, and what cannot be read; the
     events that may be canaries, wanted or not; how many events had bodies that their level does not have; and how many
@@ -283,31 +286,32 @@ class Filter:
         if len(self._fates) >= _MAX_FATES:
             self._fates.clear()
         captured = head(event)
-        decision = self.decide(captured)
+        wanting = self._wanting(captured)
+        decision = _widest(wanting)
         whole = decision is not None and is_whole(captured.level, decision)
-        asked = self._asked(captured, decision)
+        asked = self._asked(captured, wanting, decision)
         # Very large events are decided on in another thread, which may clear what is remembered.
-        fate = self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(captured), asked)
+        fate = self._fates[combination] = _Fate(captured.level, decision, whole, self._redactor(wanting), asked)
         return fate
 
-    def _asked(self, captured: Head, widest: Decision | None) -> tuple[Asked, ...]:
+    def _wanting(self, captured: Head) -> _Wanting:
+        """The routes that want the event, and what each of them wants of it."""
+        return [(route, decision) for route in self._routes if (decision := narrow(captured, route.policies))]
+
+    def _asked(self, captured: Head, wanting: _Wanting, widest: Decision | None) -> tuple[Asked, ...]:
         """The conditions that decide whether the event is stored."""
         found = list[Asked]()
-        for policies, _, conditions in self._routes:
-            decision = narrow(captured, policies)
-            if decision is None:
-                continue
+        for (policies, _, conditions), decision in wanting:
             if not conditions or is_exempt(policies, captured.request):
                 return ()
             cut_so = widest and _leaves(decision) == _leaves(widest)
             found.append(Asked(self._conditions.of(conditions), None if cut_so else decision))
         return tuple(found)
 
-    def _redactor(self, captured: Head) -> Redactor | None:
+    def _redactor(self, wanting: _Wanting) -> Redactor | None:
         """What takes secrets from the event before it is stored. A part of it stays as it came if a route that opted
         out wants that part: one that wants no bodies has no say in these."""
-        decided = [(route.redaction, narrow(captured, route.policies)) for route in self._routes]
-        wanted = [(redaction, decision.level) for redaction, decision in decided if decision]
+        wanted = [(route.redaction, decision.level) for route, decision in wanting]
         redaction = common({each for each, _ in wanted} or {DEFAULT})
         if redaction.default or len({each for each, _ in wanted}) == 1:
             return redactor(redaction, self._key)
@@ -319,11 +323,14 @@ class Filter:
 
     def decide(self, captured: Head) -> Decision | None:
         """The widest of what the routes want of the event; None where no route wants it."""
-        wanted = [decision for route in self._routes if (decision := narrow(captured, route.policies))]
-        if not wanted:
-            return None
-        widest = max(wanted, key=lambda decision: decision.level)
-        return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for decision in wanted))
+        return _widest(self._wanting(captured))
+
+
+def _widest(wanting: _Wanting) -> Decision | None:
+    if not wanting:
+        return None
+    widest = max((decision for _, decision in wanting), key=lambda decision: decision.level)
+    return widest._replace(omit_managed_fields=all(decision.omit_managed_fields for _, decision in wanting))
 
 
 def _leaves(decision: Decision) -> tuple[Level, bool]:

@@ -25,16 +25,14 @@ from auditpipeline.core.errors import Permanent
 from auditpipeline.core.event import Raw, decode_event
 from auditpipeline.core.mend import ANNOTATION as TRUNCATED
 from auditpipeline.core.mend import BODIES, UNPARSED, mended
-from auditpipeline.core.redaction.model import ANNOTATION, HASH, MASK, MASK_BASE64
+from auditpipeline.core.redaction.model import ANNOTATION, HASH, HASHED, MASK, MASK_BASE64
 
 _ENVELOPE = frozenset({"kind", "apiVersion", "metadata", "timestamp"})
 """What a line has around an event: `event.with_envelope` sets it, whatever redaction does."""
 _OURS = frozenset({ANNOTATION, TRUNCATED})
 _PLAIN = re.compile(r"[\w$/-]+", re.ASCII)
 _NUMBERED = re.compile(r"^(patch|mutation)\.webhook\.admission\.k8s\.io/round_\d+_index_\d+$")
-_STAND_IN = re.compile(
-    rf"{HASH}[0-9a-f]{{32}}|{base64.b64encode(HASH.encode()).decode()}[A-Za-z0-9+/]{{43}}=|{MASK}|{MASK_BASE64}"
-)
+_STAND_IN = re.compile(rf"{HASHED}|{base64.b64encode(HASH.encode()).decode()}[A-Za-z0-9+/]{{43}}=|{MASK}|{MASK_BASE64}")
 """Masks and hashes (`taking`), as they are and in base64."""
 _MAPS = frozenset({"data", "stringData", "binaryData"})
 _EMPTY = msgspec.Raw(b"{}")

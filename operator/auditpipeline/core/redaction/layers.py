@@ -27,11 +27,6 @@ UNREADABLE = (*UNPARSED, UnicodeEncodeError, OverflowError)
 _MASK = Raw(encode(MASK))
 
 
-def first(value: Raw) -> str:
-    """The character that a value begins with: what kind of JSON it is."""
-    return chr(memoryview(value)[0])
-
-
 def size(value: Raw) -> int:
     """Bytes of a value."""
     return memoryview(value).nbytes
@@ -124,14 +119,11 @@ def _changed(found: Object, change: Callable[[str, Raw], Raw | None]) -> Object:
 def over_members(value: Raw, taker: Taker, shape_of: Callable[[str], Shape]) -> Raw:
     """The object with each member changed by its own shape; likewise. Most members are kept."""
 
-    def work() -> Raw:
-        old, new = fields(value), Object()
-        for key, each in old.items():
-            shape = shape_of(key)
-            new[key] = each if shape.keeps else shape.apply(each, taker)
-        return rebuilt(value, old, new, taker)
+    def change(key: str, each: Raw) -> Raw:
+        shape = shape_of(key)
+        return each if shape.keeps else shape.apply(each, taker)
 
-    return _within(value, taker, work)
+    return over_fields(value, taker, change)
 
 
 class Shape(Protocol):

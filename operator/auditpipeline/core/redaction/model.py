@@ -14,6 +14,8 @@ MASK, MASK_BASE64 = "REDACTED", "UkVEQUNURUQ="
 """What stands for a value; in the `data` of a Secret, where values are base64, the second one does."""
 HASH = "REDACTED-"
 """What a hash begins with; 32 hexadecimal digits follow."""
+HASHED = f"{HASH}[0-9a-f]{{32}}"
+"""A hash, as a regular expression."""
 KEY_BYTES = 32
 """Random bytes that the key of hashes has at least."""
 MOST_KEY_BYTES = 4096

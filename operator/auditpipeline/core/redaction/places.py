@@ -3,8 +3,7 @@
     Objects      objects that are secret as a whole, of these resources: what may stay is known, all else goes
     Key          what goes at any depth of an object that may hold a Pod template, by the key
     Annotation   an audit annotation, of requests for either of these
-    Said         what the API server says of either of these
-    Uri          the URI of every request
+    Part         what the API server says of either of these, and the URI of every request
 
 A resource is written as in an event's objectRef, `name` or `name/subresource`, and is of any API group. A new kind is
 one line.

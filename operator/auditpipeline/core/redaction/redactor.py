@@ -31,7 +31,7 @@ from auditpipeline.core.redaction.layers import (
     size,
     string,
 )
-from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASH, MASK, Redaction, Stays
+from auditpipeline.core.redaction.model import ANNOTATION, DEFAULT, HASHED, MASK, Redaction, Stays
 from auditpipeline.core.redaction.patches import Body
 from auditpipeline.core.redaction.places import PLACES, Annotation, Key, Objects, Part, Place, Secret
 from auditpipeline.core.redaction.shapes import Anywhere, Fields, Nested
@@ -84,7 +84,7 @@ class Shapes(NamedTuple):
     template: bool = False
 
 
-_HASHED = re.compile(re.escape(HASH).encode() + b"[0-9a-f]{32}")
+_HASHED = re.compile(HASHED.encode())
 _STRINGS = re.compile(rb'("(?:[^"\\]|\\.)*+")(\s*+:)?')
 _NUMBER = re.compile(rb'"([0-9]{1,9})"')
 _VERSION = 1
@@ -254,14 +254,15 @@ class Redactor:
         """Returns what is left of a body; `encoded` if kube-apiserver made it from what it had decoded."""
         if body is None or not shapes.any:
             return body
-        if shapes.listed and (left := self._quickly(body, shapes, taker, encoded)) is not body:
-            if left is None:
-                taker.twice = not encoded and says_twice(body)
-                left = shapes.listed.apply(body, taker)
-            body = left
-        for each in shapes.ruled:
-            body = self._by_rule(each, body, taker, encoded) if each.needles.may_be_in(body) else body
-        return body
+        left = self._quickly(body, shapes, taker, encoded) if shapes.listed else body
+        ruled = [each for each in shapes.ruled if each.needles.may_be_in(body)]
+        if left is None or ruled:
+            taker.twice = not encoded and says_twice(body)
+        if left is None:
+            left = shapes.listed.apply(body, taker) if shapes.listed else body
+        for each in ruled:
+            left = self._by_rule(each, left, taker)
+        return left
 
     def _quickly(self, body: msgspec.Raw, shapes: Shapes, taker: Taker, encoded: bool) -> msgspec.Raw | None:
         """Returns what is left of an object of kube-apiserver's own kinds, or of a patch of one; None if the quick way
@@ -276,9 +277,9 @@ class Redactor:
             return left
         return body if self._sieve.is_clean(body, taker) else None
 
-    def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker, encoded: bool) -> msgspec.Raw:
+    def _by_rule(self, rule: Ruled, body: msgspec.Raw, taker: Taker) -> msgspec.Raw:
         own = Taker(size(body), "hash" if rule.hashes else "mask", self._key)
-        own.twice = not encoded and says_twice(body)
+        own.twice = taker.twice
         new = rule.shape.apply(body, own)
         taker.values += own.values
         return new
@@ -302,7 +303,7 @@ class Redactor:
                     value = Nested(Fields({place.within: shapes.listed})).apply(value, taker)
                 for each in shapes.ruled:
                     patch = each._replace(shape=Nested(Fields({place.within: each.shape})))
-                    value = self._by_rule(patch, value, taker, encoded=False)
+                    value = self._by_rule(patch, value, taker)
         return value
 
 

@@ -91,7 +91,7 @@ MASK = Mask()
 
 @dataclass(frozen=True)
 class Word(Selective):
-    """One of a few words, or one that consists of letters: an enumeration of Kubernetes. Anything else is taken."""
+    """One of a few words: an enumeration of Kubernetes. Anything else is taken."""
 
     words: tuple[str, ...] = ()
 

@@ -14,9 +14,9 @@ import binascii
 import hmac
 import re
 
-from auditpipeline.core.redaction.model import HASH, MASK, MASK_BASE64, Method
+from auditpipeline.core.redaction.model import HASH, HASHED, MASK, MASK_BASE64, Method
 
-_HASHED = re.compile(re.escape(HASH) + "[0-9a-f]{32}")
+_HASHED = re.compile(HASHED)
 _HASH_BASE64 = base64.b64encode(HASH.encode()).decode()
 _DEEPEST, _NESTED = 64, 4
 _MOST_HASHES = 10_000

@@ -94,20 +94,27 @@ def text(value: str, take: Take, shell: bool = True) -> str:
 def arguments(values: Sequence[str], take: Take, scripts: bool = False) -> list[str]:
     """A command and its arguments without the credentials in them; as many as there were. With `scripts`, one with a
     blank in it may be a whole command line."""
+
+    def other(before: str, value: str) -> str:
+        script = _SCRIPT.fullmatch(before) or (scripts and " " in value and value[0] != "-")
+        return text(value, take) if script else _one(value, take)
+
+    return _by_options(values, take, False, other)
+
+
+def _by_options(words: Sequence[str], take: Take, shell: bool, other: Callable[[str, str], str]) -> list[str]:
+    """The words of a command line without the values of its options; `other` says what is left of a word that is
+    not one, given the word before it."""
     found, tool, expected, before = list[str](), _Tool(), "", ""
-    for value in values:
-        if expected and not _OPTION.fullmatch(value):
-            found.append(_by_option(expected, value, take, shell=False))
+    for word in words:
+        if expected and not _OPTION.fullmatch(word):
+            found.append(_by_option(expected, word, take, shell))
             expected = ""
         else:
-            expected, attached = tool.expects(value), tool.attached(value)
-            if attached:
-                found.append(value[:attached] + _by_option(value[:attached], value[attached:], take, shell=False))
-            elif _SCRIPT.fullmatch(before) or (scripts and " " in value and value[0] != "-"):
-                found.append(text(value, take))
-            else:
-                found.append(_one(value, take))
-        before = value
+            expected, at = tool.expects(word), tool.attached(word)
+            left = word[:at] + _by_option(word[:at], word[at:], take, shell) if at else other(before, word)
+            found.append(left)
+        before = word
     return found
 
 
@@ -209,22 +216,12 @@ def _secrets_of_tools(value: str, take: Take, shell: bool) -> Iterator[tuple[int
         words = list(_WORD.finditer(value, start, end))
         if any(word[0].rpartition("/")[2].startswith(_PROGRAMS) for word in words):
             old = [word[0] for word in words]
-            for word, before, after in zip(words, old, _of_tool(old, take, shell), strict=True):
+            for word, before, after in zip(
+                words, old, _by_options(old, take, shell, lambda _, word: word), strict=True
+            ):
                 if before != after:
                     yield word.start(), word.end(), after
         start = end
-
-
-def _of_tool(words: list[str], take: Take, shell: bool) -> list[str]:
-    found, tool, expected = list[str](), _Tool(), ""
-    for word in words:
-        if expected and not _OPTION.fullmatch(word):
-            found.append(_by_option(expected, word, take, shell))
-            expected = ""
-            continue
-        expected, at = tool.expects(word), tool.attached(word)
-        found.append(word[:at] + _by_option(word[:at], word[at:], take, shell) if at else word)
-    return found
 
 
 def _kept(value: str, take: Take, shell: bool) -> str:

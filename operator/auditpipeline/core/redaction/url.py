@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, unquote_plus
 
-from auditpipeline.core.redaction.model import MASK
+from auditpipeline.core.redaction.model import HASHED, MASK
 from auditpipeline.core.redaction.names import is_secret_option, stays
 from auditpipeline.core.redaction.taking import Taker
 from auditpipeline.core.redaction.text import arguments, hinted, text
@@ -28,7 +28,7 @@ SELECTORS = ("labelSelector", "fieldSelector", "continue")
 """Arguments that hold no secret, whatever is in them."""
 COMMANDS = ("command", "cmd", "arg", "args", "script")
 """Arguments that hold a command, or a part of one."""
-_TAKEN = re.compile(f",{MASK}(?:-[0-9a-f]{{32}})?\\Z")
+_TAKEN = re.compile(rf",(?:{MASK}|{HASHED})\Z")
 _PROXIED = re.compile(r"(/https?:[^/:@]*:)([^/@]+)(?=@)")
 """User information where the API server has the scheme, the name and the port of what it is a proxy for."""
 _QUERY = re.compile(r"\?|%3[fF]")
