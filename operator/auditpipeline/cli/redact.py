@@ -20,7 +20,7 @@ from auditpipeline.cli.redact_inplace import clean
 from auditpipeline.cli.redact_text import Json, Log, Printer, Text, unread_lines
 from auditpipeline.core.errors import AuditPipelineError, Invalid
 from auditpipeline.core.redaction.diff import Change
-from auditpipeline.core.redaction.model import DEFAULT, KEY_BYTES, Redaction
+from auditpipeline.core.redaction.model import DEFAULT, KEY_BYTES, MOST_KEY_BYTES, Redaction
 from auditpipeline.core.redaction.paths import problems
 from auditpipeline.core.redaction.redactor import Redactor
 from auditpipeline.core.redaction.rewrite import Applies, Taken
@@ -30,7 +30,6 @@ from auditpipeline.dataplane.sources.packed import MAGIC, Unpacked, packing
 _BLOCK = 2**20
 _NOBODY_READS = 128 + 13
 """The exit code of a process that ends by SIGPIPE."""
-_MOST_KEY = 2**16
 _NEEDS_KEY = (
     "the pipeline's redaction makes hashes, which need the cluster's key: write `key` of the Secret "
     "auditpipeline-redaction to a file that only you can read, and give it as --key FILE"
@@ -220,7 +219,7 @@ def _key(path: Path | None, redaction: Redaction) -> bytes | None:
             raise click.UsageError(_NEEDS_KEY)
         return None
     with path.open("rb") as file:
-        key = file.read(_MOST_KEY + 1)
-    if not KEY_BYTES <= len(key) <= _MOST_KEY:
-        raise Invalid(str(path), f"a key has {KEY_BYTES} to {_MOST_KEY} bytes; this one has {len(key)}")
+        key = file.read(MOST_KEY_BYTES + 1)
+    if not KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
+        raise Invalid(str(path), f"a key has {KEY_BYTES} to {MOST_KEY_BYTES} bytes; this one has {len(key)}")
     return key

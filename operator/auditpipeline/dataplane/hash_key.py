@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from auditpipeline.core.config import Config
-from auditpipeline.core.redaction.model import KEY_BYTES
-
-MAX_BYTES = 4096
+from auditpipeline.core.redaction.model import KEY_BYTES, MOST_KEY_BYTES
 
 
 class HashKey(NamedTuple):
@@ -26,7 +24,7 @@ def read_key(config: Config) -> HashKey:
         return HashKey(error="no key of hashes is configured")
     try:
         with Path(config.redaction_key_file).open("rb") as file:
-            key = file.read(MAX_BYTES)
+            key = file.read(MOST_KEY_BYTES)
     except OSError as error:
         return HashKey(error=f"{config.redaction_key_file}: cannot be read: {error.strerror}")
     if len(key) < KEY_BYTES:
